@@ -1,0 +1,206 @@
+"""Catches what MONAI's configuration ignores: unknown ids, dotted overrides, unknown arguments and values of another type.
+
+MONAI sets whatever `--id value` it is given, and an id that nothing reads changes nothing. Every training and evaluation
+config names `checked_config` in its `initialize`, which runs before anything is built.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+logger = logging.getLogger(__name__)
+
+BUNDLE_ROOT = Path(__file__).resolve().parent.parent
+# ids that `monai.bundle run --tracking` adds
+TRACKING_IDS = {
+    "experiment_name", "run_name", "tracking_uri", "output_dir", "save_execute_config", "is_not_rank0", "tracking",
+    "mlflow_off", "handlers_id",
+}
+RESERVED = {"_target_", "_requires_", "_disabled_", "_desc_", "_mode_"}
+TYPES = {"bool": bool, "int": int, "float": (int, float)}
+
+
+def checked_config() -> dict:
+    """The configuration that is being run, with all overrides, after checking it.
+
+    Raises:
+        ValueError: an id, argument or value that would be ignored or misread; the message has the nearest right one.
+        RuntimeError: called outside a monai.bundle configuration.
+    """
+    config = _running_config(inspect.currentframe())
+    show_errors_briefly()
+    check_config(config)
+    return {key: deepcopy(value) for key, value in config.items() if key != ConfigParser.meta_key}
+
+
+def check_config(config: dict) -> None:
+    """Refuse top-level ids that no shipped config knows and nothing refers to, and arguments that no signature has.
+
+    Args:
+        config: a parsed configuration before its references are resolved.
+
+    Raises:
+        ValueError: see `checked_config`.
+    """
+    known = known_ids() | TRACKING_IDS | {ConfigParser.meta_key}
+    referred = set(re.findall(r"[@%](\w+)", json.dumps(config, default=str)))
+    for name in config:
+        if name not in known and name not in referred:
+            raise ValueError(f"unknown id {name!r} in the configuration or on the command line; {_suggest_id(name, config)}.")
+    for id, component in _components(config):
+        _check_component(id, component)
+
+
+@lru_cache
+def known_ids() -> frozenset[str]:
+    """Top-level ids of the bundle's own configs."""
+    names = set()
+    for path in sorted((BUNDLE_ROOT / "configs").glob("*.json")):
+        if path.name != "metadata.json":
+            names.update(re.split("::|#", key.lstrip("+"))[0] for key in json.loads(path.read_text()))
+    return frozenset(names)
+
+
+def _suggest_id(name: str, config: dict) -> str:
+    dotted = name.replace(".", "::")
+    if dotted != name and _has(config, dotted.split("::")):
+        return f"write --{dotted}, with two colons"
+    paths = {path: path for path in known_ids()}
+    for section, content in config.items():
+        if isinstance(content, dict) and "_target_" in content:
+            paths.update({f"{section}::{key}": f"{section}::{key}" for key in content if key not in RESERVED})
+            paths.update({key: f"{section}::{key}" for key in content if key not in RESERVED and key not in paths})
+    near = difflib.get_close_matches(dotted, paths, n=1, cutoff=0.6)
+    return f"did you mean --{paths[near[0]]}" if near else f"ids are {', '.join(sorted(known_ids()))}"
+
+
+def _has(config: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(config, dict) or key not in config:
+            return False
+        config = config[key]
+    return True
+
+
+def _components(config: Any, id: str = "") -> Iterator[tuple[str, dict]]:
+    """All dicts that name a `_target_` of this bundle, with their ids."""
+    if isinstance(config, dict):
+        if str(config.get("_target_", "")).startswith("scripts."):
+            yield id, config
+        for key, value in config.items():
+            yield from _components(value, f"{id}::{key}" if id else str(key))
+    elif isinstance(config, list):
+        for index, value in enumerate(config):
+            yield from _components(value, f"{id}::{index}")
+
+
+def _check_component(id: str, component: dict) -> None:
+    parameters = target_parameters(component["_target_"])
+    if parameters is None:
+        return
+    for key, value in component.items():
+        if key in RESERVED:
+            continue
+        if key not in parameters:
+            near = difflib.get_close_matches(key, parameters, n=1, cutoff=0.5)
+            hint = f"did you mean {id}::{near[0]}" if near else f"its keys are {', '.join(parameters)}"
+            raise ValueError(f"unknown key {id}::{key}; {hint}.")
+        _check_type(f"{id}::{key}", value, parameters[key])
+
+
+def _check_type(id: str, value: Any, annotation: str) -> None:
+    names = [part.strip() for part in annotation.split("|")]
+    if not isinstance(value, str) or value[:1] in ("@", "$", "%") or "str" in names:
+        return
+    expected = next((name for name in names if name in TYPES), None)
+    if expected == "bool":
+        raise ValueError(f"{id} must be True or False with a capital letter on the command line, got the text {value!r}.")
+    if expected:
+        raise ValueError(f"{id} must be of type {expected}, got the text {value!r}.")
+
+
+@lru_cache
+def target_parameters(target: str) -> dict[str, str] | None:
+    """Argument names and annotations of `scripts.module.Name`, read from its source without importing it (heavy libraries
+    stay unloaded); None when it takes any keyword.
+
+    Raises:
+        ValueError: there is no such module or name.
+    """
+    module, _, name = target.rpartition(".")
+    path = BUNDLE_ROOT / Path(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.is_file():
+        raise ValueError(f"_target_ {target}: there is no module {module} in this bundle.")
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            return target_parameters(f"{package}.{node.module}.{name}")
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+            return _parameters(node)
+    raise ValueError(f"_target_ {target}: there is no {name} in {module}.")
+
+
+def _parameters(node: ast.FunctionDef | ast.ClassDef) -> dict[str, str] | None:
+    if isinstance(node, ast.ClassDef):
+        node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        if node is None:
+            return None
+    if node.args.kwarg or node.args.vararg:
+        return None
+    arguments = [a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg != "self"]
+    return {a.arg: ast.unparse(a.annotation) if a.annotation else "" for a in arguments}
+
+
+def _running_config(frame: FrameType | None) -> dict:
+    """The config of the parser that is resolving the component which called us."""
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            return parser.config
+        frame = frame.f_back
+    raise RuntimeError("checked_config works only inside a monai.bundle configuration.")
+
+
+def show_errors_briefly() -> None:
+    """On the command line, end a run that a user can mend with its message alone, without MONAI's chain of tracebacks."""
+    if "monai" in Path(sys.argv[0]).parts and sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _brief_excepthook
+
+
+def _brief_excepthook(kind: type, error: BaseException, traceback: TracebackType | None) -> None:
+    root = error
+    while root.__cause__ or root.__context__:
+        if is_user_error(root):
+            break
+        root = root.__cause__ or root.__context__
+    if not is_user_error(root):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    logger.debug("the run ended", exc_info=(kind, error, traceback))
+    print(f"error: {root}", file=sys.stderr)
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether this bundle's own code raised it about something that a user can change."""
+    if not isinstance(error, (ValueError, FileNotFoundError, FileExistsError, FloatingPointError)):
+        return False
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and BUNDLE_ROOT / "scripts" in Path(traceback.tb_frame.f_code.co_filename).resolve().parents

@@ -1,0 +1,1 @@
+"""Reading, checking, augmenting and generating 2D ultrasound data."""

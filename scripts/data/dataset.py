@@ -1,0 +1,153 @@
+"""Cases kept in memory and seen through reproducible random views.
+
+A view of a case is fixed by (seed, index, view) alone, so that it is bit-identical whatever the number of workers, the
+order or a resume; views that come back can be cached by the teacher.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from monai.data import DataLoader
+from monai.transforms import Compose
+from monai.utils import CommonKeys
+from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
+
+_KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
+
+
+def _seed_from(*numbers: int) -> int:
+    """One 32-bit seed that mixes all numbers (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+class ViewDataset(Dataset):
+    """Items {"image", "label", "case"} of a datalist; "case" is the path of the image file.
+
+    ``dataset[index]`` is the view of epoch 0, ``dataset[index, epoch]`` that of another epoch.
+
+    Args:
+        data: dicts with the paths "image" and, optionally, "label"; other keys (patient, device) stay out of the items.
+        transform: deterministic; run once for each item.
+        augmentation: random; run at each fetch on a copy.
+        seed: of the random views.
+        views: number of different views of an item (epoch modulo views); None makes every epoch a new view.
+        cache: keep the results of `transform` in memory.
+
+    Raises:
+        ValueError: when `data` is empty, `views` is not positive, or a file cannot be used.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict],
+        transform: Callable,
+        augmentation: Compose | None = None,
+        seed: int = 0,
+        views: int | None = None,
+        cache: bool = True,
+    ) -> None:
+        if not data:
+            raise ValueError("data is empty, expected at least one item; check the lists in data::datalist.")
+        if views is not None and views < 1:
+            raise ValueError(f"views must be None or at least 1, got {views}.")
+        self.data = list(data)
+        self.transform = transform
+        self.augmentation = augmentation
+        self.seed = seed
+        self.views = views
+        self.cache = cache
+        self._items: list[dict | None] = [None] * len(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict:
+        index, epoch = index if isinstance(index, (tuple, list)) else (index, 0)
+        case = str(self.data[index][CommonKeys.IMAGE])  # the IndexError that ends a for loop
+        index %= len(self)
+        item = {key: value.clone() for key, value in self._prepared(index).items()}
+        if self.augmentation is not None:
+            view = epoch if self.views is None else epoch % self.views
+            self.augmentation.set_random_state(seed=_seed_from(self.seed, index, view))
+            item = self.augmentation(item)
+        return {**item, "case": case}
+
+    def fill(self) -> None:
+        """Runs `transform` on every item that is not in memory yet, in threads, with a progress bar on a terminal."""
+        missing = [index for index, item in enumerate(self._items) if item is None] if self.cache else []
+        if not missing:
+            return
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            progress = tqdm(pool.map(self._prepared, missing), "Reading images", len(missing), leave=False, disable=None)
+            try:
+                for _ in progress:
+                    pass
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _prepared(self, index: int) -> dict:
+        item = self._items[index]
+        if item is None:
+            item = self._transformed(self.data[index])
+            if self.cache:
+                self._items[index] = item
+        return item
+
+    def _transformed(self, entry: dict) -> dict:
+        files = {key: entry[key] for key in _KEYS if entry.get(key) is not None}
+        try:
+            result = self.transform(files)
+        except RuntimeError as error:  # Compose hides the reader's message behind "applying transform ..."
+            while error.__cause__ is not None:
+                error = error.__cause__
+            if isinstance(error, (ValueError, FileNotFoundError)):
+                raise error from None
+            raise
+        return {key: torch.as_tensor(result[key]) for key in _KEYS if key in result}
+
+
+class ViewSampler(Sampler):
+    """(index, epoch) pairs of every item, in an order fixed by (seed, epoch): independent of workers and resume.
+
+    Args:
+        dataset: anything with a length.
+        shuffle: random order; False keeps the order of the list.
+        seed: of the order.
+    """
+
+    def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order and the views of the next iteration."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = torch.arange(len(self))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(_seed_from(self.seed, self.epoch))
+            order = torch.randperm(len(self), generator=generator)
+        return iter([(index, self.epoch) for index in order.tolist()])
+
+
+class ViewLoader(DataLoader):
+    """MONAI DataLoader that fills the dataset's memory first, so that worker processes inherit it instead of each
+    reading every file again."""
+
+    def __iter__(self) -> Iterator:
+        if isinstance(self.dataset, ViewDataset):
+            self.dataset.fill()
+        return super().__iter__()

@@ -1,0 +1,54 @@
+"""The record of a run: its folder, its configuration and its log file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class RunRecord:
+    """Makes the run's folder when the training starts, and writes config.json and the log there.
+
+    Args:
+        folder: the run's folder.
+        config: the configuration as run, with all overrides.
+        log_name: of the log file; a resumed run appends to it.
+    """
+
+    def __init__(self, folder: str | Path, config: dict, log_name: str = "distill.log") -> None:
+        self.folder = Path(folder)
+        self.config = config
+        self.log_name = log_name
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer, first of all handlers."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.COMPLETED, self.stop)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
+
+    def start(self) -> None:
+        """Make the folder and open the log."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.json").write_text(json.dumps(self.config, indent=4) + "\n")
+        self.log_handler = logging.FileHandler(self.folder / self.log_name)
+        self.log_handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        self.log_handler.setLevel(logging.INFO)
+        logging.getLogger().addHandler(self.log_handler)
+        logging.getLogger(__name__).info("run folder: %s", self.folder)
+
+    def stop(self) -> None:
+        """Close the log."""
+        logging.getLogger().removeHandler(self.log_handler)
+        self.log_handler.close()
+
+    def fail(self, error: BaseException) -> None:
+        """Log what ended the run, and raise it again."""
+        if hasattr(self, "log_handler"):
+            logging.getLogger(__name__).error("the run ends: %s", error)
+            self.stop()
+        raise error

@@ -1,0 +1,85 @@
+"""Where a run computes and in which precision: the config section `hardware`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+import torch
+from monai.inferers import SimpleInferer
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class Hardware:
+    """Device and precision of a run.
+
+    Args:
+        gpu_ids: the GPU to use; the CPU when the machine has none and this is [0] or [].
+        precision: `bf16` runs the networks under autocast (weights, loss and optimizer stay fp32), `fp32` without; `auto` is bf16
+            where the processor computes it natively.
+
+    Raises:
+        ValueError: a GPU that is not there, several GPUs, or an unknown precision.
+    """
+
+    def __init__(self, gpu_ids: Sequence[int] = (0,), precision: str = "auto") -> None:
+        self.device = pick_device(gpu_ids)
+        if precision not in PRECISIONS:
+            raise ValueError(f"hardware::precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        self.bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(self.device))
+
+    def autocast(self) -> torch.autocast:
+        """A context in which networks run in the run's precision."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+class PrecisionInferer(SimpleInferer):
+    """Runs a network on a whole batch in the hardware's precision.
+
+    Args:
+        hardware: gives the autocast context.
+    """
+
+    def __init__(self, hardware: Hardware) -> None:
+        super().__init__()
+        self.hardware = hardware
+
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs):
+        """What `network(inputs)` returns."""
+        with self.hardware.autocast():
+            return super().__call__(inputs, network, *args, **kwargs)
+
+
+def pick_device(gpu_ids: Sequence[int]) -> torch.device:
+    """The one device of a run; see `Hardware`."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not isinstance(gpu_ids, Sequence) or isinstance(gpu_ids, str):
+        raise ValueError(f"hardware::gpu_ids must be a list such as [0], got {gpu_ids!r}.")
+    if len(gpu_ids) > 1:
+        raise ValueError(f"hardware::gpu_ids {list(gpu_ids)} names several GPUs, but this run uses one; pass [0].")
+    if not gpu_ids or (count == 0 and list(gpu_ids) == [0]):
+        logger.info("no GPU is used: computing on the CPU.")
+        return torch.device("cpu")
+    if gpu_ids[0] not in range(count):
+        raise ValueError(f"hardware::gpu_ids {list(gpu_ids)} does not exist: this machine has {count} GPUs; pass [0] or [].")
+    return torch.device("cuda", gpu_ids[0])
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed by instructions of its own, so that autocast is faster than fp32 and not an emulation."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+
+
+def worker_count(num_workers: int) -> int:
+    """Data-loading processes: `num_workers`, but no more than the machine has cores; 0 with one core."""
+    if num_workers < 0:
+        raise ValueError(f"training::num_workers must not be negative, got {num_workers}.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(num_workers, cores) if cores > 1 else 0

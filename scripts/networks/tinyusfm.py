@@ -1,0 +1,327 @@
+"""TinyUSFM for segmentation: the student, a ViT of width 192 with an FPN head.
+
+Follows `model/tinyusfm_seg.py` of MacDunno/TinyUSFM with its state-dict names, on timm's VisionTransformer (Dosovitskiy et
+al. 2021, arXiv:2010.11929) and the FPN of Lin et al. 2017, arXiv:1612.03144. Surprise: the features are taken before the
+ViT's final norm, so `backbone.norm` is in every file and never used.
+
+Shapes: B batch, C classes, D channels, H W pixels (H = W = img_size), N tokens, h w patches (img_size / 16).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional as F
+
+from .weights import BACKBONE, STUDENT, check_kind, list_keys, load_strict, read_state_dict
+
+logger = logging.getLogger(__name__)
+
+MODEL_NAMES = ("TinyUSFM_Seg",)
+PATCH_SIZE = 16
+RESCALES = (4.0, 2.0, 1.0, 0.5)
+STRIDE_16 = 2  # the neck level that is not rescaled
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# what the pretraining file lacks and has beyond the segmentation backbone
+HEAD_KEYS = ("neck.*", "decode_head.*", "backbone.norm.*")
+PRETRAINING_KEYS = ("backbone.head.*", "backbone.head_dist.*", "backbone.fc_norm.*", "backbone.dist_norm.*")
+POS_EMBED = "backbone.pos_embed"
+CLASSIFIER = "decode_head.conv_seg.weight"
+
+
+class StudentOutput(NamedTuple):
+    """What the student says of a training batch when features are wanted.
+
+    logits: (B, 1 or C, H, W), unnormalized. features: (B, D, h, w), the neck's stride-16 level, D = embed_dim / 4.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor
+
+
+class FeaturePyramidNeck(nn.Module):
+    """Four maps (B, D, h, w) of one size -> four of D / 4 channels, at 4, 2, 1 and 0.5 times that size."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(embed_dim, embed_dim // 4, kernel_size=1) for _ in RESCALES)
+        self.rescales = RESCALES
+
+    def forward(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
+        levels: list[torch.Tensor] = []
+        for i, projection in enumerate(self.projections):
+            level = projection(features[i])
+            if self.rescales[i] != 1.0:
+                level = F.interpolate(level, scale_factor=self.rescales[i], mode="bilinear", align_corners=False)
+            levels.append(level)
+        return levels
+
+
+class FPNHead(nn.Module):
+    """Pyramid levels, finest first -> logits (B, num_channels, 4 h, 4 w), all levels summed at the finest.
+
+    Args:
+        in_channels: of every level.
+        channels: inside the head.
+        num_channels: logits.
+        dropout: of whole channels, before the classifier.
+    """
+
+    def __init__(self, in_channels: int, channels: int, num_channels: int, dropout: float) -> None:
+        super().__init__()
+        self.lateral_convs = nn.ModuleList(_conv_block(in_channels, channels, 1) for _ in RESCALES)
+        self.fpn_convs = nn.ModuleList(_conv_block(channels, channels, 3) for _ in RESCALES)
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(channels, num_channels, kernel_size=1)
+
+    def forward(self, levels: list[torch.Tensor]) -> torch.Tensor:
+        laterals: list[torch.Tensor] = []
+        for i, lateral_conv in enumerate(self.lateral_convs):
+            laterals.append(lateral_conv(levels[i]))
+        for i in range(len(laterals) - 1, 0, -1):
+            laterals[i - 1] = laterals[i - 1] + resize_like(laterals[i], laterals[i - 1])
+        outputs: list[torch.Tensor] = []
+        for i, fpn_conv in enumerate(self.fpn_convs):
+            outputs.append(fpn_conv(laterals[i]))
+        fused = outputs[0]
+        for output in outputs[1:]:
+            fused = fused + resize_like(output, fused)
+        return self.conv_seg(self.dropout(fused))
+
+
+class TinyUSFMSeg(nn.Module):
+    """Logits of ultrasound images in [0, 1]; 6.18 M parameters as it stands.
+
+    Args:
+        num_classes: with the background; 2 gives one logit channel.
+        img_size: rows and columns of the input in pixels, a multiple of 16.
+        embed_dim: ViT width, a multiple of 4 and of num_heads.
+        depth: ViT blocks.
+        num_heads: of every block.
+        out_indices: the four blocks whose output the neck reads, counted from 0.
+        channels: inside the FPN head.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        dropout: of the head's channels.
+        return_features: in train mode, return `StudentOutput` for the feature loss.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 2,
+        img_size: int = 224,
+        embed_dim: int = 192,
+        depth: int = 12,
+        num_heads: int = 12,
+        out_indices: tuple[int, ...] = (3, 5, 7, 11),
+        channels: int = 128,
+        drop_path_rate: float = 0.1,
+        dropout: float = 0.1,
+        return_features: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_arguments(num_classes, img_size, depth, out_indices)
+        self.img_size = img_size
+        self.depth = depth
+        self.out_indices = tuple(out_indices)
+        self.return_features = return_features
+        self.backbone = VisionTransformer(
+            img_size=img_size,
+            patch_size=PATCH_SIZE,
+            num_classes=0,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            drop_path_rate=drop_path_rate,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
+        # never used: a gradient that never comes would stop DistributedDataParallel
+        self.backbone.norm.requires_grad_(False)
+        self.neck = FeaturePyramidNeck(embed_dim)
+        self.decode_head = FPNHead(embed_dim // 4, channels, logit_channels(num_classes), dropout)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: torch.Tensor):
+        """Segment a batch.
+
+        Args:
+            image: (B, 1 or 3, H, W) float in [0, 1]; one channel is repeated.
+
+        Returns:
+            Logits (B, 1 or C, H, W), unnormalized; in train mode with `return_features`, a `StudentOutput`.
+
+        Raises:
+            ValueError: another size or channel count.
+        """
+        if not torch.jit.is_scripting():
+            self._check_image(image)
+        levels = self.neck(self.encode(image))
+        logits = F.interpolate(self.decode_head(levels), size=image.shape[-2:], mode="bilinear", align_corners=False)
+        if not torch.jit.is_scripting():
+            if self.training and self.return_features:
+                return StudentOutput(logits, levels[STRIDE_16])
+        return logits
+
+    def encode(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Four block outputs (B, D, h, w), not normed, of images (B, 1 or 3, H, W) in [0, 1]."""
+        x = (image.expand(-1, 3, -1, -1) - self.mean) / self.std
+        x = self.backbone._pos_embed(self.backbone.patch_embed(x))  # (B, 3, H, W) -> (B, 1 + h w, D)
+        side = self.img_size // 16
+        features: list[torch.Tensor] = []
+        for i, block in enumerate(self.backbone.blocks):
+            x = block(x)
+            if i in self.out_indices:
+                # (B, 1 + N, D) -> (B, D, h, w), without the class token
+                features.append(x[:, 1:].transpose(1, 2).reshape(x.shape[0], x.shape[2], side, side))
+        return features
+
+    @torch.jit.unused
+    def layer_of(self, name: str) -> int:
+        """The layer of a parameter for layer-wise lr decay: 0 the embedding, i + 1 block i, depth + 1 the rest.
+
+        Args:
+            name: as `named_parameters` gives it.
+        """
+        if name.startswith(("backbone.cls_token", "backbone.pos_embed", "backbone.patch_embed.")):
+            return 0
+        if name.startswith("backbone.blocks."):
+            return int(name.split(".")[2]) + 1
+        return self.depth + 1
+
+    @torch.jit.unused
+    def _check_image(self, image: torch.Tensor) -> None:
+        if image.ndim != 4 or image.shape[1] not in (1, 3):
+            raise ValueError(f"student images must be (B, 1 or 3, H, W), got {tuple(image.shape)}.")
+        if image.shape[-2:] != (self.img_size, self.img_size):
+            raise ValueError(
+                f"student images must be {self.img_size} x {self.img_size} pixels, got {image.shape[-2]} x "
+                f"{image.shape[-1]}; resize them or pass --data::img_size."
+            )
+
+
+def build_student(
+    model_name: str = "TinyUSFM_Seg",
+    num_classes: int = 2,
+    img_size: int = 224,
+    pretrained: bool = True,
+    checkpoint: str | Path | None = None,
+    return_features: bool = False,
+) -> TinyUSFMSeg:
+    """The student, its weights loaded when a checkpoint is given.
+
+    Args:
+        model_name: `TinyUSFM_Seg`.
+        num_classes: with the background; 2 gives one logit channel.
+        img_size: rows and columns in pixels, a multiple of 16.
+        pretrained: start from `checkpoint`.
+        checkpoint: what `load_student` reads; None starts from random weights, with a warning when `pretrained`.
+        return_features: see `TinyUSFMSeg`.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: an argument out of range, or a checkpoint that does not fit.
+    """
+    if model_name not in MODEL_NAMES:
+        raise ValueError(f"student::model_name must be one of {', '.join(MODEL_NAMES)}, got {model_name!r}.")
+    if checkpoint and not pretrained:
+        raise ValueError(
+            f"student::checkpoint is {checkpoint}, but student::pretrained is {pretrained}; "
+            "pass --student::pretrained True or --student::checkpoint None."
+        )
+    model = TinyUSFMSeg(num_classes=num_classes, img_size=img_size, return_features=return_features)
+    if checkpoint:
+        load_student(model, checkpoint)
+    elif pretrained:
+        logger.warning("the student starts from random weights; pass --student::checkpoint PATH to TinyUSFM's file.")
+    return model
+
+
+def load_student(model: TinyUSFMSeg, path: str | Path) -> None:
+    """Load a segmentation checkpoint in full, or upstream's pretrained backbone (TinyUSFM.pth) and leave the head new.
+
+    Position embeddings of another img_size are resized (bicubic, timm's `resample_abs_pos_embed`).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of another network or class count, or whose keys do not fit.
+    """
+    state = read_state_dict(path, "student::checkpoint")
+    source = f"student::checkpoint {path}"
+    if check_kind(state, (STUDENT, BACKBONE), source) == BACKBONE:
+        _load_backbone(model, state, source)
+        return
+    _check_classes(model, state, source)
+    load_strict(model, _resize_pos_embed(model, state), source=source)
+    logger.info("%s: backbone and head loaded", source)
+
+
+def logit_channels(num_classes: int) -> int:
+    """One logit channel for two classes, else one a class."""
+    return 1 if num_classes == 2 else num_classes
+
+
+def resize_like(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """(B, D, H, W) resized bilinearly to the reference's H and W."""
+    return F.interpolate(x, size=reference.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _load_backbone(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
+    prefix = "model."
+    foreign = sorted(key for key in state if not key.startswith(prefix))
+    if foreign:
+        logger.warning("%s: %d keys outside model.* left out: %s", source, len(foreign), list_keys(foreign))
+    state = {f"backbone.{key.removeprefix(prefix)}": v for key, v in state.items() if key.startswith(prefix)}
+    gaps = load_strict(model, _resize_pos_embed(model, state), HEAD_KEYS, PRETRAINING_KEYS, source)
+    if gaps.unexpected:
+        logger.warning("%s: pretraining head left out: %s", source, list_keys(gaps.unexpected))
+    logger.info("%s: backbone loaded, %d entries of neck and head left new", source, len(gaps.missing))
+
+
+def _resize_pos_embed(model: TinyUSFMSeg, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    target, found = model.state_dict()[POS_EMBED], state.get(POS_EMBED)
+    if found is None or found.shape == target.shape or not _is_square_grid(found):
+        return state  # nothing to do, or for load_strict to refuse
+    side = model.img_size // PATCH_SIZE
+    logger.info("student: position embeddings %s resized to %s", tuple(found.shape), tuple(target.shape))
+    return {**state, POS_EMBED: resample_abs_pos_embed(found, new_size=[side, side])}
+
+
+def _is_square_grid(pos_embed: torch.Tensor) -> bool:
+    patches = pos_embed.shape[1] - 1 if pos_embed.ndim == 3 else 0  # without the class token
+    return patches > 0 and math.isqrt(patches) ** 2 == patches
+
+
+def _check_classes(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
+    found, expected = state.get(CLASSIFIER), model.decode_head.conv_seg.out_channels
+    if found is not None and found.shape[0] != expected:
+        classes = [2 if channels == 1 else channels for channels in (found.shape[0], expected)]
+        raise ValueError(
+            f"{source} segments {classes[0]} classes, but data::num_classes is {classes[1]}; "
+            f"pass --data::num_classes {classes[0]} or another checkpoint."
+        )
+
+
+def _conv_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+def _check_arguments(num_classes: int, img_size: int, depth: int, out_indices: tuple[int, ...]) -> None:
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(f"data::num_classes must be an integer of 2 or more (the background counts), got {num_classes!r}.")
+    if not isinstance(img_size, int) or img_size <= 0 or img_size % PATCH_SIZE:
+        raise ValueError(f"data::img_size must be a positive multiple of {PATCH_SIZE}, got {img_size!r}.")
+    rising = len(out_indices) == len(RESCALES) and list(out_indices) == sorted(set(out_indices))
+    if not rising or not 0 <= out_indices[0] <= out_indices[-1] < depth:
+        raise ValueError(f"out_indices must be four rising block indices below depth {depth}, got {tuple(out_indices)}.")

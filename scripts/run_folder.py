@@ -1,0 +1,65 @@
+"""Where a run writes: `logs/{kind}/{dataset}/{timestamp}/`, made when the training starts and not before."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+LAST_CHECKPOINT = "last.pt"
+
+
+class RunFolder:
+    """The paths of one run.
+
+    Args:
+        root: such as logs/distillation.
+        dataset: name of the data set.
+        resume: an earlier run's folder or one of its checkpoints: this run then writes there; None starts a new folder.
+        timestamp: name of a new folder; None takes the time.
+
+    Raises:
+        FileNotFoundError: there is nothing to resume from.
+    """
+
+    def __init__(self, root: str, dataset: str, resume: str | None = None, timestamp: str | None = None) -> None:
+        self.resume_checkpoint = find_checkpoint(Path(resume)) if resume else None
+        if self.resume_checkpoint:
+            self.path = self.resume_checkpoint.parent.parent
+        else:
+            self.path = Path(root) / dataset / (timestamp or datetime.now().strftime("%Y%m%d_%H%M%S"))
+
+    @property
+    def models(self) -> Path:
+        """Checkpoints."""
+        return self.path / "models"
+
+    @property
+    def visualizations(self) -> Path:
+        """Panels."""
+        return self.path / "visualizations"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    def best_model(self) -> Path:
+        """The best weights so far.
+
+        Raises:
+            FileNotFoundError: no validation has run yet.
+        """
+        found = sorted(self.models.glob("best_epoch*"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise FileNotFoundError(f"{self.models} holds no best_epoch* file: no validation has ended in this run yet.")
+        return found[-1]
+
+
+def find_checkpoint(resume: Path) -> Path:
+    """The checkpoint that `training::resume` means: the file itself, or a run folder's models/last.pt."""
+    checkpoint = resume / "models" / LAST_CHECKPOINT if resume.is_dir() else resume
+    if not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"training::resume: {checkpoint} is not there; pass the folder of a run that has completed an epoch, or a checkpoint."
+        )
+    return checkpoint.resolve()

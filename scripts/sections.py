@@ -1,0 +1,20 @@
+"""Config sections that only hold a user's choices: their constructors are the schema of their keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Student:
+    """The section `student`; `network_def` is built from it.
+
+    Args:
+        model_name: TinyUSFM_Seg.
+        pretrained: start from `checkpoint`.
+        checkpoint: a TinyUSFM file; None starts from random weights.
+    """
+
+    model_name: str = "TinyUSFM_Seg"
+    pretrained: bool = True
+    checkpoint: str | None = None

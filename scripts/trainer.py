@@ -1,0 +1,138 @@
+"""The distillation loop: monai's SupervisedTrainer with a frozen teacher beside the student.
+
+Each iteration is SupervisedTrainer's own; when the student's forward is done the teacher sees the same images, and the loss
+reads both. The trainer imports neither a network nor a loss: it is given them.
+
+Shapes: B batch, C classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import EarlyStopHandler, stopping_fn_from_metric
+from monai.utils import CommonKeys as Keys
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+class DistillationTrainer(SupervisedTrainer):
+    """Trains the student (`network`) against the labels and a frozen teacher.
+
+    `engine.state.loss_terms` holds the latest detached terms by name: task, distill, feature.
+
+    Args:
+        loss_function: called with (student_logits, label, teacher_logits, student_features, teacher_features), the last three None
+            where there are none; returns a named tuple whose first item is the total. Its `needs_teacher` tells whether the
+            teacher runs at all.
+        teacher: images -> named tuple of `logits` and `features`; None trains on the ground truth alone (the control).
+            It is frozen here, and is neither in `network` nor in the optimizer.
+        max_grad_norm: gradients of all optimized parameters are clipped to this norm; None does not clip.
+        kwargs: SupervisedTrainer's, but for `compile`.
+
+    Raises:
+        ValueError: the loss needs a teacher and there is none, or an option this trainer does not implement.
+    """
+
+    def __init__(
+        self, loss_function: nn.Module, teacher: nn.Module | None = None, max_grad_norm: float | None = 1.0, **kwargs: Any
+    ) -> None:
+        if kwargs.get("compile"):
+            raise ValueError("compile is not supported by DistillationTrainer: it renames the student's saved weights.")
+        if loss_function.needs_teacher and teacher is None:
+            raise ValueError("beta or gamma is above 0 but there is no teacher; pass --distillation::beta 0 or give a teacher.")
+        super().__init__(loss_function=self._objective, **kwargs)
+        self.criterion = loss_function.to(self.state.device)
+        self.teacher = freeze(teacher).to(self.state.device) if loss_function.needs_teacher else None
+        self.max_grad_norm = max_grad_norm
+        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._run_teacher)
+        self.add_event_handler(IterationEvents.LOSS_COMPLETED, self._require_finite_loss)
+        self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradients)
+
+    @torch.no_grad()
+    def _run_teacher(self) -> None:
+        self._teacher_output = self.inferer(self.state.output[Keys.IMAGE], self.teacher) if self.teacher else None
+
+    def _objective(self, student: Any, label: torch.Tensor) -> torch.Tensor:
+        student_logits, student_features = student if isinstance(student, tuple) else (student, None)
+        teacher_logits, teacher_features = self._teacher_output or (None, None)
+        terms = self.criterion(student_logits, label, teacher_logits, student_features, teacher_features)
+        self.state.output[Keys.PRED] = student_logits
+        self.state.loss_terms = {name: float(value.detach()) for name, value in zip(terms._fields[1:], terms[1:])}
+        self._teacher_output = None
+        return terms[0]
+
+    def _require_finite_loss(self) -> None:
+        loss = self.state.output[Keys.LOSS]
+        if not torch.isfinite(loss):
+            cases = self.state.batch.get("case", ["(unknown)"])
+            raise FloatingPointError(
+                f"the loss is {float(loss.detach())} in epoch {self.state.epoch}, iteration {self.state.iteration} "
+                f"({self.state.loss_terms}); the last good checkpoint is kept. Files of the batch: {', '.join(map(str, cases))}. "
+                "Look at these files, lower --training::lr, or pass --hardware::precision fp32."
+            )
+
+    def _clip_gradients(self) -> None:
+        if self.max_grad_norm is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+
+
+def freeze(teacher: nn.Module) -> nn.Module:
+    """The teacher without gradients and in eval mode; nothing trains it, since it is not part of the network."""
+    return teacher.requires_grad_(False).eval()
+
+
+def run_training(
+    trainer: SupervisedTrainer,
+    evaluator: SupervisedEvaluator,
+    num_epochs: int = 150,
+    lr: float = 1e-4,
+    warmup_epochs: int = 5,
+    batch_size: int = 16,
+    num_workers: int = 8,
+    patience: int = 30,
+    seed: int = 0,
+    resume: str | None = None,
+    run_folder: Any = None,
+    final_evaluation: Callable[[], Any] | None = None,
+) -> SupervisedTrainer:
+    """Run a training: the config section `training`, at once its hyper-parameters and its start.
+
+    Args:
+        trainer: built from the other arguments by the config.
+        evaluator: its key metric decides on early stopping.
+        num_epochs: passes over the training list.
+        lr: AdamW's, of the last layer.
+        warmup_epochs: of linear warm-up.
+        batch_size: images an iteration.
+        num_workers: data-loading processes, at most the machine's cores.
+        patience: early stopping after this many validations without a better key metric; 0 never stops early.
+        seed: of the weights, the order of the images and their augmentation.
+        resume: run folder or checkpoint that this run goes on from.
+        run_folder: offers `best_model()`, the file of the best weights, for the final evaluation.
+        final_evaluation: called with the best weights in the network when the training is over; None leaves it out.
+    """
+    if patience < 0:
+        raise ValueError(f"training::patience must not be negative, got {patience}; 0 never stops early.")
+    if patience:
+        key = evaluator.state.key_metric_name
+        EarlyStopHandler(patience, stopping_fn_from_metric(key), trainer).attach(evaluator)
+    logger.info(
+        "training on %s: %d epochs of %s iterations, batch size %d, %d workers, lr %g, %d warm-up epochs, seed %d%s",
+        trainer.state.device, num_epochs, trainer.state.epoch_length, batch_size, num_workers, lr, warmup_epochs, seed,
+        f", resumed from {resume}" if resume else "",
+    )
+    trainer.run()
+    if final_evaluation:
+        best = run_folder.best_model()
+        logger.info("evaluating %s on the test list", best)
+        trainer.network.load_state_dict(torch.load(best, weights_only=True, map_location=trainer.state.device))
+        final_evaluation()
+    return trainer
