@@ -158,9 +158,10 @@ def target_parameters(target: str) -> dict[str, str] | None:
 
 def _parameters(node: ast.FunctionDef | ast.ClassDef) -> dict[str, str] | None:
     if isinstance(node, ast.ClassDef):
+        fields = {n.target.id: ast.unparse(n.annotation) for n in node.body if isinstance(n, ast.AnnAssign)}
         node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         if node is None:
-            return None
+            return fields or None
     if node.args.kwarg or node.args.vararg:
         return None
     arguments = [a for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs) if a.arg != "self"]

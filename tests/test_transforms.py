@@ -128,18 +128,15 @@ def test_rotation_keeps_shapes_in_images_that_are_not_square():
     assert dice((turned > 0.5).float(), image) > 0.97
 
 
-def test_rotation_agrees_with_monai_rand_affine():
+def test_rotation_agrees_with_monai_rand_affine():  # which turns the other way
     image = torch.nn.functional.avg_pool2d(torch.rand(1, 1, 64, 64), 5, 1, 2)[0]
     own = RandRotateZoomd("image", "label", 1.0, 20.0, (1.0, 1.0)).set_random_state(0)
     turned = own({"image": image})["image"]
     own.set_random_state(0).randomize(None)
     angle = np.deg2rad(own.R.uniform(-20, 20))
-    reference = RandAffined("image", prob=1, rotate_range=((angle, angle),), padding_mode="zeros")({"image": image})
-    inner = (..., slice(16, 48), slice(16, 48))
-    errors = [(turned - r).abs()[inner].max().item() for r in (torch.as_tensor(reference["image"]),)]
     reference = RandAffined("image", prob=1, rotate_range=((-angle, -angle),), padding_mode="zeros")({"image": image})
-    errors.append((turned - torch.as_tensor(reference["image"])).abs()[inner].max().item())
-    assert min(errors) < 1e-4
+    inner = (..., slice(16, 48), slice(16, 48))
+    assert torch.allclose(turned[inner], torch.as_tensor(reference["image"])[inner], atol=1e-4)
 
 
 def test_same_seed_gives_the_same_view():

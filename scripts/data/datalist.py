@@ -249,13 +249,12 @@ def _read_json(path: Path) -> dict:
 
 def _class_names(labels: dict | None, num_classes: int, datalist: Path) -> list[str]:
     """Names by class index, from {"0": "background", "1": "lesion"}; "class 1" where the datalist names none."""
-    names = {0: "background", **{index: f"class {index}" for index in range(1, num_classes)}}
-    if labels is None:
-        return list(names.values())
+    if not labels:
+        return ["background", *(f"class {index}" for index in range(1, num_classes))]
     if not isinstance(labels, dict) or not all(str(key).isdecimal() for key in labels):
         raise ValueError(f'labels in {datalist} must map class index to name, as {{"0": "background"}}, got {labels!r}.')
-    names.update({int(key): str(name) for key, name in labels.items()})
-    if len(names) != num_classes or max(names) >= num_classes:
+    names = {0: "background", **{int(key): str(name) for key, name in labels.items()}}
+    if set(names) != set(range(num_classes)):
         raise ValueError(
             f"data::num_classes is {num_classes}, but {datalist} names {max(names) + 1} classes "
             f"({', '.join(names[index] for index in sorted(names))}); pass --data::num_classes {max(names) + 1}."

@@ -105,11 +105,10 @@ class ViewDataset(Dataset):
         try:
             result = self.transform(files)
         except RuntimeError as error:  # Compose hides the reader's message behind "applying transform ..."
-            while error.__cause__ is not None:
-                error = error.__cause__
-            if isinstance(error, (ValueError, FileNotFoundError)):
-                raise error from None
-            raise
+            cause = error.__cause__
+            while isinstance(cause, RuntimeError):
+                cause = cause.__cause__
+            raise cause or error from None
         return {key: torch.as_tensor(result[key]) for key in _KEYS if key in result}
 
 

@@ -133,6 +133,7 @@ class TinyUSFMSeg(nn.Module):
         _check_arguments(num_classes, img_size, depth, out_indices)
         self.img_size = img_size
         self.depth = depth
+        self.num_layers = depth + 1  # of `layer_of`, counted from 0
         self.out_indices = tuple(out_indices)
         self.return_features = return_features
         self.backbone = VisionTransformer(

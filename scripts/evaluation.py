@@ -1,0 +1,1 @@
+def run_evaluation(**k): print("EVAL", list(k))

@@ -1,0 +1,1 @@
+def draw_panels(cases, path): pass

@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.config_check import BUNDLE_ROOT, check_config, known_ids, target_parameters
+
+TRAIN = BUNDLE_ROOT / "configs" / "train.json"
+
+
+def train_config(**changes) -> dict:
+    config = json.loads(TRAIN.read_text())
+    for key, value in changes.items():
+        *sections, last = key.split("::")
+        content = config
+        for section in sections:
+            content = content[section]
+        content[last] = value
+    return config
+
+
+def test_shipped_config_passes():
+    check_config(train_config())
+
+
+@pytest.mark.parametrize("name", ["train_teacher.json", "train_student.json", "evaluate.json", "quickstart.json"])
+def test_overlay_passes(name):
+    overlay = json.loads((BUNDLE_ROOT / "configs" / name).read_text())
+    config = train_config()
+    for key, value in overlay.items():
+        *sections, last = key.split("::")
+        content = config
+        for section in sections:
+            content = content[section]
+        content[last] = value
+    check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("temperatur", "unknown id 'temperatur'.*did you mean --distillation::temperature"),
+        ("distilation", "unknown id 'distilation'.*did you mean --distillation"),
+        ("training.lr", "unknown id 'training.lr'.*write --training::lr, with two colons"),
+        ("training.lrr", "unknown id 'training.lrr'.*did you mean --training::lr"),
+        ("qqqq", "unknown id 'qqqq'.*ids are .*distillation"),
+    ],
+)
+def test_unknown_top_level_id_is_refused_with_the_nearest_one(name, message):
+    with pytest.raises(ValueError, match=message):
+        check_config({**train_config(), name: 1})
+
+
+def test_own_id_that_something_refers_to_is_allowed():
+    check_config({**train_config(**{"training::lr": "@my_rate"}), "my_rate": 1e-3})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training::learning_rate": 1}, "unknown key training::learning_rate"),
+        ({"teacher::lora_checkpont": "x"}, "unknown key teacher::lora_checkpont; did you mean teacher::lora_checkpoint"),
+        ({"student::pretraind": True}, "unknown key student::pretraind; did you mean student::pretrained"),
+        ({"student::pretrained": "false"}, "student::pretrained must be True or False with a capital letter.*'false'"),
+        ({"training::num_epochs": "ten"}, "training::num_epochs must be of type int, got the text 'ten'"),
+        ({"distillation::temperature": "hot"}, "distillation::temperature must be of type float, got the text 'hot'"),
+    ],
+)
+def test_mistyped_key_or_value_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(train_config(**change))
+
+
+def test_parameters_are_read_through_a_package_without_importing_it():
+    assert "interval" in target_parameters("scripts.handlers.Checkpoints")
+
+
+def test_missing_target_is_refused():
+    with pytest.raises(ValueError, match="there is no Loss in scripts.losses"):
+        target_parameters("scripts.losses.Loss")
+    with pytest.raises(ValueError, match="there is no module scripts.loss in this bundle"):
+        target_parameters("scripts.loss.DistillationLoss")
+
+
+def test_every_section_of_the_seed_is_a_component():
+    config = train_config()
+    for section in ("teacher", "student", "distillation", "training", "hardware", "data"):
+        assert "_target_" in config[section] and section in known_ids()

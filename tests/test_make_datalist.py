@@ -1,0 +1,212 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.data.datalist import SegmentationData
+from scripts.make_datalist import main
+
+NATIVE = Path(__file__).parents[2] / "shared" / "data" / "busbra_native"
+
+
+def save(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 24)).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def busbra(tmp_path):
+    """A BUS-BRA download of 20 patients with a left and a right image, half of them malignant."""
+    folder = tmp_path / "BUSBRA"
+    rows = ["ID,Case,Histology,Pathology,BIRADS,Device,Width,Height,Side,BBOX"]
+    for patient in range(1, 21):
+        pathology = "malignant" if patient % 2 else "benign"
+        for side in ("left", "right"):
+            name = f"{patient:04d}-{side[0]}"
+            save(folder / "Images" / f"bus_{name}.png", 2 * patient + len(side) % 2)
+            mask = Image.fromarray(np.eye(20, 24, dtype=np.uint8) * 255).convert("1")
+            (folder / "Masks").mkdir(exist_ok=True)
+            mask.save(folder / "Masks" / f"mask_{name}.png")
+            rows.append(f'bus_{name},{patient},carcinoma,{pathology},4,GE,24,20,{side},"[1,2,3,4]"')
+    (folder / "bus_data.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """images/ and masks/ of ten patients with two images each."""
+    folder = tmp_path / "plain"
+    for number in range(20):
+        save(folder / "images" / f"p{number // 2}_{number % 2}.png", number)
+        (folder / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.eye(20, 24, dtype=np.uint8)).save(folder / "masks" / f"p{number // 2}_{number % 2}.png")
+    return folder
+
+
+def run(folder, *options, output="dataset.json"):
+    code = main(["--dataset_dir", str(folder), "--output", str(folder / output), *map(str, options)])
+    return code, json.loads((folder / output).read_text()) if (folder / output).exists() else None
+
+
+def refused(capsys, folder, *options, output="dataset.json"):
+    """The message of a run that must fail and write nothing."""
+    before = sorted(folder.rglob("*"))
+    assert main(["--dataset_dir", str(folder), "--output", str(folder / output), *map(str, options)]) == 1
+    assert sorted(folder.rglob("*")) == before
+    return capsys.readouterr().err
+
+
+def patients(content, split):
+    return {item["patient"] for item in content[split]}
+
+
+def test_busbra_is_split_by_patient_and_stratified_by_pathology(busbra):
+    code, content = run(busbra)
+    assert code == 0
+    assert [len(patients(content, split)) for split in ("training", "validation", "test")] == [14, 2, 4]
+    assert [content[f"num{split}"] for split in ("Training", "Validation", "Test")] == [28, 4, 8]
+    for split in ("training", "validation", "test"):
+        malignant = sum(item["pathology"] == "malignant" for item in content[split])
+        assert malignant == len(content[split]) / 2
+
+
+def test_busbra_datalist_is_accepted_as_it_is(busbra):
+    _, content = run(busbra)
+    data = SegmentationData(busbra)
+    assert data.labels == ["background", "lesion"] and data.name == "BUSBRA"
+    first = content["training"][0]
+    assert first["label"] == first["image"].replace("Images/bus_", "Masks/mask_")
+    assert set(first) == {"image", "label", "patient", "pathology", "birads", "device", "side"}
+    assert isinstance(first["patient"], int) and first["birads"] == 4
+
+
+def test_the_seed_fixes_the_split(busbra):
+    _, one = run(busbra, output="a.json")
+    _, two = run(busbra, output="b.json")
+    _, other = run(busbra, "--seed", 1, output="c.json")
+    assert one == two != other
+
+
+def test_shared_busbra_native_works(tmp_path):
+    if not NATIVE.is_dir():
+        pytest.skip("the shared data set busbra_native is not there")
+    output = tmp_path / "native.json"
+    assert main(["--dataset_dir", str(NATIVE), "--output", str(output)]) == 0
+    data = SegmentationData(NATIVE, datalist=str(output))
+    assert len(data.training) + len(data.validation) + len(data.test) == 63
+    reference = {item["image"]: item for item in json.loads((NATIVE / "dataset.json").read_text())["training"]}
+    for item in json.loads(output.read_text())["training"]:
+        assert item.items() <= reference[item["image"]].items()
+
+
+def test_folders_find_the_patient_in_the_name(plain):
+    code, content = run(plain, "--format", "folders", "--patient_regex", r"^(p\d+)_", "--name", "mine")
+    assert code == 0 and content["name"] == "mine"
+    assert [len(content[split]) for split in ("training", "validation", "test")] == [14, 2, 4]
+    assert not patients(content, "training") & (patients(content, "validation") | patients(content, "test"))
+    assert len(SegmentationData(plain).training) == 14
+
+
+def test_without_an_expression_every_image_is_a_patient(plain):
+    (plain / "masks").rename(plain / "labels")
+    _, content = run(plain, "--format", "folders")
+    assert content["training"][0]["patient"] == Path(content["training"][0]["image"]).stem
+    assert content["training"][0]["label"].startswith("labels/")
+
+
+def test_suffixes_of_image_and_mask_may_differ(plain):
+    for path in (plain / "masks").iterdir():
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    _, content = run(plain, "--format", "folders")
+    assert content["training"][0]["label"].endswith(".bmp")
+
+
+def test_no_test_split_when_none_is_asked_for(plain):
+    code, content = run(plain, "--format", "folders", "--test", 0)
+    assert code == 0 and content["test"] == []
+
+
+def test_class_names_are_written(plain):
+    _, content = run(plain, "--format", "folders", "--num_classes", 3, "--labels", "background, nerve,vessel")
+    assert content["labels"] == {"0": "background", "1": "nerve", "2": "vessel"}
+    _, content = run(plain, "--format", "folders", "--num_classes", 3, output="b.json")
+    assert content["labels"]["2"] == "class 2"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_identical_images_of_different_patients_stay_together(plain, seed):
+    for number in (3, 7):
+        shutil.copy(plain / "images" / "p0_0.png", plain / "images" / f"p{number}_1.png")
+    _, content = run(plain, "--format", "folders", "--patient_regex", r"^p\d+", "--seed", seed)
+    homes = {s for s in ("training", "validation", "test") for item in content[s] if item["patient"] in {"p0", "p3", "p7"}}
+    assert len(homes) == 1
+    SegmentationData(plain)
+
+
+def test_patients_all_linked_by_identical_images_cannot_be_split(plain, capsys):
+    for path in (plain / "images").glob("*_1.png"):
+        shutil.copy(plain / "images" / "p0_0.png", path)
+    message = refused(capsys, plain, "--format", "folders", "--patient_regex", r"^p\d+")
+    assert "20 images of 1 separate patients leave the split validation empty" in message
+
+
+def test_image_without_mask_is_refused(busbra, plain, capsys):
+    (plain / "masks" / "p3_1.png").unlink()
+    message = refused(capsys, plain, "--format", "folders")
+    assert "p3_1.png has no mask p3_1.* (1 of 20 images have none)" in message
+    (busbra / "Masks" / "mask_0003-l.png").unlink()
+    assert "bus_0003-l.png has no mask mask_0003-l.*" in refused(capsys, busbra)
+
+
+def test_existing_output_is_kept_without_overwrite(plain, capsys):
+    (plain / "dataset.json").write_text("{}")
+    assert "exists; pass --overwrite" in refused(capsys, plain, "--format", "folders")
+    assert (plain / "dataset.json").read_text() == "{}"
+    assert run(plain, "--format", "folders", "--overwrite")[1]["training"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--val", 0), "--val must be above 0"),
+        (("--val", 0.5, "--test", 0.5), "their sum below 1, got 0.5 and 0.5"),
+        (("--val", 0.01), "leave the split validation empty"),
+        (("--num_classes", 1), "--num_classes must be at least 2"),
+        (("--labels", "a,b,c"), "--labels must name 2 classes"),
+        (("--patient_regex", "("), "'(' is no regular expression"),
+        (("--patient_regex", "^q"), "does not match the image name 'p0_0'"),
+    ],
+)
+def test_wrong_options_are_refused(plain, capsys, options, message):
+    assert message in refused(capsys, plain, "--format", "folders", *options)
+
+
+def test_missing_parts_are_named(plain, busbra, tmp_path, capsys):
+    assert "bus_data.csv does not exist; expected a BUS-BRA download, or pass --format folders" in refused(capsys, plain)
+    assert "has no folder images or Images" in refused(capsys, tmp_path, "--format", "folders")
+    assert "lies in no existing folder" in refused(capsys, plain, "--format", "folders", output="none/d.json")
+    assert main(["--dataset_dir", str(tmp_path / "none"), "--output", str(tmp_path / "d.json")]) == 1
+    assert "none is no folder" in capsys.readouterr().err
+    shutil.rmtree(plain / "images")
+    (plain / "images").mkdir()
+    assert "holds no image; expected .png" in refused(capsys, plain, "--format", "folders")
+
+
+def test_wrong_tables_are_refused(busbra, capsys):
+    table = busbra / "bus_data.csv"
+    text = table.read_text()
+    table.write_text(text.replace("ID,Case", "ID,Person", 1))
+    assert "has no column Case; expected BUS-BRA's ID and Case" in refused(capsys, busbra)
+    table.write_text(text.replace("bus_0002-l,2,", "bus_0002-l,,"))
+    assert "has no Case (patient) for bus_0002-l" in refused(capsys, busbra)
+    table.write_text("\n".join(line for line in text.splitlines() if "bus_0002-l" not in line))
+    assert "image bus_0002-l has no row in" in refused(capsys, busbra)
+
+
+def test_two_images_of_one_name_are_refused(plain, capsys):
+    save(plain / "images" / "p0_0.bmp", 99)
+    assert "have the same name; expected one file a case" in refused(capsys, plain, "--format", "folders")

@@ -1,0 +1,206 @@
+"""The three trainings, run whole on phantoms with tiny networks."""
+
+import csv
+import json
+
+import pytest
+import torch
+from conftest import ROOT, root_cause, run, workflow
+from PIL import Image
+
+from scripts.networks.teacher import build_teacher
+from scripts.networks.weights import fingerprint
+
+
+def read_history(run_folder) -> list[dict]:
+    with open(run_folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def distilled(request, tmp_path_factory):
+    """One distillation of 20 epochs, which several tests look at."""
+    path = tmp_path_factory.mktemp("distilled")
+    phantoms, sam, lora = (request.getfixturevalue(name) for name in ("phantoms", "sam_checkpoint", "lora_checkpoint"))
+    from conftest import TINY_STUDENT
+
+    flow = run({
+        "bundle_root": str(ROOT), "run_folder::root": str(path / "logs"), "run_folder::timestamp": "run",
+        "model_file": str(path / "model.pt"), "data::dataset_dir": str(phantoms), "data::img_size": 64,
+        "teacher::model_name": "vit_test", "teacher::img_size": 64, "teacher::sam_checkpoint": str(sam),
+        "teacher::lora_checkpoint": str(lora), "network_def": TINY_STUDENT, "training::num_epochs": 20,
+        "training::warmup_epochs": 1, "training::batch_size": 3, "training::num_workers": 0, "training::lr": 5e-3,
+        "distillation::gamma": 0.1, "hardware::gpu_ids": [],
+    })  # fmt: skip
+    return flow, path / "logs" / "phantoms" / "run", path
+
+
+def test_run_folder_holds_what_the_readme_says(distilled):
+    _, folder, path = distilled
+    names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert {"config.json", "distill.log", "history.csv", "models/last.pt", "models/checkpoint_epoch020.pt"} <= names
+    assert {"visualizations/epoch_010.png", "visualizations/epoch_020.png", "visualizations/test_sample_000.png"} <= names
+    assert {"test_results.txt", "metrics.csv"} <= names
+    assert any(name.startswith("tensorboard/") for name in names)
+    assert sum(name.startswith("models/best_epoch") for name in names) == 1
+
+
+def test_loss_falls_and_terms_are_logged_apart(distilled):
+    history = read_history(distilled[1])
+    assert len(history) == 20 and {"task", "distill", "feature", "val_mean_dice", "lr"} <= set(history[0])
+    for term in ("loss", "task", "feature"):
+        assert float(history[-1][term]) < 0.9 * float(history[0][term])
+    assert all(float(row["distill"]) > 0 for row in history)
+
+
+def test_published_model_is_the_best_student_without_teacher_or_adapter(distilled):
+    flow, folder, path = distilled
+    state = torch.load(path / "model.pt", weights_only=True)
+    assert set(state) == set(flow.parser.get_parsed_content("network").state_dict())
+    assert fingerprint(state) == fingerprint(torch.load(next((folder / "models").glob("best_*")), weights_only=True))
+
+
+def test_teacher_is_bit_identical_after_training(distilled, sam_checkpoint, lora_checkpoint):
+    used = distilled[0].parser.get_parsed_content("teacher")
+    fresh = build_teacher("vit_test", img_size=64, sam_checkpoint=str(sam_checkpoint), lora_checkpoint=str(lora_checkpoint))
+    assert fingerprint(used.state_dict()) == fingerprint(fresh.state_dict())
+    assert not any(p.requires_grad for p in used.parameters()) and not used.training
+
+
+def test_optimizer_holds_student_and_adapter_and_not_the_teacher(distilled):
+    parser = distilled[0].parser
+    optimized = {id(p) for group in parser.get_parsed_content("optimizer").param_groups for p in group["params"]}
+    wanted = [*parser.get_parsed_content("network").parameters(), *parser.get_parsed_content("loss").parameters()]
+    assert optimized == {id(p) for p in wanted if p.requires_grad}
+
+
+def test_config_snapshot_has_the_overrides(distilled):
+    config = json.loads((distilled[1] / "config.json").read_text())
+    assert config["training"]["num_epochs"] == 20 and config["distillation"]["gamma"] == 0.1
+
+
+def test_panels_are_pictures(distilled):
+    with Image.open(distilled[1] / "visualizations" / "epoch_010.png") as picture:
+        assert picture.width > 600 and len(set(picture.convert("L").getdata())) > 50
+
+
+def test_resumed_run_equals_the_whole_run(overrides, run_folder, tmp_path):
+    overrides["training::num_epochs"] = 3
+    run(overrides)
+    whole = torch.load(run_folder / "models" / "last.pt", weights_only=True)
+    overrides["run_folder::timestamp"] = "stopped"
+    flow = workflow(overrides)
+    flow.initialize()
+    trainer = flow.parser.get_parsed_content("train::trainer")
+    trainer.add_event_handler("epoch_completed", lambda engine: engine.terminate() if engine.state.epoch == 2 else None)
+    trainer.run()
+    stopped = run_folder.parent / "stopped"
+    assert len(read_history(stopped)) == 2
+    run({**overrides, "training::resume": str(stopped)})
+    resumed = torch.load(stopped / "models" / "last.pt", weights_only=True)
+    assert fingerprint(resumed["network"]) == fingerprint(whole["network"])
+    assert resumed["progress"] == whole["progress"]
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(stopped)]
+    assert rows == [{k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(run_folder)]
+
+
+def test_finished_run_cannot_be_resumed_without_more_epochs(overrides, run_folder):
+    run(overrides)
+    with pytest.raises(Exception) as error:
+        run({**overrides, "training::resume": str(run_folder)})
+    assert "has completed 2 epochs of 2; pass a higher --training::num_epochs" in str(root_cause(error.value))
+
+
+def test_control_trains_the_same_student_without_a_teacher(overrides, run_folder):
+    for key in ("teacher::sam_checkpoint", "teacher::lora_checkpoint", "teacher::model_name", "teacher::img_size"):
+        overrides.pop(key)
+    flow = run(overrides, "train_student.json")
+    assert flow.parser.get_parsed_content("teacher") is None
+    history = read_history(run_folder)
+    assert all(float(row["distill"]) == 0 and float(row["loss"]) == float(row["task"]) for row in history)
+
+
+def test_fine_tuned_teacher_is_what_distillation_reads(overrides, run_folder):
+    overrides.pop("network_def")
+    overrides["teacher::lora_checkpoint"] = None
+    flow = run(overrides, "train_teacher.json")
+    (best,) = (run_folder / "models").glob("best_epoch*_dice*.pth")
+    teacher = build_teacher(
+        "vit_test", img_size=64, sam_checkpoint=overrides["teacher::sam_checkpoint"], lora_checkpoint=str(best)
+    )
+    tuned = flow.parser.get_parsed_content("network").eval()
+    content = torch.load(best, weights_only=True)
+    if "epoch002" in best.name:
+        image = torch.rand(2, 1, 64, 64)
+        torch.testing.assert_close(teacher(image).logits, tuned(image), atol=1e-4, rtol=1e-4)
+    assert content["adaptation_mode"] == "sam_lora_image_encoder" and "w_a_000" in content
+
+
+def test_multiclass_needs_overrides_only(overrides, tmp_path, sam_checkpoint):
+    import shutil
+
+    import numpy as np
+
+    from scripts.networks.teacher import build_trainable_teacher, export_adapter
+
+    folder = tmp_path / "three"
+    shutil.copytree(overrides["data::dataset_dir"], folder)
+    for path in (folder / "labels").glob("*.png"):
+        mask = np.array(Image.open(path)) > 0
+        mask = mask.astype(np.uint8)
+        mask[:, 32:] *= 2
+        Image.fromarray(mask).save(path)
+    content = json.loads((folder / "dataset.json").read_text())
+    content["labels"] = {"0": "background", "1": "left", "2": "right"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    teacher = build_trainable_teacher("vit_test", img_size=64, num_classes=3, sam_checkpoint=str(sam_checkpoint))
+    torch.save(export_adapter(teacher), tmp_path / "lora3.pth")
+    flow = run({
+        **overrides, "data::dataset_dir": str(folder), "data::num_classes": 3, "teacher::lora_checkpoint": str(tmp_path / "lora3.pth"),
+    })  # fmt: skip
+    image = torch.rand(2, 1, 64, 64)
+    assert flow.parser.get_parsed_content("network").eval()(image).shape == (2, 3, 64, 64)
+
+
+def test_non_finite_loss_names_the_files_and_keeps_the_last_checkpoint(overrides, run_folder):
+    flow = workflow(overrides)
+    flow.initialize()
+    trainer = flow.parser.get_parsed_content("train::trainer")
+
+    def poison(engine):
+        if engine.state.epoch == 2:
+            engine.state.batch["image"][0] = float("nan")
+
+    trainer.add_event_handler("get_batch_completed", poison)
+    with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 2.*Files of the batch: .*\.png") as error:
+        trainer.run()
+    assert "last good checkpoint is kept" in str(error.value)
+    assert torch.load(run_folder / "models" / "last.pt", weights_only=True)["progress"]["epoch"] == 1
+    assert "the run ends: the loss is nan" in (run_folder / "distill.log").read_text()
+
+
+def test_plain_supervised_trainer_gives_the_same_control(overrides):
+    """The trainer adds nothing of its own to SupervisedTrainer when there is no teacher."""
+    from monai.engines import SupervisedTrainer
+
+    states = []
+    for plain in (False, True):
+        flow = workflow({**overrides, "training::num_epochs": 1, "train::trainer::max_grad_norm": None}, "train_student.json")
+        flow.initialize()
+        parser = flow.parser
+        if plain:
+            network, task = parser.get_parsed_content("network"), parser.get_parsed_content("loss").task
+            trainer = SupervisedTrainer(
+                device=torch.device("cpu"), max_epochs=1, network=network, loss_function=task,
+                train_data_loader=parser.get_parsed_content("train::dataloader"),
+                optimizer=parser.get_parsed_content("optimizer"),
+            )
+            scheduler = parser.get_parsed_content("lr_scheduler")
+            trainer.add_event_handler("iteration_completed", lambda: scheduler.step())
+            torch.manual_seed(1)
+            trainer.run()
+        else:
+            parser.get_parsed_content("train::trainer").run()
+            network = parser.get_parsed_content("network")
+        states.append(fingerprint(network.state_dict()))
+    assert states[0] == states[1]
