@@ -24,6 +24,7 @@ class RunRecord:
         self.folder = Path(folder)
         self.config = config
         self.log_name = log_name
+        self.log_handler: logging.Handler | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, first of all handlers."""
@@ -45,10 +46,11 @@ class RunRecord:
         """Close the log."""
         logging.getLogger().removeHandler(self.log_handler)
         self.log_handler.close()
+        self.log_handler = None
 
     def fail(self, error: BaseException) -> None:
-        """Log what ended the run, and raise it again."""
-        if hasattr(self, "log_handler"):
+        """Log what ended the run, and raise it again; ignite calls this at each level of its loop."""
+        if self.log_handler:
             logging.getLogger(__name__).error("the run ends: %s", error)
             self.stop()
         raise error

@@ -19,8 +19,8 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import ConvNorm, TinyVit
 from torch import nn
 
-from .sam import load_decoder_overlap
-from .weights import load_strict, read_state_dict
+from .sam import adapt_tokens
+from .weights import LITE_MEDSAM, check_kind, load_strict, read_state_dict
 
 IMG_SIZE = 256
 EMBED_DIM = 256
@@ -38,7 +38,7 @@ RENAMES = (
 
 
 class LiteMedSamEncoder(nn.Module):
-    """TinyViT at stride 4 with SAM's neck: (B, 3, 256, 256) in [0, 1] -> (B, 256, 64, 64).
+    """TinyViT with SAM's neck, stride 4: (B, 3, 256, 256) in [0, 1] -> (B, 256, 64, 64).
 
     Args:
         tiny_vit: keyword arguments of timm's `TinyVit`; the default is LiteMedSAM's.
@@ -74,7 +74,7 @@ def build_lite_medsam(num_mask_tokens: int = 4, **tiny_vit) -> Sam:
 
     Args:
         num_mask_tokens: rows of the decoder's `mask_tokens`; the shipped file has 4.
-        tiny_vit: smaller widths for tests, see `LiteMedSamEncoder`.
+        tiny_vit: see `LiteMedSamEncoder`.
     """
     return Sam(
         image_encoder=LiteMedSamEncoder(**tiny_vit),
@@ -103,17 +103,21 @@ def shipped_checkpoint() -> Path:
     return path
 
 
-def rename_encoder_key(key: str) -> str:
-    """LiteMedSAM's name of an image-encoder entry (without `image_encoder.`) -> this module's."""
-    if key.startswith("neck."):
+def rename_key(key: str) -> str:
+    """LiteMedSAM's name of an entry -> the name in `build_lite_medsam`; only those of its TinyViT differ."""
+    encoder = "image_encoder."
+    if not key.startswith(encoder) or key.startswith(f"{encoder}neck."):
         return key
+    key = key.removeprefix(encoder)
     for pattern, replacement in RENAMES:
         key = re.sub(pattern, replacement, key)
-    return f"vit.{key}"
+    return f"{encoder}vit.{key}"
 
 
 def load_lite_medsam(sam: Sam, path: str | Path | None = None) -> None:
     """Load LiteMedSAM's file into `build_lite_medsam()` and fold its batch norms into the convolutions.
+
+    Decoder tokens beyond the file's stay new.
 
     Args:
         sam: random weights, not fused yet.
@@ -124,10 +128,11 @@ def load_lite_medsam(sam: Sam, path: str | Path | None = None) -> None:
         ValueError: the file is not LiteMedSAM's; the keys are listed.
     """
     path = Path(path) if path else shipped_checkpoint()
-    state = read_state_dict(path)
-    encoder = {rename_encoder_key(k.split(".", 1)[1]): v for k, v in state.items() if k.startswith("image_encoder.")}
-    load_strict(sam.image_encoder, encoder, source=f"{path} as lite_medsam")
-    load_decoder_overlap(sam, state, source=f"{path} as lite_medsam")
+    state = read_state_dict(path, "teacher::sam_checkpoint")
+    source = f"teacher::sam_checkpoint {path}"
+    check_kind(state, (LITE_MEDSAM,), source)
+    state = {rename_key(key): tensor for key, tensor in state.items()}
+    load_strict(sam, adapt_tokens(state, sam.state_dict()), source=source)
     fuse_batch_norm(sam.image_encoder)
     sam.image_encoder.to(memory_format=torch.channels_last)
 

@@ -77,6 +77,9 @@ def _load(path: Path) -> np.ndarray | None:
 def _store(path: Path, output: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.save(file, output, allow_pickle=False)
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            np.save(file, output, allow_pickle=False)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -17,9 +17,11 @@ from segment_anything.modeling import Sam
 from torch import nn
 from torch.nn import functional as F
 
-from .output_cache import OutputCache
+from .adapters import adapter_state, check_adapter, merge_adapter, read_adapter
+from .fast_encoder import speed_up
 from .lite_medsam import IMG_SIZE, build_lite_medsam, load_lite_medsam
-from .lora import adapter_state, add_lora, check_adapter, merge_adapter, read_adapter
+from .lora import DECODER_ONLY, add_lora, normalize_module
+from .output_cache import OutputCache
 from .sam import SAM_SIZES, build_sam, load_sam_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -53,12 +55,12 @@ class SamTeacher(nn.Module):
         img_size: rows and columns that the image encoder reads; inputs of another size are resized, never padded.
         normalization: `imagenet` (the seed's teachers), `sam` (SAM's own) or `unit` ([0, 1], LiteMedSAM).
         mask_tokens: which decoder tokens are the channels of the logits: `single` (token 0), `multimask` (tokens 1..) or
-            `all` (SAMed: token 0 is the background).
+            `all` (SAMed: token 0 is the background). Two channels become one, their difference.
         cache_dir: directory that keeps what the frozen parts say of an image (`OutputCache`): the embeddings when the image
             encoder is frozen, the masks when all is.
 
     Raises:
-        ValueError: an unknown option, or a cache for a trainable image encoder.
+        ValueError: an unknown option, another img_size than the image encoder's, or a cache for a trainable image encoder.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class SamTeacher(nn.Module):
         super().__init__()
         _check_choice("normalization", normalization, NORMALIZATIONS)
         _check_choice("mask_tokens", mask_tokens, MASK_TOKENS)
+        if img_size != sam.image_encoder.img_size:
+            raise ValueError(f"teacher::img_size is {img_size}, but the image encoder reads {sam.image_encoder.img_size} pixels.")
         self.sam = sam
         self.img_size = img_size
         self.mask_tokens = mask_tokens
@@ -93,10 +97,16 @@ class SamTeacher(nn.Module):
 
         Args:
             image: (B, 1 or 3, H, W) float in [0, 1].
+
+        Raises:
+            ValueError: another number of dimensions or channels.
         """
         prepared = self.prepare(image)
         features = self.encode(prepared)
-        masks = self.masks(prepared, lambda missing: self.decode(features[missing])) if self.masks else self.decode(features)
+        if self.masks:
+            masks = self.masks(prepared, lambda missing: self.decode(features[missing]))
+        else:
+            masks = self.decode(features)
         logits = F.interpolate(masks.float(), size=(self.img_size,) * 2, mode="bilinear", align_corners=False)
         return TeacherOutput(logits, features)
 
@@ -106,7 +116,9 @@ class SamTeacher(nn.Module):
         if not self.encoder_is_frozen:
             return encoder(prepared)
         with torch.no_grad():
-            return self.embeddings(prepared, lambda missing: encoder(prepared[missing])) if self.embeddings else encoder(prepared)
+            if self.embeddings:
+                return self.embeddings(prepared, lambda missing: encoder(prepared[missing]))
+            return encoder(prepared)
 
     def decode(self, features: torch.Tensor) -> torch.Tensor:
         """Mask logits (B, 1 or C, 4 h, 4 w) of image embeddings (B, 256, h, w), before they are resized."""
@@ -117,7 +129,9 @@ class SamTeacher(nn.Module):
             sparse_prompt_embeddings=sparse,  # (1, 0, 256) and (1, 256, h, w) broadcast over B
             dense_prompt_embeddings=dense,
         )
-        return {"single": masks[:, :1], "multimask": masks[:, 1:], "all": masks}[self.mask_tokens]
+        masks = {"single": masks[:, :1], "multimask": masks[:, 1:], "all": masks}[self.mask_tokens]
+        # softmax([a, b])[1] = sigmoid(b - a)
+        return masks[:, 1:] - masks[:, :1] if masks.shape[1] == 2 else masks
 
     def prepare(self, image: torch.Tensor) -> torch.Tensor:
         """Images (B, 1 or 3, H, W) in [0, 1] -> what the encoder reads, (B, 3, S, S), resized and normalized."""
@@ -160,14 +174,15 @@ def build_teacher(
     """
     if not lora_checkpoint:
         raise ValueError("teacher.lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH.")
-    mask_tokens = mask_tokens or default_mask_tokens(num_classes)
+    module = normalize_module(module)
+    normalization, mask_tokens = _fill_options(model_name, num_classes, normalization, mask_tokens)
     adapter = read_adapter(lora_checkpoint)
     sam = _build_base(model_name, img_size, count_mask_tokens(num_classes, mask_tokens), sam_checkpoint)
     check_adapter(adapter, sam, module=module, rank=rank, num_classes=sam.mask_decoder.num_mask_tokens - 1)
     merge_adapter(sam, adapter)
     sam.requires_grad_(False)
     logger.info("teacher: %s with %s from %s", model_name, adapter.module, lora_checkpoint)
-    return SamTeacher(sam, img_size, normalization or default_normalization(model_name), mask_tokens, cache_dir).eval()
+    return SamTeacher(sam, img_size, normalization, mask_tokens, cache_dir).eval()
 
 
 def build_trainable_teacher(
@@ -194,15 +209,15 @@ def build_trainable_teacher(
         raise ValueError(
             f"teacher::lora_checkpoint is what fine-tuning writes, got {lora_checkpoint}; leave it null in train_teacher.json."
         )
-    if model_name == LITE_MEDSAM and module != "mask_decoder":
+    module = normalize_module(module)
+    if model_name == LITE_MEDSAM and module != DECODER_ONLY:
         raise ValueError(
-            f"teacher::module for lite_medsam must be mask_decoder, got {module}: "
+            f"teacher::module for lite_medsam must be {DECODER_ONLY}, got {module}: "
             "its TinyViT encoder stays frozen so that its embeddings can be kept."
         )
-    mask_tokens = mask_tokens or default_mask_tokens(num_classes)
+    normalization, mask_tokens = _fill_options(model_name, num_classes, normalization, mask_tokens)
     sam = _build_base(model_name, img_size, count_mask_tokens(num_classes, mask_tokens), sam_checkpoint)
     tunable = add_lora(sam, module, rank)
-    normalization = normalization or default_normalization(model_name)
     return TunableTeacher(module, tunable, img_size, normalization, mask_tokens, cache_dir)
 
 
@@ -245,15 +260,33 @@ def count_mask_tokens(num_classes: int, mask_tokens: str) -> int:
     """Decoder tokens for a class count that includes the background.
 
     The seed's files have one token more than classes; with `all` (SAMed) token 0 is the background itself.
+
+    Raises:
+        ValueError: an unknown `mask_tokens`, or one that does not fit the class count.
     """
+    _check_choice("mask_tokens", mask_tokens, MASK_TOKENS)
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(f"data::num_classes must be an integer of 2 or more (the background counts), got {num_classes!r}.")
     if mask_tokens == "single" and num_classes != 2:
-        raise ValueError(f"teacher::mask_tokens single is for two classes, got data::num_classes {num_classes}; use multimask.")
+        raise ValueError(
+            f"teacher::mask_tokens single is for two classes, got data::num_classes {num_classes}; "
+            "pass --teacher::mask_tokens multimask."
+        )
     return num_classes if mask_tokens == "all" else num_classes + 1
 
 
-def _build_base(model_name: str, img_size: int, num_mask_tokens: int, sam_checkpoint: str | None) -> Sam:
-    """SAM with its base weights.  Every mistake in the arguments shows here, before any weights are read."""
+def _fill_options(model_name: str, num_classes: int, normalization: str | None, mask_tokens: str | None) -> tuple[str, str]:
+    """Normalization and mask tokens with None replaced; mistakes show here, before any weights are read."""
     _check_choice("model_name", model_name, MODEL_NAMES)
+    normalization = normalization or default_normalization(model_name)
+    mask_tokens = mask_tokens or default_mask_tokens(num_classes)
+    _check_choice("normalization", normalization, NORMALIZATIONS)
+    count_mask_tokens(num_classes, mask_tokens)
+    return normalization, mask_tokens
+
+
+def _build_base(model_name: str, img_size: int, num_mask_tokens: int, sam_checkpoint: str | None) -> Sam:
+    """SAM with its base weights, qkv fused."""
     if model_name == LITE_MEDSAM:
         if img_size != IMG_SIZE:
             raise ValueError(f"teacher::img_size must be {IMG_SIZE} for lite_medsam, got {img_size}.")
@@ -266,6 +299,7 @@ def _build_base(model_name: str, img_size: int, num_mask_tokens: int, sam_checkp
         )
     sam = build_sam(model_name, img_size, num_mask_tokens)
     load_sam_checkpoint(sam, sam_checkpoint)
+    speed_up(sam.image_encoder)
     return sam
 
 

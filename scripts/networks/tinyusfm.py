@@ -132,7 +132,7 @@ class TinyUSFMSeg(nn.Module):
         super().__init__()
         _check_arguments(num_classes, img_size, depth, out_indices)
         self.img_size = img_size
-        self.depth = depth
+        self.num_layers = depth + 1  # see layer_of
         self.num_layers = depth + 1  # of `layer_of`, counted from 0
         self.out_indices = tuple(out_indices)
         self.return_features = return_features
@@ -189,7 +189,7 @@ class TinyUSFMSeg(nn.Module):
 
     @torch.jit.unused
     def layer_of(self, name: str) -> int:
-        """The layer of a parameter for layer-wise lr decay: 0 the embedding, i + 1 block i, depth + 1 the rest.
+        """The layer of a parameter for layer-wise lr decay: 0 the embedding, i + 1 block i, `num_layers` the rest.
 
         Args:
             name: as `named_parameters` gives it.
@@ -198,7 +198,7 @@ class TinyUSFMSeg(nn.Module):
             return 0
         if name.startswith("backbone.blocks."):
             return int(name.split(".")[2]) + 1
-        return self.depth + 1
+        return self.num_layers
 
     @torch.jit.unused
     def _check_image(self, image: torch.Tensor) -> None:
@@ -265,6 +265,18 @@ def load_student(model: TinyUSFMSeg, path: str | Path) -> None:
     _check_classes(model, state, source)
     load_strict(model, _resize_pos_embed(model, state), source=source)
     logger.info("%s: backbone and head loaded", source)
+
+
+def load_trained_student(model: TinyUSFMSeg, path: str | Path) -> TinyUSFMSeg:
+    """The model with a whole segmentation checkpoint in it; a pretrained backbone without its head is refused.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of another network or class count, or whose keys do not fit.
+    """
+    check_kind(read_state_dict(path, "checkpoint"), (STUDENT,), f"checkpoint {path}")
+    load_student(model, path)
+    return model
 
 
 def logit_channels(num_classes: int) -> int:
