@@ -43,8 +43,25 @@ def checked_config() -> dict:
     """
     config = _running_config(inspect.currentframe())
     show_errors_briefly()
+    if _is_command_line():
+        refuse_none(sys.argv[1:])
     check_config(config)
     return {key: deepcopy(value) for key, value in config.items() if key != ConfigParser.meta_key}
+
+
+def refuse_none(arguments: list[str]) -> None:
+    """Refuse `--id None`, which monai.bundle.run leaves out without a word.
+
+    Args:
+        arguments: of the command line.
+    """
+    pairs = [argument.split("=", 1) for argument in arguments if "=" in argument] + list(zip(arguments, arguments[1:]))
+    for name, value in pairs:
+        if name.startswith("--") and value == "None":
+            raise ValueError(
+                f"{name} None is left out by monai.bundle, so that it would change nothing; write "
+                f'{{"{name.lstrip("-")}": null}} to a file and add it to --config_file.'
+            )
 
 
 def check_config(config: dict) -> None:
@@ -180,8 +197,12 @@ def _running_config(frame: FrameType | None) -> dict:
 
 def show_errors_briefly() -> None:
     """On the command line, end a run that a user can mend with its message alone, without MONAI's chain of tracebacks."""
-    if "monai" in Path(sys.argv[0]).parts and sys.excepthook is sys.__excepthook__:
+    if _is_command_line() and sys.excepthook is sys.__excepthook__:
         sys.excepthook = _brief_excepthook
+
+
+def _is_command_line() -> bool:
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
 def _brief_excepthook(kind: type, error: BaseException, traceback: TracebackType | None) -> None:

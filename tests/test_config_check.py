@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.config_check import BUNDLE_ROOT, check_config, known_ids, target_parameters
+from scripts.config_check import BUNDLE_ROOT, check_config, known_ids, refuse_none, target_parameters
 
 TRAIN = BUNDLE_ROOT / "configs" / "train.json"
 
@@ -86,3 +86,9 @@ def test_every_section_of_the_seed_is_a_component():
     config = train_config()
     for section in ("teacher", "student", "distillation", "training", "hardware", "data"):
         assert "_target_" in config[section] and section in known_ids()
+
+
+@pytest.mark.parametrize("arguments", [["run", "--frozen_teacher", "None"], ["run", "--frozen_teacher=None"]])
+def test_none_on_the_command_line_is_refused_because_monai_drops_it(arguments):
+    with pytest.raises(ValueError, match=r"--frozen_teacher None is left out by monai.bundle.*\"frozen_teacher\": null"):
+        refuse_none(arguments)

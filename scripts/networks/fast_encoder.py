@@ -45,19 +45,20 @@ class FastAttention(nn.Module):
         return self.proj(torch.cat(bands, dim=1))
 
     def _project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """qkv (B, h, w, 3 D) of the tokens, and (3, 1, n, 1, d) of a pad token, which is 0 after the norm."""
+        """qkv (B, h, w, 3 D) of the tokens; key and value (2, 1, n, 1, d) of a pad token, which is 0 after the norm."""
         qkv = self.qkv(torch.cat([x.flatten(0, 2), x.new_zeros(1, x.shape[-1])]))
-        return qkv[:-1].view(*x.shape[:3], -1), qkv[-1].view(3, 1, self.num_heads, 1, -1)
+        return qkv[:-1].view(*x.shape[:3], -1), qkv[-1].view(3, 1, self.num_heads, 1, -1)[1:]
 
     def _attend(self, part: torch.Tensor, pad: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
-        """Attention within the windows of a part, qkv (B, h, w, 3 D) -> (B, h, w, D)."""
+        """Attention within the windows of a part, qkv (B, h, w, 3 D) -> (B, h, w, D), before `proj`."""
         height, width = part.shape[1:3]
         real = min(window[0], height), min(window[1], width)
-        q, k, v = _to_windows(part, real, self.num_heads)
-        bias = self._position_bias(q, real, window)
+        windows = _to_windows(part, real, self.num_heads)
+        q, kv = windows[0], windows[1:]
         if real != window:
-            k, v = (torch.cat([x, one.expand(len(x), -1, -1, -1)], dim=2) for x, one in ((k, pad[1]), (v, pad[2])))
-        return _from_windows(F.scaled_dot_product_attention(q, k, v, attn_mask=bias), real, (height, width))
+            kv = torch.cat([kv, pad.expand(-1, len(q), -1, -1, -1)], dim=3)  # (2, W, n, r c, d) -> (2, W, n, r c + 1, d)
+        out = F.scaled_dot_product_attention(q, *kv, attn_mask=self._position_bias(q, real, window))
+        return _from_windows(out, real, (height, width))
 
     def _position_bias(self, q: torch.Tensor, real: tuple[int, int], window: tuple[int, int]) -> torch.Tensor:
         """What the relative positions add to the logits, (W, n, r c, r c), and one more key for the pad tokens if there are any.
