@@ -73,21 +73,22 @@ def check_config(config: dict) -> None:
     Raises:
         ValueError: see `checked_config`.
     """
-    known = known_ids() | TRACKING_IDS | {ConfigParser.meta_key}
+    known = known_ids("training" not in config) | TRACKING_IDS | {ConfigParser.meta_key}
     referred = set(re.findall(r"[@%](\w+)", json.dumps(config, default=str)))
     for name in config:
         if name not in known and name not in referred:
             raise ValueError(f"unknown id {name!r} in the configuration or on the command line; {_suggest_id(name, config)}.")
     for id, component in _components(config):
         _check_component(id, component)
+    _check_classes(config)
 
 
 @lru_cache
-def known_ids() -> frozenset[str]:
-    """Top-level ids of the bundle's own configs."""
+def known_ids(inference: bool = False) -> frozenset[str]:
+    """Top-level ids of inference.json, or of train.json and its overlays."""
     names = set()
     for path in sorted((BUNDLE_ROOT / "configs").glob("*.json")):
-        if path.name != "metadata.json":
+        if path.name != "metadata.json" and (path.name == "inference.json") == inference:
             names.update(re.split("::|#", key.lstrip("+"))[0] for key in json.loads(path.read_text()))
     return frozenset(names)
 
@@ -96,13 +97,14 @@ def _suggest_id(name: str, config: dict) -> str:
     dotted = name.replace(".", "::")
     if dotted != name and _has(config, dotted.split("::")):
         return f"write --{dotted}, with two colons"
-    paths = {path: path for path in known_ids()}
+    known = known_ids("training" not in config)
+    paths = {path: path for path in known}
     for section, content in config.items():
         if isinstance(content, dict) and "_target_" in content:
             paths.update({f"{section}::{key}": f"{section}::{key}" for key in content if key not in RESERVED})
             paths.update({key: f"{section}::{key}" for key in content if key not in RESERVED and key not in paths})
     near = difflib.get_close_matches(dotted, paths, n=1, cutoff=0.6)
-    return f"did you mean --{paths[near[0]]}" if near else f"ids are {', '.join(sorted(known_ids()))}"
+    return f"did you mean --{paths[near[0]]}" if near else f"ids are {', '.join(sorted(known))}"
 
 
 def _has(config: Any, keys: list[str]) -> bool:
@@ -137,6 +139,20 @@ def _check_component(id: str, component: dict) -> None:
             hint = f"did you mean {id}::{near[0]}" if near else f"its keys are {', '.join(parameters)}"
             raise ValueError(f"unknown key {id}::{key}; {hint}.")
         _check_type(f"{id}::{key}", value, parameters[key])
+
+
+def _check_classes(config: dict) -> None:
+    """Teacher, loss and student segment the classes of the data."""
+    data = config.get("data")
+    wanted = data.get("num_classes") if isinstance(data, dict) else None
+    for section in ("teacher", "distillation", "network_def"):
+        component = config.get(section)
+        found = component.get("num_classes") if isinstance(component, dict) else None
+        if isinstance(found, int) and isinstance(wanted, int) and found != wanted:
+            raise ValueError(
+                f"{section}::num_classes is {found}, but data::num_classes is {wanted}; "
+                "pass --data::num_classes alone, which teacher, student and loss follow."
+            )
 
 
 def _check_type(id: str, value: Any, annotation: str) -> None:

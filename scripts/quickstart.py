@@ -11,11 +11,19 @@ from pathlib import Path
 
 from monai.bundle import ConfigWorkflow
 
+from .run_folder import RunFolder
+
 logger = logging.getLogger(__name__)
 
 
 def tune_teacher(
-    bundle_root: str, dataset_dir: str, cache_dir: str, num_epochs: int = 4, batch_size: int = 4, lr: float = 1e-3
+    bundle_root: str,
+    dataset_dir: str,
+    cache_dir: str,
+    img_size: int,
+    num_epochs: int = 4,
+    batch_size: int = 4,
+    lr: float = 1e-3,
 ) -> str:
     """Path of a teacher tuned on a data set with configs/train_teacher.json.
 
@@ -23,6 +31,7 @@ def tune_teacher(
         bundle_root: of this bundle.
         dataset_dir: with dataset.json.
         cache_dir: keeps the image embeddings, for the distillation as well.
+        img_size: of the images as the student will see them, so that both trainings share the embeddings.
         num_epochs: of the mask decoder.
         batch_size: images an iteration.
         lr: of AdamW.
@@ -32,6 +41,7 @@ def tune_teacher(
     overrides = {
         "bundle_root": bundle_root,
         "data::dataset_dir": dataset_dir,
+        "data::img_size": img_size,
         "teacher::model_name": "lite_medsam",
         "teacher::module": "mask_decoder",
         "teacher::cache_dir": cache_dir,
@@ -53,3 +63,30 @@ def tune_teacher(
     workflow.initialize()
     workflow.run()
     return str(workflow.parser.get_parsed_content("run_folder").best_model())
+
+
+def print_next_commands(run_folder: RunFolder, dataset_dir: str, img_size: int) -> None:
+    """Tell on the terminal where the results lie and what can be run next.
+
+    Args:
+        run_folder: of the distillation that has ended.
+        dataset_dir: of the phantoms.
+        img_size: of the student.
+    """
+    best = run_folder.best_model()
+    print(f"""
+The quickstart is done.
+  results  {run_folder.path / "test_results.txt"}
+  panels   {run_folder.visualizations}
+  student  {best}
+
+Segment images with this student:
+  python -m monai.bundle run --config_file configs/inference.json --dataset_dir {dataset_dir}/images \\
+      --checkpoint {best} --img_size {img_size} --output_dir masks
+
+Look at the curves (loss terms, metrics):
+  tensorboard --logdir {run_folder.tensorboard}
+
+Do the same on your own images (README.md, "Your data" and "Three trainings and an evaluation"):
+  python -m scripts.make_datalist --help
+""")

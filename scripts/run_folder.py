@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-LAST_CHECKPOINT = "last.pt"
+LAST_CHECKPOINT, MODELS = "last.pt", "models"
 
 
 class RunFolder:
@@ -19,6 +19,7 @@ class RunFolder:
 
     Raises:
         FileNotFoundError: there is nothing to resume from.
+        ValueError: the checkpoint to resume from is outside of a run folder.
     """
 
     def __init__(self, root: str, dataset: str, resume: str | None = None, timestamp: str | None = None) -> None:
@@ -31,7 +32,7 @@ class RunFolder:
     @property
     def models(self) -> Path:
         """Checkpoints."""
-        return self.path / "models"
+        return self.path / MODELS
 
     @property
     def visualizations(self) -> Path:
@@ -57,9 +58,12 @@ class RunFolder:
 
 def find_checkpoint(resume: Path) -> Path:
     """The checkpoint that `training::resume` means: the file itself, or a run folder's models/last.pt."""
-    checkpoint = resume / "models" / LAST_CHECKPOINT if resume.is_dir() else resume
+    checkpoint = resume / MODELS / LAST_CHECKPOINT if resume.is_dir() else resume
     if not checkpoint.is_file():
         raise FileNotFoundError(
             f"training::resume: {checkpoint} is not there; pass the folder of a run that has completed an epoch, or a checkpoint."
         )
-    return checkpoint.resolve()
+    checkpoint = checkpoint.resolve()
+    if checkpoint.parent.name != MODELS:  # the run would write beside somebody's files
+        raise ValueError(f"training::resume: {checkpoint} is not in the folder {MODELS} of a run; pass the run's folder.")
+    return checkpoint

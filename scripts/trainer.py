@@ -102,6 +102,7 @@ def run_training(
     resume: str | None = None,
     run_folder: Any = None,
     final_evaluation: Callable[[], Any] | None = None,
+    on_completion: Callable[[], Any] | None = None,
 ) -> SupervisedTrainer:
     """Run a training: the config section `training`, at once its hyper-parameters and its start.
 
@@ -118,6 +119,7 @@ def run_training(
         resume: run folder or checkpoint that this run goes on from.
         run_folder: offers `best_model()`, the file of the best weights, for the final evaluation.
         final_evaluation: called with the best weights in the network when the training is over; None leaves it out.
+        on_completion: called last; None calls nothing.
     """
     if patience < 0:
         raise ValueError(f"training::patience must not be negative, got {patience}; 0 never stops early.")
@@ -135,4 +137,6 @@ def run_training(
         logger.info("evaluating %s on the test list", best)
         trainer.network.load_state_dict(torch.load(best, weights_only=True, map_location=trainer.state.device))
         final_evaluation()
+    if on_completion:
+        on_completion()
     return trainer

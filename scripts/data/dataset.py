@@ -144,7 +144,18 @@ class ViewSampler(Sampler):
 
 class ViewLoader(DataLoader):
     """MONAI DataLoader that fills the dataset's memory first, so that worker processes inherit it instead of each
-    reading every file again."""
+    reading every file again.
+
+    Args:
+        dataset: see `ViewDataset`.
+        batch_size: positive.
+        kwargs: as MONAI's DataLoader.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int = 1, **kwargs) -> None:
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"training::batch_size must be a positive integer, got {batch_size!r}.")
+        super().__init__(dataset, batch_size=batch_size, **kwargs)
 
     def __iter__(self) -> Iterator:
         if isinstance(self.dataset, ViewDataset):

@@ -67,7 +67,7 @@ def _read(path: str | Path, from_picture: Callable, finish: Callable) -> tuple[n
     except _Refused as error:
         raise ValueError(f"file {path} {error}") from None
     except Exception as error:
-        raise ValueError(f"file {path} cannot be read as an image ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out of the list.") from error
     return array.astype(np.float32), {MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel", **meta}
 
 

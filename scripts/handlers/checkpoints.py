@@ -7,10 +7,12 @@ CheckpointSaver writes in place.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -78,16 +80,20 @@ class Checkpoints:
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, after the validation handler."""
+        """Register with the trainer, after the validation handler; see `restore` for what is refused."""
         if self.resume:
+            self._read(engine, mmap=True)  # refused before anything is written
             engine.add_event_handler(Events.STARTED, self.restore)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def save(self, engine: Engine) -> None:
         """Write what this epoch is due."""
-        epoch = engine.state.epoch
-        if self.evaluator.state.best_metric_epoch == epoch:
-            self._save_best(epoch, float(self.evaluator.state.best_metric))
+        epoch, best = engine.state.epoch, self.evaluator.state
+        if best.best_metric_epoch == epoch and not math.isfinite(best.best_metric):
+            logger.warning("the key metric is %s in epoch %d, which is not taken as best", best.best_metric, epoch)
+            best.best_metric, best.best_metric_epoch = -1, -1  # nothing compares as better than nan
+        if best.best_metric_epoch == epoch:
+            self._save_best(epoch, float(best.best_metric))
         content = {name: state.state_dict() for name, state in self.states.items()}
         content["progress"] = self._progress(epoch)
         save_atomically(content, self.folder / "last.pt")
@@ -100,18 +106,8 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint is of another kind of run, or its run had ended.
         """
-        content = torch.load(self.resume, weights_only=True, map_location="cpu")
-        if set(content) != {*self.states, "progress"}:
-            raise ValueError(
-                f"training::resume: {self.resume} holds {sorted(content)}, expected {sorted([*self.states, 'progress'])}: "
-                "it was not written by this kind of training (last.pt and checkpoint_epoch*.pt can be resumed)."
-            )
+        content = self._read(engine)
         progress = content.pop("progress")
-        if progress["epoch"] >= engine.state.max_epochs:
-            raise ValueError(
-                f"training::resume: {self.resume} has completed {progress['epoch']} epochs of {engine.state.max_epochs}; "
-                "pass a higher --training::num_epochs to go on."
-            )
         for name, state in content.items():
             self.states[name].load_state_dict(state)
         engine.state.epoch = progress["epoch"]
@@ -119,6 +115,24 @@ class Checkpoints:
         self.evaluator.state.best_metric = progress["best_metric"]
         self.evaluator.state.best_metric_epoch = progress["best_metric_epoch"]
         logger.info("resumed after epoch %d from %s", progress["epoch"], self.resume)
+
+    def _read(self, engine: Engine, mmap: bool = False) -> dict[str, Any]:
+        try:
+            content = torch.load(self.resume, weights_only=True, map_location="cpu", mmap=mmap)
+        except (RuntimeError, UnpicklingError) as error:
+            raise ValueError(f"training::resume: {self.resume} is no checkpoint; pass the folder of a run.") from error
+        expected = sorted([*self.states, "progress"])
+        if sorted(content) != expected:
+            raise ValueError(
+                f"training::resume: {self.resume} holds {', '.join(sorted(content)[:5])}, expected {', '.join(expected)}: "
+                "it was not written by this kind of training (last.pt and checkpoint_epoch*.pt can be resumed)."
+            )
+        if content["progress"]["epoch"] >= engine.state.max_epochs:
+            raise ValueError(
+                f"training::resume: {self.resume} has completed {content['progress']['epoch']} epochs of "
+                f"{engine.state.max_epochs}; pass a higher --training::num_epochs to go on."
+            )
+        return content
 
     def _progress(self, epoch: int) -> dict[str, float]:
         state = self.evaluator.state

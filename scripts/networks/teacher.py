@@ -87,7 +87,7 @@ class SamTeacher(nn.Module):
         if cache_dir and not self.encoder_is_frozen:
             raise ValueError(
                 "teacher::cache_dir needs a frozen image encoder, but teacher::module trains LoRA in it; "
-                "pass --teacher::module mask_decoder or --teacher::cache_dir None."
+                "pass --teacher::module mask_decoder or leave cache_dir out."
             )
         self.embeddings = OutputCache(cache_dir, sam.image_encoder) if cache_dir else None
         self.masks = OutputCache(cache_dir, sam, f"-{mask_tokens}") if cache_dir and is_frozen else None
@@ -222,7 +222,7 @@ def build_trainable_teacher(
 
 
 class TunableTeacher(SamTeacher):
-    """A teacher as a network to train: images in [0, 1] -> logits (B, 1 or C, S, S) alone; other arguments as `SamTeacher`.
+    """A teacher as a network to train: images in [0, 1] -> logits of their size; other arguments as `SamTeacher`.
 
     Args:
         module: what is tuned, see `build_teacher`.
@@ -233,8 +233,11 @@ class TunableTeacher(SamTeacher):
         self.module = module
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 1 or C, S, S) of images (B, 1 or 3, H, W) in [0, 1]."""
-        return super().forward(image).logits
+        """Logits (B, 1 or C, H, W) of images (B, 1 or 3, H, W) in [0, 1]."""
+        logits = super().forward(image).logits
+        if logits.shape[-2:] == image.shape[-2:]:
+            return logits
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
         """The tuned weights under the seed's names, what `teacher::lora_checkpoint` reads."""

@@ -133,7 +133,6 @@ class TinyUSFMSeg(nn.Module):
         _check_arguments(num_classes, img_size, depth, out_indices)
         self.img_size = img_size
         self.num_layers = depth + 1  # see layer_of
-        self.num_layers = depth + 1  # of `layer_of`, counted from 0
         self.out_indices = tuple(out_indices)
         self.return_features = return_features
         self.backbone = VisionTransformer(
@@ -238,7 +237,7 @@ def build_student(
     if checkpoint and not pretrained:
         raise ValueError(
             f"student::checkpoint is {checkpoint}, but student::pretrained is {pretrained}; "
-            "pass --student::pretrained True or --student::checkpoint None."
+            "pass --student::pretrained True or leave the checkpoint out."
         )
     model = TinyUSFMSeg(num_classes=num_classes, img_size=img_size, return_features=return_features)
     if checkpoint:
@@ -321,7 +320,7 @@ def _check_classes(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: s
         classes = [2 if channels == 1 else channels for channels in (found.shape[0], expected)]
         raise ValueError(
             f"{source} segments {classes[0]} classes, but data::num_classes is {classes[1]}; "
-            f"pass --data::num_classes {classes[0]} or another checkpoint."
+            f"pass --data::num_classes {classes[0]} (--num_classes for inference) or another checkpoint."
         )
 
 

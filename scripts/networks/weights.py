@@ -75,7 +75,7 @@ def read_state_dict(path: str | Path, name: str = "checkpoint") -> dict[str, tor
     path = Path(path)
     if not path.is_file():
         kind = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{name} {path} {kind}.")
+        raise FileNotFoundError(f"{name} {path} {kind}; pass --{name} PATH.")
     state = _unwrap(_read(path, name))
     tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, Mapping) else {}
     if not tensors:

@@ -1,0 +1,321 @@
+"""What happens around the iterations: files that survive a kill, seeds, summaries and records."""
+
+import csv
+import json
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT
+from ignite.engine import Engine, Events
+from torch import nn
+
+from scripts.handlers import Checkpoints, EpochSeed, EpochSummary, PanelWriter, ProgressBar, RunRecord, TensorBoard, save_atomically
+
+TERMS = {"task": 1.0, "distill": 2.0, "feature": 3.0}
+
+
+def make_evaluator(metric: float = -1, epoch: int = -1) -> SimpleNamespace:
+    """What the handlers read of an evaluator."""
+    metrics = {"val_mean_dice": metric}
+    return SimpleNamespace(state=SimpleNamespace(best_metric=metric, best_metric_epoch=epoch, epoch=epoch, metrics=metrics))
+
+
+def make_trainer(losses=((1.0, 1), (4.0, 2))) -> Engine:
+    """An engine with an optimizer that goes through (loss, batch size) pairs, as SupervisedTrainer reports them."""
+
+    def step(engine: Engine, batch: tuple[float, int]) -> list[dict]:
+        engine.state.loss_terms = {name: batch[0] * factor for name, factor in TERMS.items()}
+        return [{"loss": torch.tensor(batch[0])}] * batch[1]
+
+    engine = Engine(step)
+    engine.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    engine.losses = list(losses)
+    return engine
+
+
+def at_epoch(epoch: int, max_epochs: int = 10) -> SimpleNamespace:
+    return SimpleNamespace(state=SimpleNamespace(epoch=epoch, max_epochs=max_epochs, iteration=0, epoch_length=3))
+
+
+# atomic files
+
+
+def test_crash_while_saving_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_atomically({"epoch": 1}, path)
+
+    def half(content, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        save_atomically({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, random, signal, sys, time
+import torch
+from pathlib import Path
+from scripts.handlers.checkpoints import save_atomically
+path = Path(sys.argv[1])
+save_atomically({"count": 0, "data": torch.zeros(1)}, path)
+for attempt in range(5):
+    child = os.fork()
+    if child == 0:
+        count = 0
+        while True:
+            count += 1
+            save_atomically({"count": count, "data": torch.full((300_000,), float(count))}, path)
+    time.sleep(random.uniform(0.1, 0.3))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    content = torch.load(path, weights_only=True)
+    assert (content["data"] == content["count"]).all() and content["count"] > 0
+print("whole")
+"""
+
+
+def test_file_is_whole_after_each_of_five_kills(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "last.pt")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.stdout == "whole\n", result.stderr
+
+
+# checkpoints
+
+
+def test_best_file_is_named_after_epoch_and_dice_and_replaces_the_former(tmp_path):
+    network, evaluator = nn.Linear(1, 1), make_evaluator(0.5, 1)
+    checkpoints = Checkpoints(tmp_path, network, evaluator, {"network": network})
+    checkpoints.save(at_epoch(1))
+    assert {path.name for path in tmp_path.iterdir()} == {"best_epoch001_dice0.5000.pt", "last.pt"}
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.61238, 2
+    checkpoints.save(at_epoch(2))
+    checkpoints.save(at_epoch(3))
+    assert {path.name for path in tmp_path.iterdir()} == {"best_epoch002_dice0.6124.pt", "last.pt"}
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert content["progress"] == {"epoch": 3, "best_metric": 0.61238, "best_metric_epoch": 2}
+
+
+def test_new_best_is_published_as_it_is_exported(tmp_path):
+    network, published = nn.Linear(1, 1), tmp_path / "published" / "model.pt"
+    checkpoints = Checkpoints(
+        tmp_path / "run", network, make_evaluator(0.5, 1), {}, suffix=".pth", model_file=str(published),
+        export=lambda module: {"tuned": module.weight.detach()},
+    )  # fmt: skip
+    checkpoints.save(at_epoch(1))
+    for path in (published, tmp_path / "run" / "best_epoch001_dice0.5000.pth"):
+        assert torch.load(path, weights_only=True) == {"tuned": network.weight}
+
+
+def test_epoch_that_is_not_best_publishes_nothing(tmp_path):
+    network = nn.Linear(1, 1)
+    checkpoints = Checkpoints(tmp_path, network, make_evaluator(0.5, 1), {}, model_file=tmp_path / "model.pt")
+    checkpoints.save(at_epoch(2))
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt"}
+
+
+@pytest.mark.parametrize("metric", [float("nan"), float("inf")])
+def test_metric_that_is_no_number_is_never_best(tmp_path, metric):
+    network, evaluator = nn.Linear(1, 1), make_evaluator(metric, 1)
+    checkpoints = Checkpoints(tmp_path, network, evaluator, {})
+    checkpoints.save(at_epoch(1))
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt"}
+    assert evaluator.state.best_metric_epoch == -1  # the next epoch is best, whatever it is
+
+
+def test_checkpoint_is_kept_every_interval(tmp_path):
+    checkpoints = Checkpoints(tmp_path, nn.Linear(1, 1), make_evaluator(), {}, interval=2)
+    for epoch in range(1, 6):
+        checkpoints.save(at_epoch(epoch))
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "checkpoint_epoch002.pt", "checkpoint_epoch004.pt"}
+    with pytest.raises(ValueError, match="the checkpoint interval must be at least 1 epoch, got 0"):
+        Checkpoints(tmp_path, nn.Linear(1, 1), make_evaluator(), {}, interval=0)
+
+
+def test_restored_run_has_weights_epoch_and_best_of_the_saved_one(tmp_path):
+    network = nn.Linear(1, 1)
+    Checkpoints(tmp_path, network, make_evaluator(0.5, 3), {"network": network}).save(at_epoch(4))
+    other, evaluator, engine = nn.Linear(1, 1), make_evaluator(), at_epoch(0)
+    Checkpoints(tmp_path, other, evaluator, {"network": other}, resume=tmp_path / "last.pt").restore(engine)
+    assert other.weight == network.weight
+    assert (engine.state.epoch, engine.state.iteration) == (4, 12)
+    assert (evaluator.state.best_metric, evaluator.state.best_metric_epoch) == (0.5, 3)
+
+
+def test_checkpoint_that_cannot_be_resumed_is_refused_when_attached(tmp_path):
+    network = nn.Linear(1, 1)
+    Checkpoints(tmp_path, network, make_evaluator(), {"network": network}).save(at_epoch(4))
+    resumed = Checkpoints(tmp_path, network, make_evaluator(), {"network": network}, resume=tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="has completed 4 epochs of 4; pass a higher --training::num_epochs"):
+        resumed.attach(at_epoch(0, max_epochs=4))
+    resumed = Checkpoints(tmp_path, network, make_evaluator(), {"student": network}, resume=tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="training::resume: .*last.pt holds network, progress, expected progress, student: it was"):
+        resumed.attach(at_epoch(0))
+    (tmp_path / "last.pt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match="training::resume: .*last.pt is no checkpoint; pass the folder of a run"):
+        resumed.attach(at_epoch(0))
+
+
+# progress
+
+
+def test_progress_bar_shows_the_loss_terms(capsys):
+    engine = make_trainer()
+    ProgressBar(desc="train").attach(engine)
+    engine.run(engine.losses, max_epochs=1)
+    shown = capsys.readouterr().err
+    assert "train" in shown and "task=" in shown and "distill=" in shown
+
+
+def test_progress_bar_works_on_an_engine_without_loss_terms(capsys):
+    engine = Engine(lambda engine, batch: None)
+    ProgressBar(desc="validate").attach(engine)
+    engine.run([1, 2], max_epochs=1)
+    assert "validate" in capsys.readouterr().err
+
+
+def test_epoch_draws_the_same_numbers_whatever_came_before():
+    drawn, told = [], []
+    handler = EpochSeed(3, SimpleNamespace(set_epoch=told.append))
+    for epoch, wasted in ((2, 0), (2, 5), (3, 0)):
+        torch.rand(wasted)
+        handler(at_epoch(epoch))
+        drawn.append(torch.rand(4).tolist())
+    assert drawn[0] == drawn[1] != drawn[2] and told == [1, 1, 2]
+    EpochSeed(4)(at_epoch(2))
+    assert torch.rand(4).tolist() != drawn[0]
+
+
+def test_epoch_seed_is_set_before_the_first_batch():
+    engine, seen = make_trainer(), []
+    EpochSeed(3).attach(engine)
+    engine.add_event_handler(Events.GET_BATCH_STARTED(once=1), lambda: seen.append(torch.initial_seed()))
+    engine.run(engine.losses, max_epochs=1)
+    assert seen == [3 * 100_003 + 1]
+
+
+def read_rows(path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_summary_weighs_each_batch_by_its_images(tmp_path):
+    engine, evaluator = make_trainer([(1.0, 1), (4.0, 2)]), make_evaluator(0.5, 1)
+    EpochSummary(tmp_path, evaluator).attach(engine)
+    engine.run(engine.losses, max_epochs=2)
+    first, second = read_rows(tmp_path / "history.csv")
+    assert float(first["loss"]) == pytest.approx(3.0)  # (1 * 1 + 2 * 4) / 3, not (1 + 4) / 2
+    assert float(first["distill"]) == pytest.approx(6.0) and float(first["feature"]) == pytest.approx(9.0)
+    assert float(first["lr"]) == 0.5 and 0 <= float(first["data_wait"]) <= 1
+    assert first["val_mean_dice"] == "0.5" and second["val_mean_dice"] == ""  # the second had no validation
+
+
+def test_summary_of_a_resumed_run_replaces_the_epochs_that_it_repeats(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,9.0\n2,8.0\n3,7.0\n")
+    engine = make_trainer()
+    EpochSummary(tmp_path).attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "epoch", 1))
+    engine.run(engine.losses, max_epochs=2)
+    assert [(row["epoch"], float(row["loss"])) for row in read_rows(tmp_path / "history.csv")] == [("1", 9.0), ("2", 3.0)]
+
+
+def test_summary_is_one_line_in_the_log(tmp_path, caplog):
+    engine = make_trainer()
+    EpochSummary(tmp_path).attach(engine)
+    with caplog.at_level(logging.INFO, "scripts.handlers.progress"):
+        engine.run(engine.losses, max_epochs=1)
+    (line,) = [record.message for record in caplog.records if record.name == "scripts.handlers.progress"]
+    assert line.startswith("epoch 1 of 1: loss 3, task 3, distill 6, feature 9, lr 0.5 (") and "waiting for data" in line
+
+
+# records
+
+
+def test_event_file_holds_the_three_terms_the_rate_and_the_metrics(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    engine, evaluator = make_trainer([(1.0, 1), (4.0, 2)]), make_evaluator(0.5, 2)
+    TensorBoard(tmp_path / "tensorboard", evaluator).attach(engine)
+    assert not (tmp_path / "tensorboard").exists()
+    engine.run(engine.losses, max_epochs=2)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {
+        "train/loss", "train/task", "train/distill", "train/feature", "train/lr", "val/val_mean_dice",
+    }  # fmt: skip
+    assert [(event.step, event.value) for event in events.Scalars("train/distill")] == [(1, 2.0), (2, 8.0), (3, 2.0), (4, 8.0)]
+    assert [(event.step, event.value) for event in events.Scalars("val/val_mean_dice")] == [(2, 0.5)]
+
+
+class Constant(nn.Module):
+    """A network that says how often it has run."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value, self.calls = value, 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return torch.full((len(image), 1, 4, 4), self.value)
+
+
+def test_panels_are_drawn_every_interval_and_the_teacher_runs_once(tmp_path):
+    student, teacher, drawn = Constant(1.0), Constant(-1.0), []
+    dataset = [{"image": torch.rand(1, 8, 8), "label": torch.zeros(1, 8, 8)} for _ in range(3)]
+    engine = make_trainer()
+    PanelWriter(
+        tmp_path, dataset, student, inferer=lambda images, network: network(images), device=torch.device("cpu"),
+        draw=lambda rows, path: drawn.append((rows, path)), classify=lambda logits: (logits > 0).long(), teacher=teacher,
+        interval=2, num_cases=2,
+    ).attach(engine)  # fmt: skip
+    engine.run(engine.losses, max_epochs=5)
+    assert [path.name for _, path in drawn] == ["epoch_002.png", "epoch_004.png"]
+    assert (student.calls, teacher.calls) == (2, 1)
+    rows = drawn[1][0]
+    assert len(rows) == 2 and all(set(row) == {"image", "label", "student", "teacher"} for row in rows)
+    assert rows[0]["student"].shape == (8, 8) and rows[0]["student"].all() and not rows[0]["teacher"].any()
+
+
+def test_panels_without_a_teacher_have_none(tmp_path):
+    drawn = []
+    dataset = [{"image": torch.rand(1, 8, 8), "label": torch.zeros(1, 8, 8)}]
+    writer = PanelWriter(
+        tmp_path, dataset, Constant(1.0), lambda images, network: network(images), torch.device("cpu"),
+        lambda rows, path: drawn.extend(rows), lambda logits: (logits > 0).long(),
+    )  # fmt: skip
+    writer(at_epoch(10))
+    assert len(drawn) == 1 and set(drawn[0]) == {"image", "label", "student"}
+
+
+def test_record_holds_the_config_and_the_log(tmp_path):
+    engine = make_trainer()
+    RunRecord(tmp_path / "run", {"training": {"lr": 1e-4}}, "teacher.log").attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: logging.getLogger("some").warning("seen"))
+    assert not (tmp_path / "run").exists()
+    handlers = list(logging.getLogger().handlers)
+    engine.run(engine.losses, max_epochs=1)
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"training": {"lr": 1e-4}}
+    assert "WARNING some: seen" in (tmp_path / "run" / "teacher.log").read_text()
+    assert logging.getLogger().handlers == handlers
+
+
+def test_record_tells_why_a_run_ended_and_the_error_goes_on(tmp_path):
+    engine = make_trainer()
+    RunRecord(tmp_path, {}).attach(engine)
+
+    def fail():
+        raise FloatingPointError("the loss is nan")
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED, fail)
+    handlers = list(logging.getLogger().handlers)
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        engine.run(engine.losses, max_epochs=1)
+    assert (tmp_path / "distill.log").read_text().count("the run ends: the loss is nan") == 1
+    assert logging.getLogger().handlers == handlers
