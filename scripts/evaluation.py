@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .inference import atomic_path
+from .files import atomic_path
 from .metrics import COUNTS, METRICS, SegmentationMetrics, logits_to_classes
 from .panels import draw_panels
 

@@ -17,16 +17,15 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import re
 import sys
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from .data.datalist import SPLITS, check_identical_files, check_patients, identical_files
+from .files import atomic_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
 _BUSBRA_COLUMNS = {"Pathology": "pathology", "BIRADS": "birads", "Device": "device", "Side": "side"}
@@ -189,16 +188,8 @@ def make_datalist(splits: dict[str, list[dict]], name: str, labels: list[str]) -
 
 def write_json(content: dict, output: Path) -> None:
     """Writes the file in one step: complete or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=output.parent, delete=False, suffix=".tmp", encoding="utf-8") as file:
-        try:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, output)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with atomic_path(output) as partial:
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric
-from monai.config import KeysCollection
 from monai.handlers import from_engine
 from monai.transforms import MapTransform
 from monai.utils import CommonKeys as Keys

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from .inference import atomic_path
+from .files import atomic_path
 from .metrics import case_metrics
 
 # after Okabe and Ito, told apart by color-blind readers; classes have other colors than sources

@@ -21,6 +21,7 @@ def tune_teacher(
     dataset_dir: str,
     cache_dir: str,
     img_size: int,
+    logs: str,
     num_epochs: int = 4,
     batch_size: int = 4,
     lr: float = 1e-3,
@@ -32,6 +33,7 @@ def tune_teacher(
         dataset_dir: with dataset.json.
         cache_dir: keeps the image embeddings, for the distillation as well.
         img_size: of the images as the student will see them, so that both trainings share the embeddings.
+        logs: where the fine-tuning's run folder is made.
         num_epochs: of the mask decoder.
         batch_size: images an iteration.
         lr: of AdamW.
@@ -50,7 +52,7 @@ def tune_teacher(
         "training::warmup_epochs": 0,
         "training::batch_size": batch_size,
         "training::lr": lr,
-        "run_folder::root": str(Path(bundle_root) / "logs" / "quickstart"),
+        "run_folder::root": logs,
     }
     workflow = ConfigWorkflow(
         config_file=[str(configs / "train.json"), str(configs / "train_teacher.json")],

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from ignite.engine import Events
 from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import EarlyStopHandler, stopping_fn_from_metric
 from monai.utils import CommonKeys as Keys

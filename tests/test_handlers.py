@@ -13,7 +13,16 @@ from conftest import ROOT
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.handlers import Checkpoints, EpochSeed, EpochSummary, PanelWriter, ProgressBar, RunRecord, TensorBoard, save_atomically
+from scripts.handlers import (
+    Checkpoints,
+    EpochSeed,
+    EpochSummary,
+    PanelWriter,
+    ProgressBar,
+    RunRecord,
+    TensorBoard,
+    save_atomically,
+)
 
 TERMS = {"task": 1.0, "distill": 2.0, "feature": 3.0}
 

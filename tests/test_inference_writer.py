@@ -10,7 +10,8 @@ from PIL import Image
 
 from scripts.data.readers import GrayImageReader
 from scripts.data.transforms import ToRowsFirstd
-from scripts.inference import SaveMaskd, ToStoredShaped, atomic_path, list_images, mask_path, stored_mask
+from scripts.files import atomic_path
+from scripts.inference import SaveMaskd, ToStoredShaped, list_images, mask_path, stored_mask
 from scripts.metrics import LogitsToClassesd
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,22 +17,15 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from ..files import atomic_path
+
 logger = logging.getLogger(__name__)
 
 
 def save_atomically(content: Any, path: Path) -> None:
     """torch.save to `path`; a crash at any moment leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    with atomic_path(path) as partial:
+        torch.save(content, partial)
 
 
 class Checkpoints:

@@ -12,6 +12,8 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar as IgniteProgressBar
 
+from ..files import atomic_path
+
 logger = logging.getLogger(__name__)
 
 
@@ -104,14 +106,13 @@ class EpochSummary:
         self._append(row)
 
     def _append(self, row: dict[str, float]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = []
         if self.path.is_file():
             with open(self.path, newline="") as file:
                 rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
         rows.append(row)
         columns = list(dict.fromkeys(name for one in rows for name in one))
-        with open(self.path, "w", newline="") as file:
+        with atomic_path(self.path) as partial, open(partial, "w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)

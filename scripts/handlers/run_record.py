@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ignite.engine import Engine, Events
 
+from ..files import atomic_path
+
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -35,7 +37,8 @@ class RunRecord:
     def start(self) -> None:
         """Make the folder and open the log."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(json.dumps(self.config, indent=4) + "\n")
+        with atomic_path(self.folder / "config.json") as partial:
+            partial.write_text(json.dumps(self.config, indent=4) + "\n")
         self.log_handler = logging.FileHandler(self.folder / self.log_name)
         self.log_handler.setFormatter(logging.Formatter(LOG_FORMAT))
         self.log_handler.setLevel(logging.INFO)

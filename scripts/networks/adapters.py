@@ -10,16 +10,16 @@ Shapes: D encoder width, R rank.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from segment_anything.modeling import Sam
 from torch import nn
 
+from ..files import atomic_path
 from .lora import ATTENTIONS, DECODER_ONLY, ENCODER, FINAL, FULL, normalize_module, peft_config
 from .sam import name_size
 from .weights import DECODER, LORA, check_kind, list_keys, load_strict, read_state_dict
@@ -72,7 +72,8 @@ def save_seed_checkpoint(state: Mapping[str, torch.Tensor], path: str | Path, ad
         path: of the file; its folder is made.
         adaptation_mode: a note in the file, the module's name; reading goes by the keys.
     """
-    _write_atomically(Path(path), lambda file: torch.save({**state, "adaptation_mode": adaptation_mode}, file))
+    with atomic_path(path) as partial:
+        torch.save({**state, "adaptation_mode": adaptation_mode}, partial)
 
 
 def save_peft_adapter(state: Mapping[str, torch.Tensor], folder: str | Path) -> None:
@@ -85,7 +86,7 @@ def save_peft_adapter(state: Mapping[str, torch.Tensor], folder: str | Path) -> 
     Raises:
         ValueError: the state has no LoRA, or is no adapter.
     """
-    from safetensors.torch import save as to_safetensors
+    from safetensors.torch import save_file
 
     adapter = describe_adapter(state, "the state to save")
     if adapter.module == DECODER_ONLY:
@@ -98,8 +99,10 @@ def save_peft_adapter(state: Mapping[str, torch.Tensor], folder: str | Path) -> 
         config.save_pretrained(scratch)
         text = Path(scratch, PEFT_CONFIG).read_bytes()
     # the config last: a folder without it is refused
-    _write_atomically(Path(folder) / PEFT_WEIGHTS, lambda file: file.write(to_safetensors(tensors, {"format": "pt"})))
-    _write_atomically(Path(folder) / PEFT_CONFIG, lambda file: file.write(text))
+    with atomic_path(Path(folder) / PEFT_WEIGHTS) as partial:
+        save_file(tensors, partial, {"format": "pt"})
+    with atomic_path(Path(folder) / PEFT_CONFIG) as partial:
+        partial.write_bytes(text)
 
 
 def read_adapter(path: str | Path) -> Adapter:
@@ -270,16 +273,3 @@ def _weight_rows(layer: str, width: int) -> tuple[str, slice]:
         return f"{layer}.weight", slice(None)
     start = "qkv".index(name) * width
     return f"{parent}.weight", slice(start, start + width)
-
-
-def _write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

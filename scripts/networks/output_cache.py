@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..files import atomic_path
 from .weights import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -75,11 +75,5 @@ def _load(path: Path) -> np.ndarray | None:
 
 
 def _store(path: Path, output: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.save(file, output, allow_pickle=False)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_path(path) as partial:
+        np.save(partial, output, allow_pickle=False)
