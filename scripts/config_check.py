@@ -31,6 +31,8 @@ TRACKING_IDS = {
     "mlflow_off", "handlers_id",
 }
 RESERVED = {"_target_", "_requires_", "_disabled_", "_desc_", "_mode_"}
+PLAIN_SECTIONS = ("train", "validate", "test")
+POINTERS = {"dataset_dir": ("@data::dataset_dir", "data::dataset_dir")}
 TYPES = {"bool": bool, "int": int, "float": (int, float)}
 
 
@@ -80,6 +82,8 @@ def check_config(config: dict) -> None:
             raise ValueError(f"unknown id {name!r} in the configuration or on the command line; {_suggest_id(name, config)}.")
     for id, component in _components(config):
         _check_component(id, component)
+    _check_plain_sections(config)
+    _check_fixed(config)
     _check_classes(config)
 
 
@@ -141,6 +145,25 @@ def _check_component(id: str, component: dict) -> None:
         _check_type(f"{id}::{key}", value, parameters[key])
 
 
+def _check_plain_sections(config: dict) -> None:
+    """`train`, `validate` and `test` only group components: a key that the shipped config lacks is read by nothing."""
+    shipped = json.loads((BUNDLE_ROOT / "configs" / "train.json").read_text())
+    for section in PLAIN_SECTIONS:
+        for key in config.get(section) or {}:
+            if key not in shipped[section] and f"@{section}::{key}" not in json.dumps(config, default=str):
+                hint = f"; did you mean training::{key}" if key in shipped["training"] else ""
+                raise ValueError(f"unknown key {section}::{key}{hint}; its keys are {', '.join(shipped[section])}.")
+
+
+def _check_fixed(config: dict) -> None:
+    """Ids that only point into a section in a training config: setting them would leave the section's value in force."""
+    if "training" not in config:
+        return
+    for name, (value, right) in POINTERS.items():
+        if config.get(name) != value:
+            raise ValueError(f"{name} only points to {right} here, got {config.get(name)!r}; pass --{right} instead.")
+
+
 def _check_classes(config: dict) -> None:
     """Teacher, loss and student segment the classes of the data."""
     data = config.get("data")
@@ -157,6 +180,8 @@ def _check_classes(config: dict) -> None:
 
 def _check_type(id: str, value: Any, annotation: str) -> None:
     names = [part.strip() for part in annotation.split("|")]
+    if names[0] == "int" and (isinstance(value, bool) or (isinstance(value, float) and not value.is_integer())):
+        raise ValueError(f"{id} must be a whole number, got {value!r}.")
     if not isinstance(value, str) or value[:1] in ("@", "$", "%") or "str" in names:
         return
     expected = next((name for name in names if name in TYPES), None)

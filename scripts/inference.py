@@ -9,7 +9,9 @@ Arrays are in MONAI's layout: W columns first, then H rows.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import os
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,11 @@ VOLUMES = (".nii", ".nii.gz")
 
 
 def list_images(
-    path: str | Path, output_dir: str | Path | None = None, output_postfix: str = "mask", overwrite: bool = False
+    path: str | Path,
+    output_dir: str | Path | None = None,
+    output_postfix: str = "mask",
+    overwrite: bool = False,
+    read: Callable | None = None,
 ) -> list[dict[str, str]]:
     """Items {"image": path} of one image file, or of the images right in a folder, sorted by name.
 
@@ -39,10 +45,13 @@ def list_images(
             nothing.
         output_postfix: as SaveMaskd's.
         overwrite: as SaveMaskd's.
+        read: decodes the image file at a path, or raises. With an output_dir it reads every image once, so that a bad file ends
+            the run before the first mask is written; None reads nothing.
 
     Raises:
         FileNotFoundError: there is no such path.
-        ValueError: the file is no supported image, the folder holds none, or two images would give the same mask file.
+        ValueError: the file is no supported image, the folder holds none, two images would give the same mask file, or `read`
+            refuses one.
         FileExistsError: a mask is already there.
     """
     images = _images(Path(path))
@@ -54,6 +63,8 @@ def list_images(
         masks[mask] = image
         if output_dir is not None and not overwrite:
             _refuse_existing(mask)
+    if output_dir is not None and read is not None:
+        _read_all(images, read)
     return [{Keys.IMAGE: str(image)} for image in images]
 
 
@@ -69,6 +80,17 @@ def _images(path: Path) -> list[Path]:
     if not images:
         raise ValueError(f"folder {path} holds no image; expected files that end in {supported}.")
     return images
+
+
+def _read_all(images: list[Path], read: Callable) -> None:
+    """Reads in threads, in order; the first failure ends the rest."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for _ in pool.map(read, images):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _is_image(path: Path) -> bool:

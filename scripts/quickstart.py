@@ -7,6 +7,7 @@ two: fine-tune a teacher, then distil it.
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 from monai.bundle import ConfigWorkflow
@@ -22,6 +23,9 @@ def tune_teacher(
     cache_dir: str,
     img_size: int,
     logs: str,
+    gpu_ids: list[int],
+    precision: str,
+    seed: int,
     num_epochs: int = 4,
     batch_size: int = 4,
     lr: float = 1e-3,
@@ -34,6 +38,9 @@ def tune_teacher(
         cache_dir: keeps the image embeddings, for the distillation as well.
         img_size: of the images as the student will see them, so that both trainings share the embeddings.
         logs: where the fine-tuning's run folder is made.
+        gpu_ids: as hardware::gpu_ids.
+        precision: as hardware::precision.
+        seed: as training::seed.
         num_epochs: of the mask decoder.
         batch_size: images an iteration.
         lr: of AdamW.
@@ -48,6 +55,9 @@ def tune_teacher(
         "teacher::module": "mask_decoder",
         "teacher::cache_dir": cache_dir,
         "train::dataset::augmentation": None,
+        "hardware::gpu_ids": gpu_ids,
+        "hardware::precision": precision,
+        "training::seed": seed,
         "training::num_epochs": num_epochs,
         "training::warmup_epochs": 0,
         "training::batch_size": batch_size,
@@ -76,6 +86,7 @@ def print_next_commands(run_folder: RunFolder, dataset_dir: str, img_size: int) 
         img_size: of the student.
     """
     best = run_folder.best_model()
+    python = sys.executable  # the environment that ran this
     print(f"""
 The quickstart is done.
   results  {run_folder.path / "test_results.txt"}
@@ -83,12 +94,12 @@ The quickstart is done.
   student  {best}
 
 Segment images with this student:
-  python -m monai.bundle run --config_file configs/inference.json --dataset_dir {dataset_dir}/images \\
+  {python} -m monai.bundle run --config_file configs/inference.json --dataset_dir {dataset_dir}/images \\
       --checkpoint {best} --img_size {img_size} --output_dir masks
 
 Look at the curves (loss terms, metrics):
-  tensorboard --logdir {run_folder.tensorboard}
+  {python} -m tensorboard.main --logdir {run_folder.tensorboard}
 
 Do the same on your own images (README.md, "Your data" and "Three trainings and an evaluation"):
-  python -m scripts.make_datalist --help
+  {python} -m scripts.make_datalist --help
 """)

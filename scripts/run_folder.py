@@ -30,6 +30,11 @@ class RunFolder:
             self.path = Path(root) / dataset / (timestamp or datetime.now().strftime("%Y%m%d_%H%M%S"))
 
     @property
+    def resumed(self) -> bool:
+        """Whether the run goes on in an earlier run's folder."""
+        return self.resume_checkpoint is not None
+
+    @property
     def models(self) -> Path:
         """Checkpoints."""
         return self.path / MODELS

@@ -9,6 +9,7 @@ Shapes: B batch, C classes, H W pixels.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,13 @@ from monai.utils import CommonKeys as Keys
 from torch import nn
 
 logger = logging.getLogger(__name__)
+
+# options of SupervisedTrainer that this trainer does not implement: their neutral value, and why
+UNSUPPORTED = {
+    "compile": (False, "it renames the student's saved weights"),
+    "amp": (False, "it would clip scaled gradients; pass --hardware::precision bf16"),
+    "accumulation_steps": (1, "it would clip before the gradient is complete; lower --training::batch_size instead"),
+}
 
 
 class DistillationTrainer(SupervisedTrainer):
@@ -42,8 +50,9 @@ class DistillationTrainer(SupervisedTrainer):
     def __init__(
         self, loss_function: nn.Module, teacher: nn.Module | None = None, max_grad_norm: float | None = 1.0, **kwargs: Any
     ) -> None:
-        if kwargs.get("compile"):
-            raise ValueError("compile is not supported by DistillationTrainer: it renames the student's saved weights.")
+        for name, (neutral, reason) in UNSUPPORTED.items():
+            if kwargs.get(name, neutral) != neutral:
+                raise ValueError(f"{name} {kwargs[name]} is not supported by DistillationTrainer: {reason}.")
         if loss_function.needs_teacher and teacher is None:
             raise ValueError("beta or gamma is above 0 but there is no teacher; pass --distillation::beta 0 or give a teacher.")
         super().__init__(loss_function=self._objective, **kwargs)
@@ -68,19 +77,25 @@ class DistillationTrainer(SupervisedTrainer):
         return terms[0]
 
     def _require_finite_loss(self) -> None:
-        loss = self.state.output[Keys.LOSS]
-        if not torch.isfinite(loss):
-            cases = self.state.batch.get("case", ["(unknown)"])
-            raise FloatingPointError(
-                f"the loss is {float(loss.detach())} in epoch {self.state.epoch}, iteration {self.state.iteration} "
-                f"({self.state.loss_terms}); the last good checkpoint is kept. Files of the batch: {', '.join(map(str, cases))}. "
-                "Look at these files, lower --training::lr, or pass --hardware::precision fp32."
-            )
+        loss = float(self.state.output[Keys.LOSS].detach())
+        if not math.isfinite(loss):
+            self._stop(f"the loss is {loss} {self.state.loss_terms}")
 
     def _clip_gradients(self) -> None:
-        if self.max_grad_norm is not None:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        if not math.isfinite(norm):
+            self._stop(f"the norm of the gradient is {norm}")
+
+    def _stop(self, finding: str) -> None:
+        """End the run before the optimizer takes a step that would spoil the weights."""
+        cases = self.state.batch.get("case", ["(unknown)"])
+        raise FloatingPointError(
+            f"{finding} in epoch {self.state.epoch}, iteration {self.state.iteration}; the last good checkpoint is kept. "
+            f"Files of the batch: {', '.join(map(str, cases))}. "
+            "Look at these files, lower --training::lr, or pass --hardware::precision fp32."
+        )
 
 
 def freeze(teacher: nn.Module) -> nn.Module:
@@ -99,6 +114,7 @@ def run_training(
     patience: int = 30,
     seed: int = 0,
     resume: str | None = None,
+    val_interval: int = 1,
     run_folder: Any = None,
     final_evaluation: Callable[[], Any] | None = None,
     on_completion: Callable[[], Any] | None = None,
@@ -116,12 +132,15 @@ def run_training(
         patience: early stopping after this many validations without a better key metric; 0 never stops early.
         seed: of the weights, the order of the images and their augmentation.
         resume: run folder or checkpoint that this run goes on from.
+        val_interval: epochs between validations.
         run_folder: offers `best_model()`, the file of the best weights, for the final evaluation.
         final_evaluation: called with the best weights in the network when the training is over; None leaves it out.
         on_completion: called last; None calls nothing.
     """
     if patience < 0:
         raise ValueError(f"training::patience must not be negative, got {patience}; 0 never stops early.")
+    if isinstance(val_interval, str) or not 1 <= val_interval <= num_epochs:
+        raise ValueError(f"val_interval must be from 1 to training::num_epochs ({num_epochs}), got {val_interval}.")
     if patience:
         key = evaluator.state.key_metric_name
         EarlyStopHandler(patience, stopping_fn_from_metric(key), trainer).attach(evaluator)

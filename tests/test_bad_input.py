@@ -142,11 +142,20 @@ def test_label_value_outside_the_classes_is_named(refusal, dataset):
     mask[:2], mask[2:4] = 1, 5
     Image.fromarray(mask).save(label)
     message = refusal({"data::dataset_dir": str(folder)})
-    assert f"label {label} holds the values 0, 1, 5; expected at most two values" in message and "data::num_classes" in message
+    assert f"label {label} holds the values 0, 1, 5; expected 0 and 1, or 0 and 255, for data::num_classes 2" in message
     content["labels"] = {"0": "background", "1": "nerve", "2": "vessel"}
     save()
     message = refusal({"data::dataset_dir": str(folder), "data::num_classes": 3})
     assert f"label {label} holds the values 0, 1, 5; expected class indices 0..2" in message
+
+
+def test_test_case_without_label_ends_the_run_before_the_training(refusal, dataset):
+    folder, content, save = dataset
+    del content["test"][1]["label"]
+    save()
+    message = refusal({"data::dataset_dir": str(folder)})
+    image = folder / content["test"][1]["image"]
+    assert f"test case {image} in datalist {folder / 'dataset.json'} has no label (1 of 2 have none)" in message
 
 
 @pytest.mark.parametrize("split", ["training", "validation", "test"])
@@ -226,6 +235,20 @@ def test_student_checkpoint_of_other_classes_is_refused(refusal, tmp_path):
     path = save_student(tmp_path / "three.pt", num_classes=3)
     network_def = {"_target_": LOAD, "model": TINY_STUDENT, "path": path}
     assert "segments 3 classes, but data::num_classes is 2; pass --data::num_classes 3" in refusal({"network_def": network_def})
+
+
+def test_evaluation_of_a_backbone_without_a_head_is_refused(refusal, tmp_path):
+    state = torch.load(save_student(tmp_path / "student.pt"), weights_only=True)
+    backbone = {key.replace("backbone.", "model."): v for key, v in state.items() if key.startswith("backbone.")}
+    torch.save(backbone, tmp_path / "TinyUSFM.pth")
+    message = refusal({"student::checkpoint": str(tmp_path / "TinyUSFM.pth")}, "evaluate.json")
+    assert "student::checkpoint" in message and "is a pretrained TinyUSFM backbone (model.*), not a TinyUSFM student" in message
+
+
+def test_evaluation_at_another_img_size_is_refused(refusal, tmp_path):
+    path = save_student(tmp_path / "student.pt")
+    message = refusal({"student::checkpoint": path, "data::img_size": 32}, "evaluate.json")
+    assert f"student::checkpoint {path} was trained at 64 pixels, but the student is built for 32; pass" in message
 
 
 # numbers

@@ -65,9 +65,13 @@ def test_cases_without_metadata_are_their_own_patients(folder):
     assert folder.load().labels == ["background", "class 1"]
 
 
-def test_test_cases_may_have_no_labels(folder):
-    folder.content["test"] = ["i6.png", "i7.png"]
-    assert folder.load().test[0] == {"image": str(folder.path / "i6.png")}
+@pytest.mark.parametrize("cases", [["i6.png", "i7.png"], [{"image": "i6.png"}, {"image": "i7.png"}]])
+def test_a_test_case_without_label_is_an_error_only_when_used(folder, cases):
+    folder.content["test"] = cases
+    data = folder.load()
+    message = r"test case .*i6.png in datalist .*dataset.json has no label \(2 of 2 have none\), .*; add its 'label' path or take it"
+    with pytest.raises(ValueError, match=message):
+        data.test
 
 
 def test_a_missing_test_list_is_an_error_only_when_used(folder):
@@ -150,10 +154,10 @@ def test_mask_of_another_size_is_refused(folder):
         folder.load()
 
 
-@pytest.mark.parametrize("values", [[0, 1, 2], [0, 128, 255], [1, 2]])
-def test_more_values_than_a_binary_mask_has_are_refused(folder, values):
+@pytest.mark.parametrize("values", [[0, 1, 2], [0, 128, 255], [1, 2], [0, 2], [0, 7], [2], [0, 1, 255]])
+def test_other_values_than_those_of_a_binary_mask_are_refused(folder, values):
     folder.mask("l3.png", values)
-    expected = rf"l3.png holds the values {', '.join(map(str, values))}; expected at most two .*data::num_classes"
+    expected = rf"l3.png holds the values {', '.join(map(str, values))}; expected 0 and 1, or 0 and 255, for data::num_classes 2"
     with pytest.raises(ValueError, match=expected):
         folder.load()
 

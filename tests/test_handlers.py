@@ -58,7 +58,7 @@ def test_crash_while_saving_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     save_atomically({"epoch": 1}, path)
 
     def half(content, file):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)
@@ -76,13 +76,16 @@ from scripts.handlers.checkpoints import save_atomically
 path = Path(sys.argv[1])
 save_atomically({"count": 0, "data": torch.zeros(1)}, path)
 for attempt in range(5):
+    before = path.stat().st_mtime_ns
     child = os.fork()
     if child == 0:
         count = 0
         while True:
             count += 1
             save_atomically({"count": count, "data": torch.full((300_000,), float(count))}, path)
-    time.sleep(random.uniform(0.1, 0.3))
+    while path.stat().st_mtime_ns == before:  # the child has begun to save
+        time.sleep(0.01)
+    time.sleep(random.uniform(0.0, 0.2))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     content = torch.load(path, weights_only=True)
@@ -110,25 +113,66 @@ def test_best_file_is_named_after_epoch_and_dice_and_replaces_the_former(tmp_pat
     checkpoints.save(at_epoch(3))
     assert {path.name for path in tmp_path.iterdir()} == {"best_epoch002_dice0.6124.pt", "last.pt"}
     content = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert content["progress"] == {"epoch": 3, "best_metric": 0.61238, "best_metric_epoch": 2}
+    assert content["progress"] == {"epoch": 3, "best_metric": 0.61238, "best_metric_epoch": 2, "settings": {}}
 
 
-def test_new_best_is_published_as_it_is_exported(tmp_path):
-    network, published = nn.Linear(1, 1), tmp_path / "published" / "model.pt"
-    checkpoints = Checkpoints(
-        tmp_path / "run", network, make_evaluator(0.5, 1), {}, suffix=".pth", model_file=str(published),
-        export=lambda module: {"tuned": module.weight.detach()},
+def run_checkpoints(folder, network, evaluator, best_epochs: dict[int, float], max_epochs: int = 3, **options) -> Engine:
+    """A run in which the epochs of `best_epochs` have a new best metric."""
+    engine = make_trainer()
+
+    def validate(engine: Engine) -> None:
+        if engine.state.epoch in best_epochs:
+            evaluator.state.best_metric, evaluator.state.best_metric_epoch = best_epochs[engine.state.epoch], engine.state.epoch
+
+    engine.add_event_handler(Events.EPOCH_COMPLETED, validate)
+    engine.state.max_epochs = max_epochs
+    Checkpoints(folder, network, evaluator, {"network": network}, **options).attach(engine)
+    return engine
+
+
+def test_best_of_the_run_is_published_as_it_is_exported_once_the_run_is_complete(tmp_path):
+    network, published, seen = nn.Linear(1, 1), tmp_path / "published" / "model.pt", []
+    engine = run_checkpoints(
+        tmp_path / "run", network, make_evaluator(), {1: 0.4, 2: 0.5}, suffix=".pth", model_file=str(published),
+        export=lambda module: {"tuned": module.weight.detach().clone()},
     )  # fmt: skip
-    checkpoints.save(at_epoch(1))
-    for path in (published, tmp_path / "run" / "best_epoch001_dice0.5000.pth"):
-        assert torch.load(path, weights_only=True) == {"tuned": network.weight}
+    best = network.weight.detach().clone()
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(published.exists()))
+    engine.add_event_handler(Events.EPOCH_STARTED(once=3), lambda: nn.init.zeros_(network.weight))
+    engine.run(engine.losses)
+    assert seen == [False, False, False]
+    for path in (published, tmp_path / "run" / "best_epoch002_dice0.5000.pth"):
+        assert torch.load(path, weights_only=True) == {"tuned": best}
+    assert [path.name for path in published.parent.iterdir()] == ["model.pt"]
 
 
-def test_epoch_that_is_not_best_publishes_nothing(tmp_path):
-    network = nn.Linear(1, 1)
-    checkpoints = Checkpoints(tmp_path, network, make_evaluator(0.5, 1), {}, model_file=tmp_path / "model.pt")
-    checkpoints.save(at_epoch(2))
-    assert {path.name for path in tmp_path.iterdir()} == {"last.pt"}
+def test_run_that_fails_leaves_the_published_model(tmp_path):
+    published = tmp_path / "model.pt"
+    published.write_text("former")
+    engine = run_checkpoints(tmp_path / "run", nn.Linear(1, 1), make_evaluator(), {1: 0.5}, model_file=published)
+
+    def fail():
+        raise FloatingPointError("the loss is nan")
+
+    engine.add_event_handler(Events.EPOCH_STARTED(once=2), fail)
+    with pytest.raises(FloatingPointError):
+        engine.run(engine.losses)
+    assert published.read_text() == "former" and (tmp_path / "run" / "best_epoch001_dice0.5000.pt").is_file()
+
+
+def test_run_that_stops_early_publishes_its_best(tmp_path):
+    published = tmp_path / "model.pt"
+    engine = run_checkpoints(tmp_path / "run", nn.Linear(1, 1), make_evaluator(), {1: 0.5}, model_file=published)
+    engine.add_event_handler(Events.EPOCH_COMPLETED(once=2), engine.terminate)
+    engine.run(engine.losses)
+    assert engine.state.epoch == 2 and published.is_file()
+
+
+def test_run_without_a_best_epoch_publishes_nothing_and_says_so(tmp_path, caplog):
+    published = tmp_path / "model.pt"
+    engine = run_checkpoints(tmp_path / "run", nn.Linear(1, 1), make_evaluator(), {}, model_file=published)
+    engine.run(engine.losses)
+    assert not published.exists() and "holds no best_epoch* file" in caplog.text
 
 
 @pytest.mark.parametrize("metric", [float("nan"), float("inf")])
@@ -151,7 +195,9 @@ def test_checkpoint_is_kept_every_interval(tmp_path):
 
 def test_restored_run_has_weights_epoch_and_best_of_the_saved_one(tmp_path):
     network = nn.Linear(1, 1)
-    Checkpoints(tmp_path, network, make_evaluator(0.5, 3), {"network": network}).save(at_epoch(4))
+    saving = Checkpoints(tmp_path, network, make_evaluator(0.5, 3), {"network": network})
+    saving.save(at_epoch(3))
+    saving.save(at_epoch(4))
     other, evaluator, engine = nn.Linear(1, 1), make_evaluator(), at_epoch(0)
     Checkpoints(tmp_path, other, evaluator, {"network": other}, resume=tmp_path / "last.pt").restore(engine)
     assert other.weight == network.weight
@@ -171,6 +217,75 @@ def test_checkpoint_that_cannot_be_resumed_is_refused_when_attached(tmp_path):
     (tmp_path / "last.pt").write_text("no checkpoint")
     with pytest.raises(ValueError, match="training::resume: .*last.pt is no checkpoint; pass the folder of a run"):
         resumed.attach(at_epoch(0))
+
+
+def saved(folder, epoch: int = 4, network: nn.Module | None = None, **options):
+    """A checkpoint of `epoch`, last.pt of `folder`."""
+    network = network or nn.Linear(2, 1)
+    Checkpoints(folder, network, make_evaluator(), {"network": network}, **options).save(at_epoch(epoch))
+    return folder / "last.pt"
+
+
+def resume(checkpoint, network: nn.Module | None = None, **options) -> None:
+    """Attach a run that goes on from `checkpoint`; whatever it is refused for, it writes nothing."""
+    network = network or nn.Linear(2, 1)
+    before = {path: path.stat().st_mtime_ns for path in checkpoint.parent.rglob("*")}
+    try:
+        handler = Checkpoints(checkpoint.parent, network, make_evaluator(), {"network": network}, resume=checkpoint, **options)
+        engine = make_trainer()
+        engine.state.max_epochs = 10
+        handler.attach(engine)
+    finally:
+        assert {path: path.stat().st_mtime_ns for path in checkpoint.parent.rglob("*")} == before
+
+
+SETTINGS = {"training": {"lr": 1e-4, "seed": 0}, "data": {"dataset_dir": ROOT / "data"}, "epoch_length": 3}
+
+
+def test_settings_are_kept_by_id_in_what_json_has(tmp_path):
+    content = torch.load(saved(tmp_path, settings=SETTINGS), weights_only=True)
+    assert content["progress"]["settings"] == {
+        "training::lr": 1e-4, "training::seed": 0, "data::dataset_dir": str(ROOT / "data"), "epoch_length": 3,
+    }  # fmt: skip
+    resume(tmp_path / "last.pt", settings=SETTINGS)
+
+
+def test_resuming_with_other_settings_is_refused_with_each_of_them(tmp_path):
+    checkpoint = saved(tmp_path, settings=SETTINGS)
+    changed = {**SETTINGS, "training": {"lr": 1e-3, "seed": 1}}
+    match = "last.pt was trained with other settings: training::lr was 0.0001 and is 0.001; training::seed was 0 and is 1. Pass"
+    with pytest.raises(ValueError, match=match):
+        resume(checkpoint, settings=changed)
+    with pytest.raises(ValueError, match="epoch_length was 'not recorded' and is 3"):
+        resume(saved(tmp_path / "old"), settings=SETTINGS)
+
+
+def test_resuming_with_another_network_is_refused_with_its_keys_and_shapes(tmp_path):
+    checkpoint = saved(tmp_path)
+    match = r"training::resume: the network in .*last.pt does not fit .*: weight is \(1, 2\) in the checkpoint and \(1, 5\) in this"
+    with pytest.raises(ValueError, match=match):
+        resume(checkpoint, nn.Linear(5, 1))
+    with pytest.raises(ValueError, match="bias is in the checkpoint only"):
+        resume(checkpoint, nn.Linear(2, 1, bias=False))
+    with pytest.raises(ValueError, match="bias is missing in the checkpoint"):
+        resume(saved(tmp_path / "other", network=nn.Linear(2, 1, bias=False)))
+
+
+def test_resuming_from_before_the_last_epoch_is_refused_and_a_copy_is_not(tmp_path):
+    early = saved(tmp_path / "run", epoch=2).rename(tmp_path / "run" / "checkpoint_epoch002.pt")
+    saved(tmp_path / "run", epoch=4)
+    match = "checkpoint_epoch002.pt is of epoch 2, but .*last.pt is of epoch 4, .* copy the checkpoint to the folder models/ of a new"
+    with pytest.raises(ValueError, match=match):
+        resume(early)
+    (tmp_path / "new" / "models").mkdir(parents=True)
+    resume(early.rename(tmp_path / "new" / "models" / early.name))
+
+
+def test_run_resumed_without_the_former_best_file_finds_its_own(tmp_path):
+    network, evaluator = nn.Linear(1, 1), make_evaluator()
+    Checkpoints(tmp_path, network, make_evaluator(0.9, 3), {"network": network}).save(at_epoch(4))
+    Checkpoints(tmp_path, network, evaluator, {"network": network}, resume=tmp_path / "last.pt").restore(at_epoch(0))
+    assert evaluator.state.best_metric_epoch == -1  # 0.9 would never be beaten, and nothing would hold weights to evaluate
 
 
 # progress
@@ -263,6 +378,36 @@ def test_event_file_holds_the_three_terms_the_rate_and_the_metrics(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("val/val_mean_dice")] == [(2, 0.5)]
 
 
+def test_event_files_of_a_resumed_run_hold_each_step_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    network, folder, boards = nn.Linear(1, 1), tmp_path / "tensorboard", []
+
+    def start(losses: list, **options) -> Engine:
+        engine, evaluator = make_trainer(losses), make_evaluator(0.5, 1)
+        engine.state.max_epochs = 3
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: setattr(evaluator.state, "epoch", engine.state.epoch))
+        Checkpoints(tmp_path / "models", network, evaluator, {"network": network}, **options).attach(engine)
+        boards.append(TensorBoard(folder, evaluator))
+        boards[-1].attach(engine)
+        return engine
+
+    def fail():
+        raise KeyboardInterrupt
+
+    engine = start([(1.0, 1), (2.0, 1), (3.0, 1)])
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=5), fail)  # 4 and 5 are logged, and in no checkpoint
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(engine.losses)
+    boards[-1].writer.flush()  # what the writer's thread does by itself every two minutes
+    engine = start([(7.0, 1), (8.0, 1), (9.0, 1)], resume=tmp_path / "models" / "last.pt")
+    engine.run(engine.losses)
+    events = EventAccumulator(str(folder)).Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert logged == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 7.0), (5, 8.0), (6, 9.0), (7, 7.0), (8, 8.0), (9, 9.0)]
+    assert [event.step for event in events.Scalars("val/val_mean_dice")] == [1, 2, 3]
+
+
 class Constant(nn.Module):
     """A network that says how often it has run."""
 
@@ -317,7 +462,7 @@ def test_record_holds_the_config_and_the_log(tmp_path):
 
 def test_record_tells_why_a_run_ended_and_the_error_goes_on(tmp_path):
     engine = make_trainer()
-    RunRecord(tmp_path, {}).attach(engine)
+    RunRecord(tmp_path / "run", {}).attach(engine)
 
     def fail():
         raise FloatingPointError("the loss is nan")
@@ -326,5 +471,22 @@ def test_record_tells_why_a_run_ended_and_the_error_goes_on(tmp_path):
     handlers = list(logging.getLogger().handlers)
     with pytest.raises(FloatingPointError, match="the loss is nan"):
         engine.run(engine.losses, max_epochs=1)
-    assert (tmp_path / "distill.log").read_text().count("the run ends: the loss is nan") == 1
+    assert (tmp_path / "run" / "distill.log").read_text().count("the run ends: the loss is nan") == 1
     assert logging.getLogger().handlers == handlers
+
+
+def test_new_run_never_writes_into_an_existing_folder(tmp_path):
+    engine = make_trainer()
+    RunRecord(tmp_path, {}).attach(engine)
+    with pytest.raises(FileExistsError, match=r"the run folder .* is there already, .* pass --run_folder::timestamp NAME, or go on"):
+        engine.run(engine.losses, max_epochs=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_resumed_run_goes_on_in_its_folder_and_appends_to_the_log(tmp_path):
+    (tmp_path / "distill.log").write_text("before\n")
+    engine = make_trainer()
+    RunRecord(tmp_path, {}, resumed=True).attach(engine)
+    engine.run(engine.losses, max_epochs=1)
+    log = (tmp_path / "distill.log").read_text()
+    assert log.startswith("before\n") and "run folder" in log

@@ -8,10 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, TINY_STUDENT, root_cause, run
+from conftest import CONFIGS, ROOT, TINY_STUDENT, root_cause, run, workflow
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from scripts.config_check import _brief_excepthook
 from scripts.data.readers import read_image
 from scripts.evaluation import predict
 from scripts.networks.tinyusfm import TinyUSFMSeg
@@ -138,6 +139,7 @@ def test_second_run_is_refused_before_anything_is_computed(images, checkpoint, t
         ({"dataset_dir": "nowhere"}, "image path nowhere does not exist; give an image file or a folder of images"),
         ({"dataset_dir": "$@bundle_root + '/images'"}, "image path .*images does not exist"),  # the config's default
         ({"num_classes": 3}, "segments 2 classes, but data::num_classes is 3"),
+        ({"img_size": 32}, "was trained at 64 pixels, but the student is built for 32; pass --img_size 64"),
         ({"img_size": 100}, "img_size must be a .*multiple of 16, got 100"),
         ({"hardware::gpu_ids": [99]}, r"hardware::gpu_ids \[99\] does not exist"),
         ({"training.lr": 1}, "unknown id 'training.lr'"),
@@ -153,15 +155,23 @@ def test_bad_input_is_refused_and_nothing_is_written(images, checkpoint, tmp_pat
     assert not (tmp_path / "masks").exists()
 
 
+def test_one_unreadable_image_ends_the_run_before_any_mask_is_written(images, checkpoint, tmp_path, capsys):
+    (images / "z.png").write_bytes(b"none")
+    with pytest.raises(Exception) as error:
+        infer(images, checkpoint, tmp_path / "masks")
+    _brief_excepthook(error.type, error.value, error.tb)
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert re.match("error: file .*z.png cannot be read as an image", shown)
+    assert not (tmp_path / "masks").exists()
+
+
 # evaluation
 
 
 @pytest.fixture
 def student_overrides(overrides, checkpoint) -> dict:
     """The evaluation of a trained tiny student."""
-    load = "scripts.networks.tinyusfm.load_trained_student"
-    network_def = {"_target_": load, "model": TINY_STUDENT, "path": "@student::checkpoint"}
-    return {**overrides, "network_def": network_def, "student::checkpoint": str(checkpoint)}
+    return {**overrides, "student::checkpoint": str(checkpoint)}
 
 
 def read_rows(path) -> list[dict]:
@@ -192,6 +202,13 @@ def test_evaluation_of_the_control_needs_one_more_overlay(student_overrides, run
     absent = {"teacher::lora_checkpoint": None, "teacher::sam_checkpoint": None}
     run({**student_overrides, **absent}, "train_student.json", "evaluate.json", run_id="evaluating")
     assert {row["network"] for row in read_rows(run_folder / "metrics.csv")} == {"student"}
+
+
+def test_evaluation_builds_the_student_without_a_warning(student_overrides, caplog):
+    del student_overrides["network_def"]  # the shipped student, not the tiny one
+    flow = workflow(student_overrides, "evaluate.json", run_id="evaluating")
+    assert isinstance(flow.parser.get_parsed_content("network_def"), TinyUSFMSeg)
+    assert not caplog.text
 
 
 def test_evaluation_refuses_a_missing_checkpoint_and_writes_nothing(student_overrides, tmp_path):

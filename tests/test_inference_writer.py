@@ -8,7 +8,7 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Resized, SaveImaged
 from PIL import Image
 
-from scripts.data.readers import GrayImageReader
+from scripts.data.readers import GrayImageReader, read_image
 from scripts.data.transforms import ToRowsFirstd
 from scripts.files import atomic_path
 from scripts.inference import SaveMaskd, ToStoredShaped, list_images, mask_path, stored_mask
@@ -188,6 +188,14 @@ def test_existing_masks_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(FileExistsError, match="a_mask.png already exists"):
         list_images(tmp_path, output_dir=tmp_path / "masks")
     assert len(list_images(tmp_path, output_dir=tmp_path / "masks", overwrite=True)) == 1
+
+
+def test_unreadable_image_is_refused_before_anything_runs(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"none")
+    with pytest.raises(ValueError, match="b.png cannot be read as an image"):
+        list_images(tmp_path, output_dir=tmp_path / "masks", read=read_image)
+    assert len(list_images(tmp_path, read=read_image)) == len(list_images(tmp_path, output_dir=tmp_path / "masks")) == 2
 
 
 def test_mask_names():

@@ -124,7 +124,7 @@ def test_damaged_entry_is_computed_again_with_a_warning(tmp_path, network, caplo
 
 def test_failed_write_leaves_nothing_behind(tmp_path, network, monkeypatch):
     def fail(file, *args, **kwargs):
-        file.write(b"half of it")
+        file.write_bytes(b"half of it")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(output_cache.np, "save", fail)

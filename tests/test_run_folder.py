@@ -20,7 +20,7 @@ def earlier(tmp_path):
 
 def test_folder_is_root_dataset_timestamp_and_is_not_made_yet(tmp_path):
     folder = RunFolder(str(tmp_path / "logs"), "busbra", timestamp="now")
-    assert folder.path == tmp_path / "logs" / "busbra" / "now" and folder.resume_checkpoint is None
+    assert folder.path == tmp_path / "logs" / "busbra" / "now" and folder.resume_checkpoint is None and not folder.resumed
     names = [path.relative_to(folder.path).as_posix() for path in (folder.models, folder.visualizations, folder.tensorboard)]
     assert names == ["models", "visualizations", "tensorboard"]
     assert not (tmp_path / "logs").exists()
@@ -35,7 +35,7 @@ def test_resumed_run_writes_where_the_earlier_one_did(earlier):
     assert folder.path == earlier and folder.resume_checkpoint == earlier / "models" / "last.pt"
     checkpoint = earlier / "models" / "checkpoint_epoch020.pt"
     folder = RunFolder("elsewhere", "other", resume=str(checkpoint))
-    assert folder.path == earlier and folder.resume_checkpoint == checkpoint
+    assert folder.path == earlier and folder.resume_checkpoint == checkpoint and folder.resumed
 
 
 def test_run_without_a_checkpoint_cannot_be_resumed(earlier, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scripts.networks.tinyusfm import StudentOutput, TinyUSFMSeg, build_student, load_student
+from scripts.networks.tinyusfm import StudentOutput, TinyUSFMSeg, build_student, load_student, load_trained_student
 
 SMALL = dict(img_size=32, embed_dim=16, depth=4, num_heads=2, out_indices=(0, 1, 2, 3), channels=8)
 CHECKPOINT = "student::checkpoint"
@@ -196,6 +196,42 @@ def test_position_embeddings_of_another_size_are_resized(tmp_path, convert):
     grid = original[:, 1:].reshape(1, 4, 4, 16).permute(0, 3, 1, 2)
     expected = F.interpolate(grid, size=(2, 2), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
     torch.testing.assert_close(found[:, 1:], expected)
+
+
+def test_trained_student_is_read_once_and_loaded_in_full(tmp_path, monkeypatch):
+    source, reads = small(), []
+    torch.save(source.state_dict(), tmp_path / "x.pt")
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: reads.append(args) or load(*args, **kwargs))
+    model = small()
+    assert load_trained_student(model, tmp_path / "x.pt") is model and len(reads) == 1
+    assert_same(model, source.state_dict())
+
+
+def test_trained_student_of_another_img_size_is_refused(tmp_path):
+    torch.save(small(img_size=128).state_dict(), tmp_path / "x.pt")
+    model = small(img_size=224)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    message = (
+        r"x.pt was trained at 128 pixels, but the student is built for 224; pass --img_size 128 "
+        r"\(--data::img_size 128 in evaluate.json\)\."
+    )
+    with pytest.raises(ValueError, match=message):
+        load_trained_student(model, tmp_path / "x.pt")
+    assert_same(model, before)
+
+
+def test_backbone_is_no_trained_student(tmp_path):
+    torch.save(as_pretraining(small()), tmp_path / "TinyUSFM.pth")
+    with pytest.raises(ValueError, match="^checkpoint .*TinyUSFM.pth is a pretrained TinyUSFM backbone .*, not a TinyUSFM student"):
+        load_trained_student(small(), tmp_path / "TinyUSFM.pth")
+
+
+def test_trained_student_needs_a_file(tmp_path):
+    with pytest.raises(ValueError, match="student::checkpoint is required, got None; pass --student::checkpoint PATH"):
+        load_trained_student(small(), None, CHECKPOINT)
+    with pytest.raises(FileNotFoundError, match="student::checkpoint .*gone.pt does not exist; pass --student::checkpoint PATH"):
+        load_trained_student(small(), tmp_path / "gone.pt", CHECKPOINT)
 
 
 def test_other_class_count_is_refused(tmp_path):

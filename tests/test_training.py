@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -110,6 +111,23 @@ def test_finished_run_cannot_be_resumed_without_more_epochs(overrides, run_folde
     assert "has completed 2 epochs of 2; pass a higher --training::num_epochs" in str(root_cause(error.value))
 
 
+def test_run_resumed_with_other_values_is_refused_and_nothing_is_written(overrides, run_folder):
+    run({**overrides, "training::num_epochs": 1}, "train_student.json")
+    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
+    content = torch.load(run_folder / "models" / "last.pt", weights_only=True)
+    assert content["progress"]["settings"]["training::lr"] == 1e-4 and "optimizer::layer_decay" in content["progress"]["settings"]
+    resumed = {**overrides, "training::resume": str(run_folder)}
+    refused = {
+        "training::lr was 0.0001 and is 0.01": {"training::lr": 0.01},
+        r"the network in .*last.pt does not fit": {"network_def::channels": 8},
+    }
+    for message, changes in refused.items():
+        with pytest.raises(Exception) as error:
+            run({**resumed, **changes}, "train_student.json")
+        assert isinstance(root_cause(error.value), ValueError) and re.search(message, str(root_cause(error.value)))
+    assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
+
+
 def test_control_trains_the_same_student_without_a_teacher(overrides, run_folder):
     flow = run(overrides, "train_student.json")
     assert flow.parser.get_parsed_content("frozen_teacher") is None
@@ -169,7 +187,7 @@ def test_non_finite_loss_names_the_files_and_keeps_the_last_checkpoint(overrides
             engine.state.batch["image"][0] = float("nan")
 
     trainer.add_event_handler(Events.GET_BATCH_COMPLETED, poison)
-    with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 2.*Files of the batch: .*\.png") as error:
+    with pytest.raises(FloatingPointError, match=r"the loss is nan .*in epoch 2.*Files of the batch: .*\.png") as error:
         trainer.run()
     assert "last good checkpoint is kept" in str(error.value)
     assert torch.load(run_folder / "models" / "last.pt", weights_only=True)["progress"]["epoch"] == 1
@@ -201,3 +219,29 @@ def test_plain_supervised_trainer_gives_the_same_control(overrides):
             network = parser.get_parsed_content("network")
         states.append(fingerprint(network.state_dict()))
     assert states[0] == states[1]
+
+
+def test_non_finite_gradient_stops_before_the_step(overrides, run_folder):
+    flow = workflow(overrides)
+    flow.initialize()
+    trainer = flow.parser.get_parsed_content("train::trainer")
+    trainer.network.decode_head.conv_seg.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"the norm of the gradient is (nan|inf) in epoch 1.*Files of the batch"):
+        trainer.run()
+    assert all(torch.isfinite(p).all() for p in trainer.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train::trainer::amp": True}, "amp True is not supported.*hardware::precision bf16"),
+        ({"train::trainer::accumulation_steps": 4}, "accumulation_steps 4 is not supported"),
+        ({"train::trainer::compile": True}, "compile True is not supported"),
+        ({"val_interval": 5}, r"val_interval must be from 1 to training::num_epochs \(2\), got 5"),
+    ],
+)
+def test_options_that_would_be_misread_are_refused(overrides, run_folder, change, message):
+    with pytest.raises(Exception) as error:
+        run({**overrides, **change})
+    assert re.search(message, str(root_cause(error.value)))
+    assert not run_folder.exists()

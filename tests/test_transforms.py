@@ -54,9 +54,24 @@ def test_rows_first_is_inverted_exactly():
     assert torch.equal(transform.inverse(transform({"image": image}))["image"].as_tensor(), image.as_tensor())
 
 
-@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 255.0], [0.0, 2.0]])
-def test_binary_labels_are_everything_above_0(values):
-    assert LabelToClassesd("label", 2)({"label": torch.tensor([[values]])})["label"].tolist() == [[[0, 1]]]
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 255.0], [0.0], [1.0], [255.0]])
+def test_binary_labels_are_0_1_or_0_255(values):
+    label = LabelToClassesd("label", 2)({"label": torch.tensor([[values]])})["label"]
+    assert label.tolist() == [[[float(value > 0) for value in values]]]
+
+
+@pytest.mark.parametrize("values", [[0, 2], [0, 7], [2], [0, 1, 255], [1, 255], [-1, 0], [-1, 1], [0, 0.5], [0.5, 1]])
+def test_other_binary_labels_are_refused_with_their_file(values):
+    label = MetaTensor(torch.tensor([[values]], dtype=torch.float32), meta={"filename_or_obj": "case.png"})
+    shown = ", ".join(f"{value:g}" for value in values)
+    message = f"label case.png holds the values {shown}; expected 0 and 1, or 0 and 255, for data::num_classes 2: correct the mask"
+    with pytest.raises(ValueError, match=message):
+        LabelToClassesd("label", 2)({"label": label})
+
+
+def test_many_wrong_values_are_listed_in_part():
+    with pytest.raises(ValueError, match="holds the values 0, 1, .*, 9 and 3 more; expected"):
+        LabelToClassesd("label", 2)({"label": torch.arange(13.0)})
 
 
 def test_class_labels_are_kept():
@@ -67,7 +82,7 @@ def test_class_labels_are_kept():
 @pytest.mark.parametrize("value", [3.0, -1.0, 0.5])
 def test_label_outside_the_classes_is_refused_with_its_file(value):
     label = MetaTensor(torch.tensor([[[0.0, value]]]), meta={"filename_or_obj": "case.png"})
-    with pytest.raises(ValueError, match=rf"label case.png holds the value {value:g}; expected .* 0..2: .*data::num_classes"):
+    with pytest.raises(ValueError, match=rf"label case.png holds the values .*{value:g}.*; expected .* 0..2 .*data::num_classes"):
         LabelToClassesd("label", 3)({"label": label})
 
 

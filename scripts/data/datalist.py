@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 from monai.data import load_decathlon_datalist
 
 from .readers import read_image, read_mask
+from .transforms import check_label_values
 
 SPLITS = ("training", "validation", "test")
 
@@ -75,8 +75,16 @@ class SegmentationData:
 
     @property
     def test(self) -> list[dict]:
+        """The test cases, all with labels; a list without them is refused here, since only an evaluation needs it."""
         if not self._splits["test"]:
             raise ValueError(f"datalist {self.datalist} has no test cases, expected a list 'test'; add one to evaluate.")
+        unlabeled = [item["image"] for item in self._splits["test"] if "label" not in item]
+        if unlabeled:
+            raise ValueError(
+                f"test case {unlabeled[0]} in datalist {self.datalist} has no label ({len(unlabeled)} of "
+                f"{len(self._splits['test'])} have none), expected one to evaluate; add its 'label' path or take it out of "
+                "the list 'test': configs/inference.json segments images without labels."
+            )
         return self._splits["test"]
 
     def check_files(self) -> None:
@@ -196,18 +204,7 @@ def _check_case(item: dict, num_classes: int) -> None:
             f"label {item['label']} has size {mask.shape} (width, height) and image {item['image']} {image.shape}; "
             "expected equal sizes: correct the mask or the pair in data::datalist."
         )
-    low, high = mask.min(), mask.max()
-    if num_classes == 2:
-        wrong = low < 0 or 0 < low < high or ((mask > low) & (mask < high)).any()
-        expected = "at most two values (0 and 1, or 0 and 255) for data::num_classes 2"
-    else:
-        wrong = low < 0 or high >= num_classes
-        expected = f"class indices 0..{num_classes - 1} for data::num_classes {num_classes}"
-    if wrong:
-        raise ValueError(
-            f"label {item['label']} holds the values {_some([f'{v:g}' for v in np.unique(mask)])}; expected {expected}: "
-            "correct the mask or data::num_classes."
-        )
+    check_label_values(mask, num_classes, item["label"])
 
 
 def _some(names: list[str], count: int = 10) -> str:

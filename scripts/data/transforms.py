@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from numbers import Real
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
@@ -23,6 +25,7 @@ from monai.transforms import (
 )
 from monai.utils import CommonKeys, ImageMetaKey
 
+MAX_LISTED = 10
 _SWAP_AXES = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
 
 
@@ -50,11 +53,38 @@ class ToRowsFirstd(Transposed):
         return data
 
 
+def check_label_values(mask: torch.Tensor | np.ndarray, num_classes: int, name: str | Path) -> None:
+    """Refuses a mask whose values are no classes: 0 and 1, or 0 and 255, for two classes; else 0..num_classes-1.
+
+    Args:
+        mask: stored values, of any shape.
+        num_classes: number of classes with background.
+        name: the mask's file, for the message.
+
+    Raises:
+        ValueError: naming the file and its values.
+    """
+    high = mask.max()
+    if num_classes == 2:
+        wrong = high not in (0, 1, 255) or ((mask != 0) & (mask != high)).any()
+        expected = "0 and 1, or 0 and 255, for data::num_classes 2"
+    else:
+        wrong = mask.min() < 0 or high >= num_classes or (mask != mask.round()).any()
+        expected = f"class indices 0..{num_classes - 1} for data::num_classes {num_classes}"
+    if wrong:
+        values = [f"{value:g}" for value in torch.as_tensor(mask).unique().tolist()]
+        more = f" and {len(values) - MAX_LISTED} more" if len(values) > MAX_LISTED else ""
+        raise ValueError(
+            f"label {name} holds the values {', '.join(values[:MAX_LISTED])}{more}; expected {expected}: "
+            "correct the mask or data::num_classes."
+        )
+
+
 class LabelToClassesd(MapTransform):
     """Stored mask values -> class indices 0..num_classes-1, same type and shape.
 
-    Two classes: every value above 0 is 1, so that 0/1, 0/255 and 1-bit masks are the same. More classes: values are
-    class indices already and are only checked.
+    Two classes: 255 becomes 1, so that 0/1, 0/255 and 1-bit masks are the same. More classes: values are class indices
+    already and are only checked.
 
     Args:
         keys: masks to convert.
@@ -62,7 +92,7 @@ class LabelToClassesd(MapTransform):
         allow_missing_keys: pass over keys that are not there.
 
     Raises:
-        ValueError: when a mask of more than two classes holds another value.
+        ValueError: when a mask holds another value, see `check_label_values`.
     """
 
     def __init__(self, keys: KeysCollection, num_classes: int, allow_missing_keys: bool = False) -> None:
@@ -79,16 +109,8 @@ class LabelToClassesd(MapTransform):
 
     def _classes(self, mask: torch.Tensor) -> torch.Tensor:
         mask = torch.as_tensor(mask)
-        if self.num_classes == 2:
-            return (mask > 0).to(mask.dtype)
-        wrong = mask[(mask < 0) | (mask >= self.num_classes) | (mask != mask.round())]
-        if wrong.numel():
-            name = getattr(mask, "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ, "")
-            raise ValueError(
-                f"label {name} holds the value {wrong.flatten()[0].item():g}; expected class indices "
-                f"0..{self.num_classes - 1}: correct the mask or data::num_classes."
-            )
-        return mask
+        check_label_values(mask, self.num_classes, getattr(mask, "meta", {}).get(ImageMetaKey.FILENAME_OR_OBJ, ""))
+        return (mask > 0).to(mask.dtype) if self.num_classes == 2 else mask
 
 
 class RandRotateZoomd(RandomizableTransform, MapTransform):

@@ -20,12 +20,14 @@ class RunRecord:
         folder: the run's folder.
         config: the configuration as run, with all overrides.
         log_name: of the log file; a resumed run appends to it.
+        resumed: whether the run goes on in the folder of an earlier one; a new run must not write into an existing folder.
     """
 
-    def __init__(self, folder: str | Path, config: dict, log_name: str = "distill.log") -> None:
+    def __init__(self, folder: str | Path, config: dict, log_name: str = "distill.log", resumed: bool = False) -> None:
         self.folder = Path(folder)
         self.config = config
         self.log_name = log_name
+        self.resumed = resumed
         self.log_handler: logging.Handler | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -35,8 +37,12 @@ class RunRecord:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def start(self) -> None:
-        """Make the folder and open the log."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder and open the log.
+
+        Raises:
+            FileExistsError: the folder of a new run is there already, such as another run's of the same second.
+        """
+        self._make_folder()
         with atomic_path(self.folder / "config.json") as partial:
             partial.write_text(json.dumps(self.config, indent=4) + "\n")
         self.log_handler = logging.FileHandler(self.folder / self.log_name)
@@ -44,6 +50,15 @@ class RunRecord:
         self.log_handler.setLevel(logging.INFO)
         logging.getLogger().addHandler(self.log_handler)
         logging.getLogger(__name__).info("run folder: %s", self.folder)
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=self.resumed)  # one system call: of two runs at once, one makes it
+        except FileExistsError as error:
+            raise FileExistsError(
+                f"the run folder {self.folder} is there already, and a new run would write over it; start again for a folder of "
+                f"another second, pass --run_folder::timestamp NAME, or go on with that run by --training::resume {self.folder}."
+            ) from error
 
     def stop(self) -> None:
         """Close the log."""

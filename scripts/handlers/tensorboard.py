@@ -20,7 +20,7 @@ class TensorBoard:
         self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, after the validation handler."""
+        """Register with the trainer, after the validation handler and after what sets the iteration of a resumed run."""
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._log_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
@@ -29,7 +29,9 @@ class TensorBoard:
     def _open(self, engine: Engine) -> None:
         from torch.utils.tensorboard import SummaryWriter  # costs seconds, and only a training needs it
 
-        self.writer = SummaryWriter(str(self.folder), purge_step=engine.state.iteration or None)
+        done = engine.state.iteration
+        # the steps from purge_step on, which the earlier run logged after its last checkpoint, are hidden
+        self.writer = SummaryWriter(str(self.folder), purge_step=done + 1 if done else None)
 
     def _log_iteration(self, engine: Engine) -> None:
         step = engine.state.iteration

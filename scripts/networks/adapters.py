@@ -105,17 +105,18 @@ def save_peft_adapter(state: Mapping[str, torch.Tensor], folder: str | Path) -> 
         partial.write_bytes(text)
 
 
-def read_adapter(path: str | Path) -> Adapter:
+def read_adapter(path: str | Path, name: str = "teacher::lora_checkpoint") -> Adapter:
     """An adapter file or folder, its module, rank and sizes recognized from its keys.
 
     Args:
         path: the seed's .pth, or a peft folder with adapter_config.json and adapter_model.safetensors.
+        name: the config id that gave the path, for messages.
 
     Raises:
         FileNotFoundError: no such file, or one of the folder's two is missing.
         ValueError: a file of another kind, or whose keys are not those of one module.
     """
-    path, name = Path(path), "teacher::lora_checkpoint"
+    path = Path(path)
     folder = path.parent if path.name == PEFT_WEIGHTS else path
     if not folder.is_dir():
         return describe_adapter(read_state_dict(path, name), f"{name} {path}")

@@ -261,20 +261,29 @@ def load_student(model: TinyUSFMSeg, path: str | Path) -> None:
     if check_kind(state, (STUDENT, BACKBONE), source) == BACKBONE:
         _load_backbone(model, state, source)
         return
-    _check_classes(model, state, source)
-    load_strict(model, _resize_pos_embed(model, state), source=source)
-    logger.info("%s: backbone and head loaded", source)
+    _load_segmentation(model, _resize_pos_embed(model, state), source)
 
 
-def load_trained_student(model: TinyUSFMSeg, path: str | Path) -> TinyUSFMSeg:
-    """The model with a whole segmentation checkpoint in it; a pretrained backbone without its head is refused.
+def load_trained_student(model: TinyUSFMSeg, path: str | Path, name: str = "checkpoint") -> TinyUSFMSeg:
+    """The model with a whole segmentation checkpoint in it, to be used as it was trained.
+
+    A pretrained backbone without its head and a student of another img_size are refused: both would segment, and badly.
+
+    Args:
+        model: gets the weights; untouched when the file is refused.
+        path: what training wrote.
+        name: the config id that gave the path, for messages.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file of another network or class count, or whose keys do not fit.
+        ValueError: no path, a file of another network, class count or img_size, or whose keys do not fit.
     """
-    check_kind(read_state_dict(path, "checkpoint"), (STUDENT,), f"checkpoint {path}")
-    load_student(model, path)
+    if not path:
+        raise ValueError(f"{name} is required, got {path!r}; pass --{name} PATH to a trained student.")
+    state, source = read_state_dict(path, name), f"{name} {path}"
+    check_kind(state, (STUDENT,), source)
+    _check_img_size(model, state, source)
+    _load_segmentation(model, state, source)
     return model
 
 
@@ -286,6 +295,12 @@ def logit_channels(num_classes: int) -> int:
 def resize_like(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """(B, D, H, W) resized bilinearly to the reference's H and W."""
     return F.interpolate(x, size=reference.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _load_segmentation(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
+    _check_classes(model, state, source)
+    load_strict(model, state, source=source)
+    logger.info("%s: backbone and head loaded", source)
 
 
 def _load_backbone(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
@@ -321,6 +336,18 @@ def _check_classes(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: s
         raise ValueError(
             f"{source} segments {classes[0]} classes, but data::num_classes is {classes[1]}; "
             f"pass --data::num_classes {classes[0]} (--num_classes for inference) or another checkpoint."
+        )
+
+
+def _check_img_size(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
+    found = state.get(POS_EMBED)
+    if found is None or not _is_square_grid(found):
+        return  # for load_strict to refuse
+    img_size = math.isqrt(found.shape[1] - 1) * PATCH_SIZE
+    if img_size != model.img_size:
+        raise ValueError(
+            f"{source} was trained at {img_size} pixels, but the student is built for {model.img_size}; "
+            f"pass --img_size {img_size} (--data::img_size {img_size} in evaluate.json)."
         )
 
 

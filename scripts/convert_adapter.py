@@ -1,0 +1,76 @@
+"""Adapters between the seed's .pth and peft's folder: python -m scripts.convert_adapter SOURCE TARGET.
+
+A .pth file (what fine-tuning writes) becomes a folder that peft's `PeftModel.from_pretrained` loads, and such a folder becomes
+a .pth file. The tensors stay the same bit by bit; `teacher::lora_checkpoint` takes both forms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .networks.adapters import PEFT_WEIGHTS, Adapter, read_adapter, save_peft_adapter, save_seed_checkpoint
+from .networks.lora import DECODER_ONLY
+
+SUFFIX = ".pth"
+
+
+def convert_adapter(source: Path, target: Path) -> Adapter:
+    """Write the adapter at `source` in the other form to `target`.
+
+    Args:
+        source: the seed's .pth, or a peft folder.
+        target: a folder for the first, a .pth file for the second; must not be there.
+
+    Raises:
+        FileNotFoundError: the source is not there.
+        FileExistsError: the target is there.
+        ValueError: the source is no adapter, or one without LoRA; or the target has the form of the source.
+    """
+    to_file = source.is_dir() or source.name == PEFT_WEIGHTS
+    _check_paths(source, target, to_file)
+    adapter = read_adapter(source, "SOURCE")
+    if adapter.module == DECODER_ONLY:
+        raise ValueError(
+            f"SOURCE {source} is a tuned {DECODER_ONLY} without LoRA, which peft has no form for; use it as it is, or "
+            "fine-tune with another teacher::module."
+        )
+    if to_file:
+        save_seed_checkpoint(adapter.state, target, adapter.module)
+    else:
+        save_peft_adapter(adapter.state, target)
+    return adapter
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program; 0, or 1 after a message on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        adapter = convert_adapter(options.source, options.target)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {options.target}: {adapter.module}, rank {adapter.rank}, {adapter.num_mask_tokens} mask tokens")
+    return 0
+
+
+def _check_paths(source: Path, target: Path, to_file: bool) -> None:
+    if not source.exists():
+        raise FileNotFoundError(f"SOURCE {source} does not exist; give a {SUFFIX} file or a peft adapter folder.")
+    if target.exists():
+        raise FileExistsError(f"TARGET {target} already exists; remove it or choose another name.")
+    if to_file != (target.suffix == SUFFIX):
+        expected = f"a file that ends in {SUFFIX}, since SOURCE is a peft folder" if to_file else "a folder, since SOURCE is a file"
+        raise ValueError(f"TARGET must be {expected}; got {target}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.convert_adapter", description=__doc__.split("\n")[0])
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a .pth file or a peft adapter folder")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="the other form; must not exist")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
