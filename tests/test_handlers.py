@@ -74,6 +74,7 @@ import torch
 from pathlib import Path
 from scripts.handlers.checkpoints import save_atomically
 path = Path(sys.argv[1])
+torch.set_num_threads(1)  # OpenMP does not survive a fork
 save_atomically({"count": 0, "data": torch.zeros(1)}, path)
 for attempt in range(5):
     before = path.stat().st_mtime_ns
@@ -163,7 +164,7 @@ def test_run_that_fails_leaves_the_published_model(tmp_path):
 def test_run_that_stops_early_publishes_its_best(tmp_path):
     published = tmp_path / "model.pt"
     engine = run_checkpoints(tmp_path / "run", nn.Linear(1, 1), make_evaluator(), {1: 0.5}, model_file=published)
-    engine.add_event_handler(Events.EPOCH_COMPLETED(once=2), engine.terminate)
+    engine.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda: engine.terminate())
     engine.run(engine.losses)
     assert engine.state.epoch == 2 and published.is_file()
 

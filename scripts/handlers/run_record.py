@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 
 from ..files import atomic_path
 
+OWN_LOGGER = logging.getLogger("scripts")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -49,6 +50,8 @@ class RunRecord:
         self.log_handler.setFormatter(logging.Formatter(LOG_FORMAT))
         self.log_handler.setLevel(logging.INFO)
         logging.getLogger().addHandler(self.log_handler)
+        self.former_level = OWN_LOGGER.level
+        OWN_LOGGER.setLevel(logging.INFO)  # whatever the program around us shows, the file has it all
         logging.getLogger(__name__).info("run folder: %s", self.folder)
 
     def _make_folder(self) -> None:
@@ -62,6 +65,7 @@ class RunRecord:
 
     def stop(self) -> None:
         """Close the log."""
+        OWN_LOGGER.setLevel(self.former_level)
         logging.getLogger().removeHandler(self.log_handler)
         self.log_handler.close()
         self.log_handler = None
