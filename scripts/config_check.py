@@ -108,7 +108,7 @@ def _suggest_id(name: str, config: dict) -> str:
             paths.update({f"{section}::{key}": f"{section}::{key}" for key in content if key not in RESERVED})
             paths.update({key: f"{section}::{key}" for key in content if key not in RESERVED and key not in paths})
     near = difflib.get_close_matches(dotted, paths, n=1, cutoff=0.6)
-    return f"did you mean --{paths[near[0]]}" if near else f"ids are {', '.join(sorted(known))}"
+    return f"did you mean --{paths[near[0]]}" if near else f"ids are {', '.join(sorted(known - RESERVED))}"
 
 
 def _has(config: Any, keys: list[str]) -> bool:
