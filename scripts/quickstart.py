@@ -49,7 +49,7 @@ def tune_teacher(
     configs = Path(bundle_root) / "configs"
     overrides = {
         "bundle_root": bundle_root,
-        "data::dataset_dir": dataset_dir,
+        "data::dataset_dir": str(dataset_dir),
         "data::img_size": img_size,
         "teacher::model_name": "lite_medsam",
         "teacher::module": "mask_decoder",

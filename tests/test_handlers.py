@@ -491,3 +491,10 @@ def test_resumed_run_goes_on_in_its_folder_and_appends_to_the_log(tmp_path):
     engine.run(engine.losses, max_epochs=1)
     log = (tmp_path / "distill.log").read_text()
     assert log.startswith("before\n") and "run folder" in log
+
+
+def test_config_of_a_program_may_hold_paths(tmp_path):
+    record = RunRecord(tmp_path / "run", {"data": {"dataset_dir": tmp_path}})
+    record.start()
+    record.stop()
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"data": {"dataset_dir": str(tmp_path)}}

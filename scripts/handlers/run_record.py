@@ -45,7 +45,7 @@ class RunRecord:
         """
         self._make_folder()
         with atomic_path(self.folder / "config.json") as partial:
-            partial.write_text(json.dumps(self.config, indent=4) + "\n")
+            partial.write_text(json.dumps(self.config, indent=4, default=str) + "\n")
         self.log_handler = logging.FileHandler(self.folder / self.log_name)
         self.log_handler.setFormatter(logging.Formatter(LOG_FORMAT))
         self.log_handler.setLevel(logging.INFO)
