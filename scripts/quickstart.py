@@ -26,8 +26,8 @@ def tune_teacher(
     gpu_ids: list[int],
     precision: str,
     seed: int,
-    num_epochs: int = 4,
-    batch_size: int = 4,
+    num_epochs: int = 8,
+    batch_size: int = 2,
     lr: float = 1e-3,
 ) -> str:
     """Path of a teacher tuned on a data set with configs/train_teacher.json.
@@ -61,6 +61,7 @@ def tune_teacher(
         "training::num_epochs": num_epochs,
         "training::warmup_epochs": 0,
         "training::batch_size": batch_size,
+        "training::num_workers": 0,  # the images are in memory and not augmented
         "training::lr": lr,
         "run_folder::root": logs,
     }
