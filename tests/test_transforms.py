@@ -1,4 +1,3 @@
-import time
 
 import numpy as np
 import pytest
@@ -161,18 +160,6 @@ def test_same_seed_gives_the_same_view():
 
 def test_a_view_without_label_works():
     assert set(joint_augmentation(prob=1.0)({"image": item()["image"]})) == {"image"}
-
-
-def test_a_224_pixel_sample_takes_under_4_ms():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    sample, augmentation, times = item(224), joint_augmentation(prob=1.0), []
-    for _ in range(40):
-        start = time.perf_counter()
-        augmentation(sample)
-        times.append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
-    assert min(times) < 4e-3  # the least time: other programs share the machine
 
 
 @pytest.mark.parametrize(
