@@ -5,6 +5,7 @@ import importlib.util
 
 import pytest
 import torch
+from timm.models.tiny_vit import Attention
 from torch import nn
 
 from scripts.networks import lite_medsam
@@ -93,6 +94,17 @@ def test_batch_gives_what_its_images_give_alone(tiny):
     images = torch.rand(2, 3, 256, 256)
     together = tiny.image_encoder(images)
     torch.testing.assert_close(together, torch.cat([tiny.image_encoder(image) for image in images.split(1)]))
+
+
+@torch.no_grad()
+def test_attention_reaches_the_fused_kernel_and_computes_the_same(tiny):
+    attention = next(module for module in tiny.image_encoder.modules() if isinstance(module, Attention))
+    x = torch.rand(2, attention.attention_bias_idxs.shape[0], attention.norm.normalized_shape[0])
+    with torch.profiler.profile() as profile:
+        fused = attention(x)
+    assert any("flash_attention_for_cpu" in event.key for event in profile.key_averages())
+    attention.fused_attn = False
+    torch.testing.assert_close(fused, attention(x))
 
 
 @torch.no_grad()

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
-from timm.models.tiny_vit import ConvNorm, TinyVit
+from timm.models.tiny_vit import Attention, ConvNorm, TinyVit
 from torch import nn
 
 from .sam import adapt_tokens
@@ -55,6 +57,7 @@ class LiteMedSamEncoder(nn.Module):
         self.vit.patch_embed.conv2 = ConvNorm(half, 2 * half, ks=1)
         self.vit.stages[3].downsample.conv2.conv.stride = (1, 1)
         self.vit.head = nn.Identity()
+        reach_fused_attention(self.vit)
         self.neck = nn.Sequential(
             nn.Conv2d(settings["embed_dims"][-1], EMBED_DIM, kernel_size=1, bias=False),
             LayerNorm2d(EMBED_DIM),
@@ -135,6 +138,21 @@ def load_lite_medsam(sam: Sam, path: str | Path | None = None) -> None:
     load_strict(sam, adapt_tokens(state, sam.state_dict()), source=source)
     fuse_batch_norm(sam.image_encoder)
     sam.image_encoder.to(memory_format=torch.channels_last)
+
+
+def reach_fused_attention(module: nn.Module) -> None:
+    """Give every attention's position bias (heads, N, N) a batch dimension, in place.
+
+    Without it torch leaves its fused kernel for the plain one: on two CPU cores the encoder then took 0.35 s an image in bf16 instead
+    of 0.22 s.
+    """
+    for attention in module.modules():
+        if isinstance(attention, Attention):
+            attention.get_attention_biases = partial(_batched, attention.get_attention_biases)
+
+
+def _batched(get_biases: Callable[[torch.device], torch.Tensor], device: torch.device) -> torch.Tensor:
+    return get_biases(device)[None]
 
 
 @torch.no_grad()
