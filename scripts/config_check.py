@@ -51,6 +51,29 @@ def checked_config() -> dict:
     return {key: deepcopy(value) for key, value in config.items() if key != ConfigParser.meta_key}
 
 
+def section_texts(config: dict, **ids: str) -> dict[str, str]:
+    """Sections of a configuration as JSON text, every reference replaced by what it refers to: what they do, in words.
+
+    Args:
+        config: as `checked_config` returns it.
+        ids: the id of a section, by the name that it shall have.
+    """
+    return {name: json.dumps(_without_references(f"@{id}", config), sort_keys=True, default=str) for name, id in ids.items()}
+
+
+def _without_references(value: Any, config: dict) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_references(part, config) for key, part in value.items() if key not in ("_desc_", "_requires_")}
+    if isinstance(value, list):
+        return [_without_references(part, config) for part in value]
+    if isinstance(value, str) and value.startswith("@"):
+        found = config
+        for key in re.split("::|#", value[1:]):
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        return _without_references(found, config)
+    return value
+
+
 def refuse_none(arguments: list[str]) -> None:
     """Refuse `--id None`, which monai.bundle.run leaves out without a word.
 
@@ -261,7 +284,7 @@ def _brief_excepthook(kind: type, error: BaseException, traceback: TracebackType
 
 def is_user_error(error: BaseException) -> bool:
     """Whether this bundle's own code raised it about something that a user can change."""
-    if not isinstance(error, (ValueError, FileNotFoundError, FileExistsError, FloatingPointError)):
+    if not isinstance(error, (ValueError, OSError, FloatingPointError)):
         return False
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:

@@ -15,6 +15,8 @@ from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
+from .sections import MODES, REPLAY, WARP
+
 SMOOTH = 1e-5
 
 
@@ -51,10 +53,13 @@ def distill_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, tem
         raise ValueError(
             f"teacher logits {tuple(teacher_logits.shape)} and student logits {tuple(student_logits.shape)} differ in classes."
         )
-    teacher_logits = resize(teacher_logits.float(), student_logits.shape[-2:])
-    teacher_log = F.log_softmax(class_logits(teacher_logits) / temperature, dim=1)
-    student_log = F.log_softmax(class_logits(student_logits.float()) / temperature, dim=1)
-    divergence = F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(dim=1)
+    teacher = resize(teacher_logits.float(), student_logits.shape[-2:]) / temperature
+    student = student_logits.float() / temperature
+    if student.shape[1] == 1:  # the classes [0, x]: cross-entropy less the teacher's entropy, a third of the time of two channels
+        target = teacher.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(teacher, target)
+        return temperature**2 * (F.binary_cross_entropy_with_logits(student, target) - entropy)
+    divergence = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(dim=1)
     return temperature**2 * divergence.mean()
 
 
@@ -115,11 +120,14 @@ class DistillationLoss(nn.Module):
         gamma: weight of the feature term: mean squared error, over all elements, between the adapted student features and the
             teacher's image embedding resized to them.
         num_classes: with the background.
+        mode: where the teacher's outputs come from: `online` (the teacher runs in every step), `replay` (of `views` augmented views of
+            each image, kept on disk) or `warp` (of each image as it is, moved along with its augmentation). The loss is the same.
+        views: of each image, in replay.
         student_channels: of the student's features.
         teacher_channels: of the teacher's embedding.
 
     Raises:
-        ValueError: temperature <= 0, a negative weight, or all weights 0.
+        ValueError: temperature <= 0, a negative weight, all weights 0, or a mode that is unknown or does not go with gamma.
     """
 
     def __init__(
@@ -129,11 +137,15 @@ class DistillationLoss(nn.Module):
         beta: float = 0.5,
         gamma: float = 0.0,
         num_classes: int = 2,
+        mode: str = "online",
+        views: int = 8,
         student_channels: int = 48,
         teacher_channels: int = 256,
     ) -> None:
         super().__init__()
         check_weights(temperature, alpha, beta, gamma)
+        check_mode(mode, views, gamma)
+        self.mode, self.num_views = mode, views if mode == REPLAY else None
         self.temperature, self.alpha, self.beta, self.gamma = temperature, alpha, beta, gamma
         self.task = TaskLoss(num_classes)
         self.adapter = FeatureAdapter(student_channels, teacher_channels) if gamma > 0 else None
@@ -183,6 +195,19 @@ def check_weights(temperature: float, alpha: float, beta: float, gamma: float) -
             raise ValueError(f"{name} must not be negative, got {value}; pass --distillation::{name} 0 to switch its term off.")
     if not any(weights.values()):
         raise ValueError("alpha, beta and gamma are all 0, so there is nothing to learn; pass --distillation::alpha 0.5.")
+
+
+def check_mode(mode: str, views: int, gamma: float) -> None:
+    """Refuse an unknown mode, a number of views that is not positive, and features that would have to be warped."""
+    if mode not in MODES:
+        raise ValueError(f"distillation::mode must be one of {', '.join(MODES)}, got {mode!r}.")
+    if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+        raise ValueError(f"distillation::views must be a positive integer, got {views!r}.")
+    if mode == WARP and gamma > 0:
+        raise ValueError(
+            f"distillation::mode warp moves logits, but gamma is {gamma}: the teacher's embedding of a turned image is not its turned "
+            "embedding; pass --distillation::mode replay or --distillation::gamma 0."
+        )
 
 
 def _required(value: torch.Tensor | None, name: str, weight: str) -> torch.Tensor:

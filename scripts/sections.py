@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# where the teacher's outputs come from, see teacher_cache.py
+ONLINE, REPLAY, WARP = MODES = ("online", "replay", "warp")
+
 
 @dataclass
 class Student:

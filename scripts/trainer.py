@@ -39,7 +39,8 @@ class DistillationTrainer(SupervisedTrainer):
             where there are none; returns a named tuple whose first item is the total. Its `needs_teacher` tells whether the
             teacher runs at all.
         teacher: images -> named tuple of `logits` and `features`; None trains on the ground truth alone (the control).
-            It is frozen here, and is neither in `network` nor in the optimizer.
+            It is frozen here, and is neither in `network` nor in the optimizer. One that `reads_views` is called with the batch's
+            item "view" too, by which it finds what it has kept.
         max_grad_norm: gradients of all optimized parameters are clipped to this norm; None does not clip.
         kwargs: SupervisedTrainer's, but for `compile`.
 
@@ -65,7 +66,10 @@ class DistillationTrainer(SupervisedTrainer):
 
     @torch.no_grad()
     def _run_teacher(self) -> None:
-        self._teacher_output = self.inferer(self.state.output[Keys.IMAGE], self.teacher) if self.teacher else None
+        self._teacher_output = None
+        if self.teacher:
+            view = (self.state.batch["view"],) if getattr(self.teacher, "reads_views", False) else ()
+            self._teacher_output = self.inferer(self.state.output[Keys.IMAGE], self.teacher, *view)
 
     def _objective(self, student: Any, label: torch.Tensor) -> torch.Tensor:
         student_logits, student_features = student if isinstance(student, tuple) else (student, None)

@@ -71,6 +71,7 @@ def overrides(phantoms, sam_checkpoint, lora_checkpoint, tmp_path) -> dict:
         "teacher::img_size": 64,
         "teacher::sam_checkpoint": str(sam_checkpoint),
         "teacher::lora_checkpoint": str(lora_checkpoint),
+        "teacher::cache_dir": str(tmp_path / "cache"),
         "network_def": TINY_STUDENT,
         "training::num_epochs": 2,
         "training::warmup_epochs": 0,

@@ -54,14 +54,14 @@ def data(tmp_path):
 
 def test_items_are_plain_tensors_rows_first(data):
     item = ViewDataset(data, preprocessing())[3]
-    assert set(item) == {"image", "label", "case"} and item["case"] == data[3]["image"]
+    assert set(item) == {"image", "label", "case", "view"} and item["case"] == data[3]["image"]
     assert all(type(item[key]) is torch.Tensor and item[key].shape == (1, 32, 32) for key in KEYS)
     assert item["label"][0, 6, 12] == 1 and item["label"][0, 25, 25] == 0
 
 
 def test_items_without_label_have_none(data):
     item = ViewDataset([{"image": data[0]["image"]}], preprocessing(), joint_augmentation())[0]
-    assert set(item) == {"image", "case"}
+    assert set(item) == {"image", "case", "view"}
 
 
 def test_views_depend_on_seed_index_and_epoch(data):

@@ -2,12 +2,12 @@
 
 import logging
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from scripts.networks import output_cache
+from scripts import entry_store
 from scripts.networks.output_cache import OutputCache
 
 
@@ -33,7 +33,7 @@ def look_up(cache, network, images):
 
 
 def entries(directory):
-    return sorted(directory.rglob("*.npy"))
+    return sorted(directory.rglob("*.safetensors"))
 
 
 def test_second_pass_is_read_and_equals_the_first(tmp_path, network):
@@ -55,7 +55,7 @@ def test_outputs_are_float32_rounded_to_fp16(tmp_path, network):
     images = torch.rand(2, 3, 8, 8)
     found, _ = look_up(OutputCache(tmp_path, network), network, images)
     assert found.dtype == torch.float32 and torch.equal(found, network(images).half().float())
-    assert all(np.load(path).dtype == np.float16 for path in entries(tmp_path))
+    assert all(load_file(path)["output"].dtype == torch.float16 for path in entries(tmp_path))
 
 
 def test_only_the_images_that_miss_are_computed(tmp_path, network):
@@ -94,12 +94,6 @@ def test_other_weights_are_a_miss(tmp_path, network):
     assert computed == [0] and torch.equal(found, network(images).half().float())
 
 
-def test_another_kind_of_output_is_a_miss(tmp_path, network):
-    images = torch.rand(1, 3, 8, 8)
-    look_up(OutputCache(tmp_path, network), network, images)
-    assert look_up(OutputCache(tmp_path, network, "-single"), network, images)[1] == [0]
-
-
 def test_another_precision_is_a_miss(tmp_path, network):
     cache, images = OutputCache(tmp_path, network), torch.rand(1, 3, 8, 8)
     look_up(cache, network, images)
@@ -123,12 +117,12 @@ def test_damaged_entry_is_computed_again_with_a_warning(tmp_path, network, caplo
 
 
 def test_failed_write_leaves_nothing_behind(tmp_path, network, monkeypatch):
-    def fail(file, *args, **kwargs):
+    def fail(tensors, file, *args):
         file.write_bytes(b"half of it")
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(output_cache.np, "save", fail)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(entry_store, "save_file", fail)
+    with pytest.raises(OSError, match="cannot be written .*No space left.* pass --teacher::cache_dir PATH"):
         look_up(OutputCache(tmp_path, network), network, torch.rand(1, 3, 8, 8))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

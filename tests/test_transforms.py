@@ -5,7 +5,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, Invertd, RandAffined, Resized
 
-from scripts.data.transforms import LabelToClassesd, RandRotateZoomd, ToRowsFirstd, joint_augmentation
+from scripts.data.transforms import LabelToClassesd, RandFlipRotateZoomd, ToRowsFirstd, joint_augmentation, view_theta
 
 OFF = {"flip_prob": 0, "rotate_degrees": 0, "zoom_range": None, "gamma_range": None, "contrast_range": None}
 
@@ -93,7 +93,7 @@ def test_one_class_is_refused():
 def test_everything_off_changes_nothing():
     before = item()
     after = joint_augmentation(**OFF, prob=1)(item())
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(torch.equal(before[key], after[key]) for key in before) and torch.equal(after["theta"], torch.eye(2, 3))
 
 
 def test_image_and_label_move_together():
@@ -135,18 +135,19 @@ def test_zoom_above_1_enlarges_equally_along_both_axes():
 def test_rotation_keeps_shapes_in_images_that_are_not_square():
     image = torch.zeros(1, 64, 128)
     image[:, 22:42, 54:74] = 1  # a square about the center stays one
-    turned = RandRotateZoomd("image", "label", 1.0, 1e-9, (1.0, 1.0))({"image": image})["image"]
+    turned = RandFlipRotateZoomd("image", "label", 0.0, 1.0, 1e-9, (1.0, 1.0))({"image": image})["image"]
     assert torch.allclose(turned, image, atol=1e-4)
-    grid = RandRotateZoomd._grid(np.pi / 2, 1.0, image.shape[-2:])
+    grid = torch.nn.functional.affine_grid(view_theta(np.pi / 2, 1.0, aspect=0.5)[None], [1, *image.shape], align_corners=False)
     turned = torch.nn.functional.grid_sample(image[None], grid, align_corners=False)[0]
     assert dice((turned > 0.5).float(), image) > 0.97
 
 
 def test_rotation_agrees_with_monai_rand_affine():  # which turns the other way
     image = torch.nn.functional.avg_pool2d(torch.rand(1, 1, 64, 64), 5, 1, 2)[0]
-    own = RandRotateZoomd("image", "label", 1.0, 20.0, (1.0, 1.0)).set_random_state(0)
+    own = RandFlipRotateZoomd("image", "label", 0.0, 1.0, 20.0, (1.0, 1.0)).set_random_state(0)
     turned = own({"image": image})["image"]
-    own.set_random_state(0).randomize(None)
+    own.set_random_state(0).R.random()
+    own.randomize(None)
     angle = np.deg2rad(own.R.uniform(-20, 20))
     reference = RandAffined("image", prob=1, rotate_range=((-angle, -angle),), padding_mode="zeros")({"image": image})
     inner = (..., slice(16, 48), slice(16, 48))
@@ -159,7 +160,17 @@ def test_same_seed_gives_the_same_view():
 
 
 def test_a_view_without_label_works():
-    assert set(joint_augmentation(prob=1.0)({"image": item()["image"]})) == {"image"}
+    assert set(joint_augmentation(prob=1.0)({"image": item()["image"]})) == {"image", "theta"}
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+@pytest.mark.parametrize("flip_prob", [0.0, 1.0])
+def test_theta_moves_another_map_along_with_the_image(prob, flip_prob):
+    augmentation = joint_augmentation(flip_prob=flip_prob, prob=prob, gamma_range=None, contrast_range=None)
+    view = augmentation.set_random_state(3)(item())
+    grid = torch.nn.functional.affine_grid(view["theta"][None], [1, 1, *view["image"].shape[-2:]], align_corners=False)
+    moved = torch.nn.functional.grid_sample(item()["image"][None], grid, align_corners=False)[0]
+    torch.testing.assert_close(moved, view["image"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Cases kept in memory and seen through reproducible random views.
 
 A view of a case is fixed by (seed, index, view) alone, so that it is bit-identical whatever the number of workers, the
-order or a resume; views that come back can be cached by the teacher.
+order or a resume. Its `view_key` names what it depends on, so that what a teacher says of it can be kept and found again.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
+BASE = -1  # the number of the view before augmentation
 _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
 
 
@@ -27,9 +31,13 @@ def _seed_from(*numbers: int) -> int:
 
 
 class ViewDataset(Dataset):
-    """Items {"image", "label", "case"} of a datalist; "case" is the path of the image file.
+    """Items {"image", "label", "case", "view"} of a datalist.
 
-    ``dataset[index]`` is the view of epoch 0, ``dataset[index, epoch]`` that of another epoch.
+    "case" is the path of the image file. "view" tells which view it is: its "index", its "number", and, where the augmentation gives
+    it, "theta" (2, 3), see `RandFlipRotateZoomd`.
+
+    ``dataset[index]`` is the view of epoch 0, ``dataset[index, epoch]`` that of another epoch, and ``dataset[index, BASE]`` the image
+    as it is before augmentation.
 
     Args:
         data: dicts with the paths "image" and, optionally, "label"; other keys (patient, device) stay out of the items.
@@ -38,6 +46,7 @@ class ViewDataset(Dataset):
         seed: of the random views.
         views: number of different views of an item (epoch modulo views); None makes every epoch a new view.
         cache: keep the results of `transform` in memory.
+        settings: texts that say what `transform` ("preprocessing") and `augmentation` ("augmentation") do, part of every `view_key`.
 
     Raises:
         ValueError: when `data` is empty, `views` is not positive, or a file cannot be used.
@@ -51,18 +60,23 @@ class ViewDataset(Dataset):
         seed: int = 0,
         views: int | None = None,
         cache: bool = True,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         if not data:
             raise ValueError("data is empty, expected at least one item; check the lists in data::datalist.")
         if views is not None and views < 1:
             raise ValueError(f"views must be None or at least 1, got {views}.")
+        if views is not None and augmentation is None:
+            views = 1  # they would all be the same
         self.data = list(data)
         self.transform = transform
         self.augmentation = augmentation
         self.seed = seed
         self.views = views
         self.cache = cache
+        self.settings = settings
         self._items: list[dict | None] = [None] * len(self.data)
+        self._digests: list[str | None] = [None] * len(self.data)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -72,11 +86,35 @@ class ViewDataset(Dataset):
         case = str(self.data[index][CommonKeys.IMAGE])  # the IndexError that ends a for loop
         index %= len(self)
         item = {key: value.clone() for key, value in self._prepared(index).items()}
-        if self.augmentation is not None:
-            view = epoch if self.views is None else epoch % self.views
-            self.augmentation.set_random_state(seed=_seed_from(self.seed, index, view))
+        number = epoch if self.views is None or epoch == BASE else epoch % self.views
+        view = {"index": index, "number": number}
+        if self.augmentation is not None and number != BASE:
+            self.augmentation.set_random_state(seed=_seed_from(self.seed, index, number))
             item = self.augmentation(item)
-        return {**item, "case": case}
+            view.update({key: item.pop(key) for key in ("theta",) if key in item})
+        return {**item, "case": case, "view": view}
+
+    def view_key(self, index: int, number: int) -> str:
+        """A name, in hex, for what the image of a view depends on: its file, the preprocessing, the augmentation and the seed.
+
+        Args:
+            index: of the case.
+            number: of the view; BASE, and every view without augmentation, depends on file and preprocessing alone.
+
+        Raises:
+            ValueError: the data set was built without `settings`.
+        """
+        if self.settings is None:
+            raise ValueError("the views of a data set without settings have no names; pass settings to ViewDataset.")
+        parts = [self._file_digest(index), self.settings["preprocessing"]]
+        if self.augmentation is not None and number != BASE:
+            parts += [self.settings["augmentation"], _seed_from(self.seed, index, number)]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
+
+    def _file_digest(self, index: int) -> str:
+        if self._digests[index] is None:
+            self._digests[index] = hashlib.blake2b(Path(self.data[index][CommonKeys.IMAGE]).read_bytes()).hexdigest()
+        return self._digests[index]
 
     def fill(self) -> None:
         """Runs `transform` on every item that is not in memory yet, in threads, with a progress bar on a terminal."""

@@ -19,7 +19,6 @@ from monai.transforms import (
     Compose,
     EnsureTyped,
     MapTransform,
-    RandFlipd,
     RandomizableTransform,
     Transposed,
 )
@@ -113,48 +112,73 @@ class LabelToClassesd(MapTransform):
         return (mask > 0).to(mask.dtype) if self.num_classes == 2 else mask
 
 
-class RandRotateZoomd(RandomizableTransform, MapTransform):
-    """Rotates about the center and zooms, in one resampling with the same grid for image and label.
+class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
+    """Rotates about the center, zooms and flips left-right, in one resampling with the same grid for image and label.
 
     Zoom is the same along both axes. Outside pixels are 0: a scanner shows black outside its sector, and there the
-    label is background. Does what RandAffined does (plus the equal zoom) in a sixth of its time.
+    label is background. Does what RandAffined and RandFlipd do (plus the equal zoom) in a sixth of their time.
+
+    Adds the item "theta" (2, 3): where the view's pixels come from, in affine_grid's normalized coordinates, so that what was computed
+    from the image before can be moved along with it (a teacher's logits).
 
     Args:
         image_key: resampled bilinearly.
         label_key: resampled to the nearest pixel; may be missing.
-        prob: probability for each sample.
+        flip_prob: probability of a flip.
+        prob: probability of rotation with zoom.
         rotate_degrees: the angle is uniform in [-rotate_degrees, rotate_degrees].
         zoom_range: the factor is uniform in it; above 1 enlarges.
     """
 
     def __init__(
-        self, image_key: str, label_key: str, prob: float, rotate_degrees: float, zoom_range: tuple[float, float]
+        self,
+        image_key: str,
+        label_key: str,
+        flip_prob: float,
+        prob: float,
+        rotate_degrees: float,
+        zoom_range: tuple[float, float],
     ) -> None:
         MapTransform.__init__(self, (image_key, label_key), allow_missing_keys=True)
         RandomizableTransform.__init__(self, prob)
         self.modes = {image_key: "bilinear", label_key: "nearest"}
+        self.flip_prob = flip_prob
         self.rotate_degrees = rotate_degrees
         self.zoom_range = zoom_range
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
-        self.randomize(None)
-        if not self._do_transform:
-            return d
-        angle = math.radians(self.R.uniform(-self.rotate_degrees, self.rotate_degrees))
-        zoom = self.R.uniform(*self.zoom_range)
-        grid = self._grid(angle, zoom, d[self.first_key(d)].shape[-2:])
+        shape = d[self.first_key(d)].shape
+        theta, resampled, flipped = self._draw(*shape[-2:])
+        grid = F.affine_grid(theta[None], [1, *shape], align_corners=False) if resampled else None
         for key in self.key_iterator(d):
-            d[key] = F.grid_sample(d[key][None], grid, mode=self.modes[key], align_corners=False)[0]
+            if resampled:
+                d[key] = F.grid_sample(d[key][None], grid, mode=self.modes[key], align_corners=False)[0]
+            elif flipped:
+                d[key] = d[key].flip(-1)
+        d["theta"] = theta
         return d
 
-    @staticmethod
-    def _grid(angle: float, zoom: float, size: torch.Size) -> torch.Tensor:
-        """Sampling grid (1, H, W, 2) in normalized coordinates, x first."""
-        height, width = size
-        cosine, sine = math.cos(angle) / zoom, math.sin(angle) / zoom
-        theta = torch.tensor([[[cosine, -sine * height / width, 0], [sine * width / height, cosine, 0]]])
-        return F.affine_grid(theta, [1, 1, height, width], align_corners=False)
+    def _draw(self, height: int, width: int) -> tuple[torch.Tensor, bool, bool]:
+        """Theta (2, 3), whether it rotates or zooms, and whether it flips."""
+        flipped = self.R.random() < self.flip_prob
+        self.randomize(None)
+        angle = math.radians(self.R.uniform(-self.rotate_degrees, self.rotate_degrees)) if self._do_transform else 0.0
+        zoom = self.R.uniform(*self.zoom_range) if self._do_transform else 1.0
+        return view_theta(angle, zoom, flipped, height / width), (angle, zoom) != (0.0, 1.0), flipped
+
+
+def view_theta(angle: float, zoom: float, flipped: bool = False, aspect: float = 1.0) -> torch.Tensor:
+    """The matrix (2, 3) that takes a view's normalized coordinates (x, y) to the image's, for `affine_grid`.
+
+    Args:
+        angle: in radians.
+        zoom: above 1 enlarges.
+        flipped: left-right, after the rotation.
+        aspect: height / width of the image.
+    """
+    cosine, sine, side = math.cos(angle) / zoom, math.sin(angle) / zoom, -1.0 if flipped else 1.0
+    return torch.tensor([[side * cosine, -sine * aspect, 0], [side * sine / aspect, cosine, 0]])
 
 
 class RandGammaContrastd(RandomizableTransform, MapTransform):
@@ -206,7 +230,7 @@ def joint_augmentation(
     """Random flip, rotation and zoom of image and label together, random gamma and contrast of the image.
 
     Acts on "image" (1, H, W) in [0, 1] and "label" (1, H, W); the image stays in [0, 1], both come back as plain
-    tensors. 0, None or a range of (1, 1) switches a part off.
+    tensors, with "theta", see `RandFlipRotateZoomd`. 0, None or a range of (1, 1) switches a part off.
 
     Args:
         flip_prob: probability of a left-right flip. There is no up-down flip: depth runs downward in ultrasound.
@@ -227,13 +251,9 @@ def joint_augmentation(
         for name, value in (("zoom_range", zoom_range), ("gamma_range", gamma_range), ("contrast_range", contrast_range))
     )
     image, label = CommonKeys.IMAGE, CommonKeys.LABEL
-    parts: list = []
-    if rotate_degrees or zoom != (1, 1):
-        parts.append(RandRotateZoomd(image, label, prob, rotate_degrees, zoom))
+    parts: list = [RandFlipRotateZoomd(image, label, flip_prob, prob, rotate_degrees, zoom)]
     if gamma != (1, 1) or contrast != (1, 1):
         parts.append(RandGammaContrastd(image, prob, gamma, contrast))
-    if flip_prob:
-        parts.append(RandFlipd((image, label), prob=flip_prob, spatial_axis=1, allow_missing_keys=True))
     return Compose([*parts, EnsureTyped((image, label), track_meta=False, allow_missing_keys=True)])
 
 

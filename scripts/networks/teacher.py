@@ -56,8 +56,7 @@ class SamTeacher(nn.Module):
         normalization: `imagenet` (the seed's teachers), `sam` (SAM's own) or `unit` ([0, 1], LiteMedSAM).
         mask_tokens: which decoder tokens are the channels of the logits: `single` (token 0), `multimask` (tokens 1..) or
             `all` (SAMed: token 0 is the background). Two channels become one, their difference.
-        cache_dir: directory that keeps what the frozen parts say of an image (`OutputCache`): the embeddings when the image
-            encoder is frozen, the masks when all is.
+        cache_dir: directory that keeps a frozen image encoder's embeddings (`OutputCache`), for tuning what follows it.
 
     Raises:
         ValueError: an unknown option, another img_size than the image encoder's, or a cache for a trainable image encoder.
@@ -83,14 +82,12 @@ class SamTeacher(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.encoder_is_frozen = not any(p.requires_grad for p in sam.image_encoder.parameters())
-        is_frozen = not any(p.requires_grad for p in sam.parameters())
         if cache_dir and not self.encoder_is_frozen:
             raise ValueError(
                 "teacher::cache_dir needs a frozen image encoder, but teacher::module trains LoRA in it; "
                 "pass --teacher::module mask_decoder or leave cache_dir out."
             )
         self.embeddings = OutputCache(cache_dir, sam.image_encoder) if cache_dir else None
-        self.masks = OutputCache(cache_dir, sam, f"-{mask_tokens}") if cache_dir and is_frozen else None
 
     def forward(self, image: torch.Tensor) -> TeacherOutput:
         """Segment a batch.
@@ -101,14 +98,13 @@ class SamTeacher(nn.Module):
         Raises:
             ValueError: another number of dimensions or channels.
         """
-        prepared = self.prepare(image)
-        features = self.encode(prepared)
-        if self.masks:
-            masks = self.masks(prepared, lambda missing: self.decode(features[missing]))
-        else:
-            masks = self.decode(features)
-        logits = F.interpolate(masks.float(), size=(self.img_size,) * 2, mode="bilinear", align_corners=False)
-        return TeacherOutput(logits, features)
+        masks, features = self.segment(image)
+        return TeacherOutput(enlarge(masks, self.img_size), features)
+
+    def segment(self, image: torch.Tensor) -> TeacherOutput:
+        """As `forward`, with the logits as the decoder gives them, (B, 1 or C, 4 h, 4 w)."""
+        features = self.encode(self.prepare(image))
+        return TeacherOutput(self.decode(features), features)
 
     def encode(self, prepared: torch.Tensor) -> torch.Tensor:
         """Image embeddings (B, 256, h, w) of prepared images (B, 3, S, S)."""
@@ -142,6 +138,11 @@ class SamTeacher(nn.Module):
         return (image.expand(-1, 3, -1, -1) - self.mean) / self.std
 
 
+def enlarge(masks: torch.Tensor, img_size: int) -> torch.Tensor:
+    """Mask logits (B, C, h, w) -> (B, C, S, S) float32, bilinear (align_corners=False)."""
+    return F.interpolate(masks.float(), size=(img_size,) * 2, mode="bilinear", align_corners=False)
+
+
 def build_teacher(
     model_name: str = "vit_b",
     module: str = "sam_lora_image_encoder",
@@ -152,9 +153,8 @@ def build_teacher(
     lora_checkpoint: str | None = None,
     normalization: str | None = None,
     mask_tokens: str | None = None,
-    cache_dir: str | None = None,
 ) -> SamTeacher:
-    """The frozen teacher for distillation, its LoRA merged into the plain SAM.
+    """A frozen teacher, its LoRA merged into the plain SAM; `FrozenTeacher` is what a distillation is given.
 
     Args:
         model_name: `vit_b`, `vit_l`, `vit_h` or `lite_medsam`.
@@ -166,7 +166,6 @@ def build_teacher(
         lora_checkpoint: the tuned adapter, a seed-style .pth or a peft folder; required.
         normalization: None is `unit` for lite_medsam and `imagenet` for the others.
         mask_tokens: None is `single` for two classes and `multimask` for more.
-        cache_dir: directory that keeps embeddings and masks; useful where the same views come back.
 
     Raises:
         FileNotFoundError: a file that is required is not there.
@@ -175,14 +174,14 @@ def build_teacher(
     if not lora_checkpoint:
         raise ValueError("teacher.lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH.")
     module = normalize_module(module)
-    normalization, mask_tokens = _fill_options(model_name, num_classes, normalization, mask_tokens)
+    normalization, mask_tokens = fill_options(model_name, num_classes, normalization, mask_tokens)
     adapter = read_adapter(lora_checkpoint)
     sam = _build_base(model_name, img_size, count_mask_tokens(num_classes, mask_tokens), sam_checkpoint)
     check_adapter(adapter, sam, module=module, rank=rank, num_classes=sam.mask_decoder.num_mask_tokens - 1)
     merge_adapter(sam, adapter)
     sam.requires_grad_(False)
     logger.info("teacher: %s with %s from %s", model_name, adapter.module, lora_checkpoint)
-    return SamTeacher(sam, img_size, normalization, mask_tokens, cache_dir).eval()
+    return SamTeacher(sam, img_size, normalization, mask_tokens).eval()
 
 
 def build_trainable_teacher(
@@ -199,7 +198,8 @@ def build_trainable_teacher(
 ) -> TunableTeacher:
     """The teacher with a trainable adapter on the frozen SAM, for fine-tuning.
 
-    The arguments are those of `build_teacher`; `lora_checkpoint` must be None here.
+    The arguments are those of `build_teacher`; `lora_checkpoint` must be None here. `cache_dir` keeps the embeddings of a frozen image
+    encoder, which pays where the same views come back.
 
     Raises:
         FileNotFoundError: SAM's base file is not there.
@@ -215,7 +215,7 @@ def build_trainable_teacher(
             f"teacher::module for lite_medsam must be {DECODER_ONLY}, got {module}: "
             "its TinyViT encoder stays frozen so that its embeddings can be kept."
         )
-    normalization, mask_tokens = _fill_options(model_name, num_classes, normalization, mask_tokens)
+    normalization, mask_tokens = fill_options(model_name, num_classes, normalization, mask_tokens)
     sam = _build_base(model_name, img_size, count_mask_tokens(num_classes, mask_tokens), sam_checkpoint)
     tunable = add_lora(sam, module, rank)
     return TunableTeacher(module, tunable, img_size, normalization, mask_tokens, cache_dir)
@@ -278,7 +278,7 @@ def count_mask_tokens(num_classes: int, mask_tokens: str) -> int:
     return num_classes if mask_tokens == "all" else num_classes + 1
 
 
-def _fill_options(model_name: str, num_classes: int, normalization: str | None, mask_tokens: str | None) -> tuple[str, str]:
+def fill_options(model_name: str, num_classes: int, normalization: str | None, mask_tokens: str | None) -> tuple[str, str]:
     """Normalization and mask tokens with None replaced; mistakes show here, before any weights are read."""
     _check_choice("model_name", model_name, MODEL_NAMES)
     normalization = normalization or default_normalization(model_name)

