@@ -35,8 +35,8 @@ def tune_teacher(
     Args:
         bundle_root: of this bundle.
         dataset_dir: with dataset.json.
-        cache_dir: keeps the image embeddings, for the distillation as well.
-        img_size: of the images as the student will see them, so that both trainings share the embeddings.
+        cache_dir: keeps the image embeddings, which every epoch reads again.
+        img_size: of the images as the student will see them.
         logs: where the fine-tuning's run folder is made.
         gpu_ids: as hardware::gpu_ids.
         precision: as hardware::precision.

@@ -18,8 +18,8 @@ def test_quickstart_tunes_a_teacher_distils_it_and_tells_what_is_next(tmp_path, 
     folder = tmp_path / "logs" / "phantoms" / "run"
     assert "teacher" in (folder / "test_results.txt").read_text()
     assert (folder / "visualizations" / "test_sample_000.png").is_file()
-    teacher = flow.parser.get_parsed_content("teacher")
-    assert teacher.embeddings.misses == 1  # the test phantom: the tuning's embeddings served the distillation
+    teacher = flow.parser.get_parsed_content("frozen_teacher")
+    assert teacher.mode == "warp" and len(teacher.views) == 3 and not teacher.missing
     out = capsys.readouterr().out
     assert "configs/inference.json" in out and str(folder / "test_results.txt") in out
     best = next((folder / "models").glob("best_epoch*.pt"))
