@@ -1,0 +1,131 @@
+"""The bars: ratios of figures measured in one run, and what each must reach."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any, NamedTuple
+
+from .settings import SAM_NAMES
+from .students import BF16, EXPORTS, FP32
+
+Figures = dict[str, dict[str, Any]]
+MOST_DICE_CHANGE = 0.002
+
+
+class Bar(NamedTuple):
+    """A figure, over another where there is one, and the limit it must keep.
+
+    figure, over: contender.figure. sign: `>=` or `<=`.
+    """
+
+    name: str
+    figure: str
+    over: str | None
+    sign: str
+    limit: float
+
+
+def _cached_bars() -> list[Bar]:
+    """Of epochs with a complete cache, against the control and the seed."""
+    names = (*(f"replay_{model}" for model in SAM_NAMES), "warp_vit_b")
+    bars = [
+        Bar(f"epoch: {name}, its cache complete / control", f"{name}.epoch_seconds", "control_mean.epoch_seconds", "<=", 1.05)
+        for name in names
+    ]
+    for model, limit in zip(SAM_NAMES, (10, 35, 70)):
+        seed, ours = f"seed_{model}.epoch_seconds", f"replay_{model}.epoch_seconds"
+        bars.append(Bar(f"epoch: seed / ours, its cache complete, {model}", seed, ours, ">=", limit))
+    return bars
+
+
+STOCK, FAST, BF16_FAST = "teacher_vit_b_stock_fp32", "teacher_vit_b_fast_fp32", "teacher_vit_b_fast_bf16"
+BARS = (
+    *_cached_bars(),
+    Bar("first epoch: ours online / seed, vit_b", "online_vit_b.first_epoch_seconds", "seed_vit_b.epoch_seconds", "<=", 0.35),
+    Bar("teacher vit_b: stock / fast, fp32", f"{STOCK}.image_seconds", f"{FAST}.image_seconds", ">=", 1.6),
+    Bar("teacher vit_b: fast fp32, max difference of the logits", f"{FAST}.max_difference", None, "<=", 1e-4),
+    Bar("teacher vit_b: the same, in deviations of the logits", f"{FAST}.scaled_difference", None, "<=", 1e-4),
+    Bar("teacher vit_b: stock fp32 / fast bf16", f"{STOCK}.image_seconds", f"{BF16_FAST}.image_seconds", ">=", 4),
+    Bar("teacher vit_b: fast bf16, Dice of its masks with stock's", f"{BF16_FAST}.mask_dice", None, ">=", 0.995),
+    Bar("student train step: fp32 eager / ours", "student_step_fp32.step_seconds", "student_step_ours.step_seconds", ">=", 1.7),
+    Bar("student inference: fp32 eager / best form", "student_infer_fp32.step_seconds", "best_form.step_seconds", ">=", 3),
+    Bar("student inference: change of Dice, best form", "best_form.dice_change", None, "<=", MOST_DICE_CHANGE),
+    Bar("peak memory: replay_vit_h / control", "replay_vit_h.peak_mb", "control_mean.peak_mb", "<=", 1.1),
+    Bar("share of an epoch waiting for data, worst training", "worst_wait.data_wait", None, "<=", 0.05),
+)
+TRAININGS = ("control", "control_repeat", *(f"replay_{model}" for model in SAM_NAMES), "warp_vit_b")
+
+
+def judge(figures: Figures, prefix: str = "") -> list[dict[str, Any]]:
+    """A row for each bar: name, value, the limit, and whether it is met; value and met are None where a contender failed.
+
+    Args:
+        figures: of each contender, by name.
+        prefix: of the names of one device.
+    """
+    figures = {name.removeprefix(prefix): found for name, found in figures.items() if name.startswith(prefix)}
+    figures = {**figures, **derive(figures)}
+    rows = []
+    for bar in BARS:
+        value = _value(bar, figures)
+        met = None if value is None else value >= bar.limit if bar.sign == ">=" else value <= bar.limit
+        rows.append({"name": bar.name, "value": value, "bar": f"{bar.sign} {bar.limit:g}", "met": met})
+    return rows
+
+
+def derive(figures: Figures) -> Figures:
+    """Figures that several contenders give together; those that failed are left out.
+
+    control_mean: of the two controls, and the drift from the first to the second. best_form: the fastest that keeps the Dice.
+    worst_wait: the longest of all trainings. payback: epochs after which the cache of vit_b has paid.
+    """
+    found = {
+        "control_mean": _mean_of_controls(figures),
+        "best_form": _best_form(figures),
+        "worst_wait": _worst_wait(figures),
+        "payback": _payback(figures),
+    }
+    return {name: derived for name, derived in found.items() if derived}
+
+
+def _mean_of_controls(figures: Figures) -> dict[str, Any] | None:
+    controls = _all(figures, ("control", "control_repeat"))
+    if not controls:
+        return None
+    means = {key: mean(control[key] for control in controls) for key in ("epoch_seconds", "peak_mb")}
+    return {**means, "drift": controls[-1]["epoch_seconds"] / controls[0]["epoch_seconds"] - 1}
+
+
+def _best_form(figures: Figures) -> dict[str, Any] | None:
+    forms = {form: _get(figures, f"student_infer_{form}") for form in (FP32, BF16, *EXPORTS)}
+    kept = {form: f for form, f in forms.items() if f and f["dice_change"] <= MOST_DICE_CHANGE}
+    best = min(kept, key=lambda form: kept[form]["step_seconds"], default=None)
+    return {**kept[best], "form": best} if best else None
+
+
+def _worst_wait(figures: Figures) -> dict[str, Any] | None:
+    waits = [training["data_wait"] for training in _all(figures, TRAININGS)]
+    return {"data_wait": max(waits)} if waits else None
+
+
+def _payback(figures: Figures) -> dict[str, Any] | None:
+    found = _all(figures, ("fill_replay_vit_b", "online_vit_b", "replay_vit_b"))
+    saved = found[1]["epoch_seconds"] - found[2]["epoch_seconds"] if len(found) == 3 else 0
+    return {"epochs": found[0]["fill_seconds"] / saved} if saved > 0 else None
+
+
+def _all(figures: Figures, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [found for name in names if (found := _get(figures, name))]
+
+
+def _get(figures: Figures, name: str) -> dict[str, Any] | None:
+    found = figures.get(name)
+    return None if found is None or "error" in found else found
+
+
+def _value(bar: Bar, figures: Figures) -> float | None:
+    paths = [path.split(".") for path in (bar.figure, bar.over) if path]
+    parts = [(_get(figures, contender) or {}).get(key) for contender, key in paths]
+    if None in parts:
+        return None
+    return parts[0] if bar.over is None else parts[0] / parts[1]

@@ -1,0 +1,150 @@
+"""Trainings through the bundle itself, as `python -m monai.bundle run training` does them, and what their records say."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Events
+from monai.bundle import ConfigWorkflow
+
+from .cases import workflow
+from .measure import peak_memory
+from .settings import Settings
+
+CONTROL = "train_student.json"
+TINY_STUDENT = {
+    "_target_": "scripts.networks.tinyusfm.TinyUSFMSeg",
+    "num_classes": "@data::num_classes",
+    "img_size": "@data::img_size",
+}
+
+
+def train(
+    settings: Settings, name: str, mode: str | None = None, model: str = "vit_b", epochs: int | None = None
+) -> dict[str, float]:
+    """Seconds an epoch (median without the first), of the first epoch and before it, share of waiting for data, peak memory.
+
+    Args:
+        settings: of the run.
+        name: of the run folder.
+        mode: distillation::mode; None trains the control.
+        model: of the teacher.
+        epochs: of the training; those of the run when None.
+    """
+    overrides = _overrides(settings, name, epochs or settings.epochs)
+    if mode is None:
+        flow = workflow(settings, overrides, CONTROL)
+    else:
+        flow = workflow(settings, {**overrides, **_distillation(settings, mode, model, settings.num_images)})
+    start = _run(flow)
+    history = read_history(_folder(settings, name) / "history.csv")
+    return {**history, "start_seconds": start, **peak_memory(settings.device)}
+
+
+def fill(settings: Settings, name: str, mode: str, model: str, num_images: int) -> dict[str, float]:
+    """The price of a cache: seconds until the first epoch of a run starts, and bytes.
+
+    Args:
+        settings: of the run.
+        name: of the run folder.
+        mode: `replay` or `warp`.
+        model: of the teacher.
+        num_images: of the training list.
+    """
+    overrides = {**_overrides(settings, name, settings.epochs), **_distillation(settings, mode, model, num_images)}
+    seconds = _run(workflow(settings, {**overrides, "data::datalist": f"{num_images}.json"}), start_only=True)
+    views = num_images * (settings.views if mode == "replay" else 1)
+    folder = cache_folder(settings, mode, model, num_images)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {
+        "fill_seconds": seconds,
+        "view_seconds": seconds / views,
+        "images": num_images,
+        "cache_bytes": size,
+        "view_bytes": size / views,
+        **peak_memory(settings.device),
+    }
+
+
+def cache_folder(settings: Settings, mode: str, model: str, num_images: int) -> Path:
+    """Of one cache; those that are compared do not share entries."""
+    return settings.folder / "cache" / f"{settings.device}_{mode}_{model}_{num_images}"
+
+
+def best_model(settings: Settings, name: str) -> Path:
+    """The weights that a run ended with.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+    """
+    found = sorted((_folder(settings, name) / "models").glob("best_epoch*"))
+    if not found:
+        raise FileNotFoundError(f"the run {name} has left no weights; it must run first.")
+    return found[-1]
+
+
+def read_history(path: Path) -> dict[str, float]:
+    """Figures from a run's history.csv."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    seconds, waits = ([float(row[key]) for row in rows] for key in ("seconds", "data_wait"))
+    later = seconds[1:] or seconds
+    median = statistics.median(later)
+    return {
+        "epoch_seconds": median,
+        "first_epoch_seconds": seconds[0],
+        "spread": (max(later) - min(later)) / median,
+        "data_wait": statistics.median(waits[1:] or waits),
+        "epochs": len(rows),
+        "val_dice": float(rows[-1]["val_mean_dice"]),
+    }
+
+
+def _run(flow: ConfigWorkflow, start_only: bool = False) -> float:
+    """Run it to its end, or to the start of its first epoch; seconds from when all is built to that start."""
+    flow.initialize()
+    trainer, starts = flow.parser.get_parsed_content("train::trainer"), []
+
+    def start_epoch() -> None:
+        starts.append(time.perf_counter())
+        if start_only:
+            trainer.terminate()
+
+    trainer.add_event_handler(Events.EPOCH_STARTED(once=1), start_epoch)
+    built = time.perf_counter()
+    flow.run()
+    return starts[0] - built
+
+
+def _overrides(settings: Settings, name: str, epochs: int) -> dict[str, Any]:
+    overrides = {
+        "run_folder::root": str(settings.folder / "logs"),
+        "run_folder::timestamp": f"{settings.device}_{name}",
+        "model_file": None,
+        "final_evaluation": None,
+        "val_interval": epochs,
+        "student::pretrained": False,
+        "training::num_epochs": epochs,
+        "training::warmup_epochs": 0,
+        "training::batch_size": settings.batch_size,
+        "training::lr": settings.lr,
+    }
+    return {**overrides, "network_def": {**TINY_STUDENT, **settings.student}} if settings.student else overrides
+
+
+def _distillation(settings: Settings, mode: str, model: str, num_images: int) -> dict[str, Any]:
+    overrides = {f"teacher::{key}": value for key, value in settings.teacher(model).items()}
+    overrides["distillation::mode"] = mode
+    if mode != "online":
+        overrides["teacher::cache_dir"] = str(cache_folder(settings, mode, model, num_images))
+    if mode == "replay":
+        overrides["distillation::views"] = settings.views
+    return overrides
+
+
+def _folder(settings: Settings, name: str) -> Path:
+    return settings.folder / "logs" / "cases" / f"{settings.device}_{name}"

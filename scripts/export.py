@@ -1,0 +1,583 @@
+"""The student in forms that run without this bundle, each checked against eager fp32 torch before it is kept.
+
+    python -m scripts.export --checkpoint models/model.pt --output models/export --forms onnx openvino --dataset_dir data/BUSBRA
+
+The folder gets the files of the forms and export.json with what was measured on images of `--split`; int8 is calibrated on images
+of the training list. Without --dataset_dir both are generated phantoms. A form that differs from torch by more than its limit is
+refused: its file is not kept, and the program ends with 1. `load_runner` runs a form in other programs.
+
+Surprise: OpenVINO computes in bf16 by itself where the processor can, so fp32 has to be asked for.
+
+Legend: B batch, C classes, H W pixels; H = W = img_size at both ends of a form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImaged, Resize
+from monai.utils import convert_to_tensor
+from safetensors.torch import save
+from torch import nn
+from torch.nn import functional as F
+
+from .data.datalist import SPLITS, SegmentationData
+from .data.dataset import ViewDataset
+from .data.phantoms import make_phantom
+from .data.readers import GrayImageReader, MaskReader
+from .data.transforms import LabelToClassesd, ToRowsFirstd
+from .metrics import SegmentationMetrics, logits_to_classes
+from .networks.tinyusfm import TinyUSFMSeg, load_trained_student, logit_channels
+
+SAFETENSORS, TORCHSCRIPT, ONNX, ONNX_INT8 = "student.safetensors", "student.ts", "student.onnx", "student_int8.onnx"
+OPENVINO = ("student.xml", "student.bin")
+RECORD = "export.json"
+INPUT, OUTPUT = "image", "logits"
+PHANTOM_SIZE = 256  # pixels, before the resize to img_size
+CHECKED, CALIBRATION = 0, 1  # first seeds of the phantoms
+
+Runner = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Limit(NamedTuple):
+    """The most that a form may differ from torch.
+
+    key: of what `Check.compare` returns. value: above it, up or down, the form is refused.
+    """
+
+    key: str
+    value: float
+
+
+LOGITS = Limit("max_logit_difference", 1e-4)
+DICE = Limit("dice_change", 0.002)
+
+
+class Setup(NamedTuple):
+    """What a form is run for; threads None leaves their number to the library."""
+
+    img_size: int
+    num_classes: int
+    threads: int | None
+
+
+class Form(NamedTuple):
+    """One row of FORMS.
+
+    start: (path, setup) -> Runner. write: (student, folder, images to calibrate on) -> the files in the folder; None where a
+    checkpoint is run as it is. files: the first is the one to start. needs: modules to write and run it.
+    """
+
+    start: Callable[[Path, Setup], Runner]
+    write: Callable[[TinyUSFMSeg, Path, Sequence[torch.Tensor]], None] | None = None
+    files: tuple[str, ...] = ()
+    limit: Limit = LOGITS
+    needs: tuple[str, ...] = ()
+
+
+class Case(NamedTuple):
+    """name, image (1, 1, img_size, img_size) in [0, 1], label (1, H, W) class indices at the image's original size."""
+
+    name: str
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+class Predictions(NamedTuple):
+    """Of all cases: logits (1, 1 or C, img_size, img_size), masks (1, H, W) at the original size, mean Dice, median ms."""
+
+    logits: list[torch.Tensor]
+    masks: list[torch.Tensor]
+    dice: float
+    ms: float
+
+
+def library(name: str) -> ModuleType:
+    """A module of the extra `export`, imported when it is needed.
+
+    Raises:
+        ImportError: naming the extra.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{name} cannot be imported ({error}); run pip install .[export]") from None
+
+
+def _torch_runner(network: nn.Module, threads: int | None, bf16: bool = False) -> Runner:
+    if threads:
+        torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return network(images.cpu().as_subclass(torch.Tensor)).float()  # a MetaTensor too
+
+    return run
+
+
+def _start_torch(path: Path, setup: Setup, bf16: bool = False) -> Runner:
+    student = load_trained_student(TinyUSFMSeg(num_classes=setup.num_classes, img_size=setup.img_size), path)
+    return _torch_runner(student.eval(), setup.threads, bf16)
+
+
+def _start_torchscript(path: Path, setup: Setup) -> Runner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and still what MONAI exports
+        return _torch_runner(torch.jit.load(path, map_location="cpu"), setup.threads)
+
+
+def _start_onnx(path: Path, setup: Setup) -> Runner:
+    onnxruntime = library("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = setup.threads or 0
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: _array(images)})[0])
+
+
+def _start_openvino(path: Path, setup: Setup, precision: str = "f32") -> Runner:
+    openvino = library("openvino")
+    core, threads = openvino.Core(), {"INFERENCE_NUM_THREADS": setup.threads} if setup.threads else {}
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": precision, **threads})
+    found = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if found != getattr(openvino.Type, precision):
+        raise ValueError(
+            f"{path.name} would run in {found.get_type_name()} on this processor, not in {precision}; choose the form openvino."
+        )
+    # its own requests do not check the size of an image
+    return lambda images: torch.from_numpy(compiled({INPUT: _array(images)})[OUTPUT].copy())
+
+
+def _array(images: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(images.detach().cpu().numpy(), dtype=np.float32)
+
+
+def _write_safetensors(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
+    (folder / SAFETENSORS).write_bytes(save(student.state_dict()))
+
+
+def _write_torchscript(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(student).save(folder / TORCHSCRIPT)
+
+
+def _write_onnx(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
+    if (folder / ONNX).exists():  # two forms are made from it
+        return
+    library("onnxscript")
+    example = torch.zeros(2, 1, student.img_size, student.img_size)  # a batch of 1 would be taken as fixed
+    torch.onnx.export(
+        student, (example,), folder / ONNX, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, external_data=False,
+        dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+    )
+
+
+def _write_openvino(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
+    openvino = library("openvino")
+    _write_onnx(student, folder, images)
+    openvino.save_model(openvino.Core().read_model(folder / ONNX), folder / OPENVINO[0], compress_to_fp16=False)
+
+
+def _write_onnx_int8(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
+    """Convolutions and linear layers in int8, their weights by channel; attention products and classifier stay fp32.
+
+    Symmetric activations are what OpenVINO runs fastest. The classifier in int8 would cut off the largest logits.
+    """
+    onnx, quantization = library("onnx"), library("onnxruntime.quantization")
+    prepared = folder / "prepared.onnx"
+    _write_onnx(student, folder, images)
+    library("onnxruntime.quantization.shape_inference").quant_pre_process(folder / ONNX, prepared, skip_symbolic_shape=True)
+    quantization.quantize_static(
+        prepared,
+        folder / ONNX_INT8,
+        _CalibrationImages(images),
+        nodes_to_quantize=_int8_nodes(onnx.load(prepared).graph),
+        per_channel=True,
+        activation_type=quantization.QuantType.QInt8,
+        weight_type=quantization.QuantType.QInt8,
+        extra_options={"ActivationSymmetric": True},
+    )
+
+
+def _int8_nodes(graph: Any) -> list[str]:
+    """Names of the nodes of an onnx graph that have weights, without the classifier."""
+    weights = {tensor.name for tensor in graph.initializer if not tensor.name.startswith("decode_head.conv_seg.")}
+    return [node.name for node in graph.node if node.op_type in ("Conv", "MatMul") and weights.intersection(node.input)]
+
+
+class _CalibrationImages:
+    """What onnxruntime.quantization calls a CalibrationDataReader."""
+
+    def __init__(self, images: Sequence[torch.Tensor]) -> None:
+        self._images = iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self._images, None)
+        return None if image is None else {INPUT: _array(image)}
+
+
+_TO_ONNX = ("onnx", "onnxscript")
+FORMS = {
+    "torch": Form(_start_torch),
+    "torch_bf16": Form(partial(_start_torch, bf16=True), limit=DICE),
+    "safetensors": Form(_start_torch, _write_safetensors, (SAFETENSORS,)),
+    "torchscript": Form(_start_torchscript, _write_torchscript, (TORCHSCRIPT,)),
+    "onnx": Form(_start_onnx, _write_onnx, (ONNX,), LOGITS, (*_TO_ONNX, "onnxruntime")),
+    "onnx_int8": Form(_start_onnx, _write_onnx_int8, (ONNX_INT8,), DICE, (*_TO_ONNX, "onnxruntime")),
+    "openvino": Form(_start_openvino, _write_openvino, OPENVINO, LOGITS, (*_TO_ONNX, "openvino")),
+    "openvino_bf16": Form(partial(_start_openvino, precision="bf16"), _write_openvino, OPENVINO, DICE, (*_TO_ONNX, "openvino")),
+    "openvino_int8": Form(_start_openvino, _write_onnx_int8, (ONNX_INT8,), DICE, (*_TO_ONNX, "onnxruntime", "openvino")),
+}
+
+
+def _form(name: str) -> Form:
+    if name not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {name!r}.")
+    return FORMS[name]
+
+
+def load_runner(form: str, path: str | Path, img_size: int, threads: int | None = None, num_classes: int = 2) -> Runner:
+    """A function images (B, 1, img_size, img_size) float in [0, 1] -> logits (B, 1 or C, img_size, img_size) float32, on the CPU.
+
+    Args:
+        form: a key of FORMS.
+        path: a file that the form runs, or the folder of an export; a checkpoint for torch and torch_bf16.
+        img_size: side of the images in pixels, as in the training.
+        threads: of the computation; for torch's forms this sets the number of the whole process. None leaves it to the library.
+        num_classes: with the background.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: the form's library is not installed.
+        ValueError: an unknown form, or a file that is damaged or for another img_size or num_classes.
+    """
+    known, path = _form(form), Path(path)
+    if path.is_dir() and known.files:
+        path = path / known.files[0]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file; expected one that runs as {form}: see python -m scripts.export --help.")
+    try:
+        runner = known.start(path, Setup(img_size, num_classes, threads))
+        logits = runner(torch.zeros(1, 1, img_size, img_size))
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:  # each library has its own
+        raise ValueError(
+            f"{path} does not run as {form} on an image of {img_size} x {img_size} pixels ({type(error).__name__}); pass the "
+            f"img_size that its {RECORD} names, or write it again with python -m scripts.export."
+        ) from error
+    if logits.shape[1] != logit_channels(num_classes):
+        raise ValueError(
+            f"{path} gives {logits.shape[1]} channels of logits, but {num_classes} classes have {logit_channels(num_classes)}; "
+            f"pass the num_classes that its {RECORD} names."
+        )
+    return runner
+
+
+class Check:
+    """Holds forms against eager fp32 torch on the same cases.
+
+    Dice is counted as in evaluation.py: logits are resized bilinearly to the label; mean over foreground classes and cases.
+
+    Args:
+        student: trained, on the CPU; put in eval mode.
+        cases: at least one.
+        num_classes: with the background.
+    """
+
+    def __init__(self, student: TinyUSFMSeg, cases: Sequence[Case], num_classes: int) -> None:
+        self.cases = cases
+        self.setup = Setup(student.img_size, num_classes, torch.get_num_threads())
+        self.expected = self.run(_torch_runner(student.eval(), self.setup.threads))
+
+    def run(self, runner: Runner) -> Predictions:
+        """What a runner says of the cases, one image at a time."""
+        runner(self.cases[0].image)  # the first calls are slower
+        scores, logits, masks, times = SegmentationMetrics(self.setup.num_classes), [], [], []
+        for case in self.cases:
+            start = time.perf_counter()
+            logits.append(runner(case.image))
+            times.append(1000 * (time.perf_counter() - start))
+            resized = F.interpolate(logits[-1], size=case.label.shape[-2:], mode="bilinear", align_corners=False)
+            masks.append(logits_to_classes(resized)[0])
+            scores.add(case.name, masks[-1], case.label)
+        return Predictions(logits, masks, scores.summary()["dice"], median(times))
+
+    def compare(self, runner: Runner) -> dict[str, float]:
+        """How a runner differs from torch.
+
+        Returns:
+            max_logit_difference: absolute, over the pixels of all cases; nan when a logit is not finite. mask_difference: share
+            of pixels of another class, mean over cases. torch_dice, dice, dice_change: the last is the runner's less torch's.
+            ms: median time of an image.
+        """
+        found, expected = self.run(runner), self.expected
+        logits = [float((a - b).abs().max()) for a, b in zip(found.logits, expected.logits)]
+        masks = [float((a != b).float().mean()) for a, b in zip(found.masks, expected.masks)]
+        return {
+            "max_logit_difference": max(logits) if all(map(math.isfinite, logits)) else math.nan,
+            "mask_difference": float(np.mean(masks)),
+            "torch_dice": expected.dice,
+            "dice": found.dice,
+            "dice_change": found.dice - expected.dice,
+            "ms": found.ms,
+        }
+
+
+def refusal(form: str, measured: Mapping[str, float]) -> str | None:
+    """Why a form is not kept: the numbers and the limit; None when it is within."""
+    key, value = _form(form).limit if math.isfinite(measured["max_logit_difference"]) else LOGITS
+    if abs(measured[key]) <= value:  # not so for nan
+        return None
+    return (
+        f"{form} is refused: {key} is {measured[key]:.3g}, the limit is {value:g} (max_logit_difference "
+        f"{measured['max_logit_difference']:.3g}, mean Dice {measured['torch_dice']:.4f} in torch and {measured['dice']:.4f} in "
+        f"{form}); choose another form{' or more images (--num_images)' if 'int8' in form else ''}."
+    )
+
+
+def export_student(
+    student: TinyUSFMSeg,
+    forms: Sequence[str],
+    check: Check,
+    calibration: Sequence[torch.Tensor],
+    output: Path,
+    about: Mapping[str, object] | None = None,
+) -> dict[str, str]:
+    """Write a student in several forms, check each, and keep those within their limit; a line a form is printed.
+
+    The folder appears complete and in one step, or, when every form is refused, not at all.
+
+    Args:
+        student: trained, on the CPU, in eval mode.
+        forms: keys of FORMS that are written.
+        check: of the same student.
+        calibration: images (1, 1, img_size, img_size) in [0, 1] for int8.
+        output: folder to make; one that is there is replaced.
+        about: what the record says besides, such as the checkpoint.
+
+    Returns:
+        By refused form the reason.
+    """
+    _print_head(check.expected)
+    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
+        draft = Path(folder) / "new"
+        draft.mkdir()
+        measured = {form: _written(form, student, draft, calibration, check) for form in forms}
+        refusals = {form: reason for form, numbers in measured.items() if (reason := refusal(form, numbers))}
+        kept = {form: numbers for form, numbers in measured.items() if form not in refusals}
+        if kept:
+            _finish(draft, kept, {**(about or {}), **_record(check, kept)})
+            _replace(draft, output, Path(folder) / "old")
+    return refusals
+
+
+def _written(
+    form: str, student: TinyUSFMSeg, draft: Path, calibration: Sequence[torch.Tensor], check: Check
+) -> dict[str, float]:
+    """What `check` finds of a form that is now in the draft, and the bytes of its files."""
+    files = [draft / name for name in FORMS[form].files]
+    if not files[0].exists():  # else another form has written it
+        FORMS[form].write(student, draft, calibration)
+    img_size, num_classes, threads = check.setup
+    numbers = check.compare(load_runner(form, draft, img_size, threads, num_classes))
+    numbers["bytes"] = sum(file.stat().st_size for file in files)
+    _print_row(form, numbers)
+    return numbers
+
+
+def _print_head(expected: Predictions) -> None:
+    print(f"{'form':<14}{'logit diff':>12}{'pixels':>10}{'torch Dice':>12}{'Dice':>9}{'change':>10}{'ms/image':>10}{'MB':>8}")
+    print(f"{'torch':<14}{'':>22}{expected.dice:>12.4f}{'':>19}{expected.ms:>10.1f}")
+
+
+def _print_row(form: str, numbers: Mapping[str, float]) -> None:
+    print(
+        f"{form:<14}{numbers['max_logit_difference']:>12.2e}{numbers['mask_difference']:>10.3%}{numbers['torch_dice']:>12.4f}"
+        f"{numbers['dice']:>9.4f}{numbers['dice_change']:>+10.5f}{numbers['ms']:>10.1f}{numbers['bytes'] / 1e6:>8.1f}"
+    )
+
+
+def _record(check: Check, kept: Mapping[str, Mapping[str, float]]) -> dict[str, object]:
+    """What export.json says of the kept forms."""
+    size, num_classes, threads = check.setup
+    channels = logit_channels(num_classes)
+    needs = dict.fromkeys(["torch", "safetensors", *(name for form in kept for name in FORMS[form].needs)])
+    return {
+        "img_size": size,
+        "num_classes": num_classes,
+        "input": f"{INPUT} (B, 1, {size}, {size}) float32 in [0, 1]",
+        "output": f"{OUTPUT} (B, {channels}, {size}, {size}) float32, unnormalized",
+        "num_images": len(check.cases),
+        "threads": threads,
+        "torch": {"dice": check.expected.dice, "ms": check.expected.ms},
+        "forms": {
+            form: {"files": FORMS[form].files, **numbers, "limit": FORMS[form].limit._asdict()} for form, numbers in kept.items()
+        },
+        "versions": {name: library(name).__version__ for name in needs},
+    }
+
+
+def _finish(draft: Path, kept: Iterable[str], record: Mapping[str, object]) -> None:
+    """Leaves the files of the kept forms and the record in the draft, flushed to the disk."""
+    names = {name for form in kept for name in FORMS[form].files}
+    for path in draft.iterdir():
+        if path.name not in names:
+            path.unlink()
+    (draft / RECORD).write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")
+    for path in draft.iterdir():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _replace(draft: Path, output: Path, old: Path) -> None:
+    """The draft takes the place of the output; what was there goes to `old`, or comes back when that fails."""
+    if output.exists():
+        os.replace(output, old)
+    try:
+        os.replace(draft, output)
+    except OSError:
+        if old.exists():
+            os.replace(old, output)
+        raise
+
+
+def phantom_cases(count: int, img_size: int, first_seed: int = CHECKED) -> list[Case]:
+    """Generated phantoms as cases, the same for the same arguments."""
+    phantoms = [make_phantom((first_seed, number), PHANTOM_SIZE) for number in range(count)]
+    return [
+        _case(f"phantom {number}", torch.from_numpy(image)[None] / 255, torch.from_numpy(label)[None], img_size)
+        for number, (image, label) in enumerate(phantoms)
+    ]
+
+
+def dataset_cases(items: Sequence[Mapping], count: int, img_size: int, num_classes: int) -> list[Case]:
+    """`count` cases spread evenly over a list of `SegmentationData`, or all when it has fewer."""
+    keys = ["image", "label"]
+    transform = Compose(
+        [
+            LoadImaged("image", reader=GrayImageReader),
+            LoadImaged("label", reader=MaskReader),
+            EnsureChannelFirstd(keys),
+            ToRowsFirstd(keys),
+            LabelToClassesd("label", num_classes),
+            EnsureTyped(keys, track_meta=False),
+        ]
+    )
+    chosen = [items[int(index)] for index in np.linspace(0, len(items) - 1, min(count, len(items)))]
+    dataset = ViewDataset(chosen, transform, cache=False)
+    return [_case(item["case"], item["image"], item["label"], img_size) for item in dataset]
+
+
+def _case(name: str, image: torch.Tensor, label: torch.Tensor, img_size: int) -> Case:
+    resize = Resize((img_size, img_size), mode="bilinear", anti_aliasing=True)  # as preprocessing in configs/train.json
+    return Case(name, convert_to_tensor(resize(image), track_meta=False)[None], label)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program; 0, or 1 after a message on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        refusals = _run(options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    for reason in refusals.values():
+        print(f"export: {reason}", file=sys.stderr)
+    kept = [form for form in options.forms if form not in refusals]
+    if kept:
+        print(f"wrote {options.output}: {', '.join(kept)}; the numbers are in {RECORD}")
+    return 1 if refusals else 0
+
+
+def _run(options: argparse.Namespace) -> dict[str, str]:
+    """Checks every argument before anything is written."""
+    _check_forms(options.forms)
+    _check_output(options.output, options.overwrite)
+    if options.num_images < 1:
+        raise ValueError(f"--num_images must be at least 1, got {options.num_images}.")
+    network = TinyUSFMSeg(num_classes=options.num_classes, img_size=options.img_size)
+    student = load_trained_student(network, options.checkpoint)
+    cases, calibration, source = _read_cases(options)
+    print(f"checking on {len(cases)} images: {source}")
+    about = {
+        "checkpoint": options.checkpoint.name,
+        "checkpoint_sha256": hashlib.sha256(options.checkpoint.read_bytes()).hexdigest(),
+        "checked_on": source,
+    }
+    check = Check(student, cases, options.num_classes)
+    return export_student(student, options.forms, check, [case.image for case in calibration], options.output.resolve(), about)
+
+
+def _check_forms(forms: Sequence[str]) -> None:
+    written = [name for name, form in FORMS.items() if form.write]
+    for name in forms:
+        if name not in written:
+            raise ValueError(f"--forms must be of {', '.join(written)}, got {name!r}.")
+        for module in FORMS[name].needs:
+            library(module)
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.resolve().parent.is_dir():
+        raise FileNotFoundError(f"--output {output} lies in no existing folder; create it first.")
+    if not output.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"--output {output} exists; choose another folder, or pass --overwrite to replace an export.")
+    ours = {RECORD, *(name for form in FORMS.values() for name in form.files)}
+    foreign = sorted({path.name for path in output.iterdir()} - ours) if output.is_dir() else [output.name]
+    if foreign:
+        raise FileExistsError(f"--output {output} is no earlier export, since {foreign[0]} is not of one; choose another folder.")
+
+
+def _read_cases(options: argparse.Namespace) -> tuple[list[Case], list[Case], str]:
+    """Cases to check on, cases to calibrate on, and what they are."""
+    size, count = options.img_size, options.num_images
+    if options.dataset_dir is None:
+        source = "generated phantoms, since no --dataset_dir is given; they say little about real images"
+        return phantom_cases(count, size), phantom_cases(count, size, CALIBRATION), source
+    try:
+        data = SegmentationData(options.dataset_dir, options.datalist, options.num_classes, size)
+        items = getattr(data, options.split)
+    except (ValueError, OSError) as error:  # it names config ids
+        raise ValueError(str(error).replace("--data::", "--").replace("data::", "--")) from None
+    chosen = [dataset_cases(cases, count, size, options.num_classes) for cases in (items, data.training)]
+    return *chosen, f"list {options.split} of {data.name}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__.split("\n")[0])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a trained student")
+    parser.add_argument("--output", type=Path, required=True, help="folder to make")
+    parser.add_argument("--forms", nargs="+", required=True, help=", ".join(name for name, form in FORMS.items() if form.write))
+    parser.add_argument("--dataset_dir", help="images to check on; generated phantoms if left out")
+    parser.add_argument("--datalist", default="dataset.json")
+    parser.add_argument("--split", choices=SPLITS, default="validation", help="the list to check on")
+    parser.add_argument("--num_images", type=int, default=32, help="to check on, and to calibrate on")
+    parser.add_argument("--img_size", type=int, default=224, help="of the student, in pixels")
+    parser.add_argument("--num_classes", type=int, default=2, help="with background")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
