@@ -32,11 +32,13 @@ from .fits import fit_all
 from .machine import describe_machine, git_revision, list_versions, without_folders
 from .settings import ROOT, Settings, quick_settings
 
+RESULTS = "eval/results/benchmark.json"
 TIMEOUT = 900  # seconds a contender
 SHOWN = {
     "epoch_seconds": "s/epoch", "fill_seconds": "s to fill", "step_seconds": "s/step", "images_per_second": "images/s",
     "peak_mb": "MB peak", "data_wait": "waiting", "roof_share": "of roof", "dice_change": "Dice change", "mask_dice": "mask Dice",
 }  # fmt: skip
+QUICK_NOTE = "This run was at test size, in one process: its figures mean nothing."
 NOTES = (
     "SAM's weights are random: the teachers' masks are cut at each image's median, and differences are also in logit deviations.",
     "Ours keeps freed memory (scripts/hardware.py), as every run of the bundle does; the seed, stock and eager fp32 do not.",
@@ -60,9 +62,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         figures = run_all(contenders, settings, run_here if options.quick else run_apart)
         report = make_report(figures, settings, options)
     print_report(report)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"\nwritten to {options.output}")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"\nwritten to {options.output}")
     return report
 
 
@@ -70,13 +73,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="everything at test size, in seconds; the figures mean nothing")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders, * and ? allowed; what they need runs too")
-    parser.add_argument("--output", type=Path, default=ROOT / "eval" / "results" / "benchmark.json", help="the JSON report")
+    parser.add_argument("--output", type=Path, help=f"the JSON report; {RESULTS} for a full run, none for the others")
     parser.add_argument("--threads", type=int, default=2, help="cores and threads of a process")
     parser.add_argument("--dataset_dir", help="a folder with dataset.json whose first cases are used; phantoms otherwise")
     parser.add_argument("--student", type=Path, metavar="PATH", help="a trained checkpoint to export; the control's otherwise")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--settings", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.output is None and not (options.quick or options.only):
+        options.output = ROOT / RESULTS
     options.command = " ".join(["python -m eval.benchmark", *(sys.argv[1:] if arguments is None else arguments)])
     return options
 
@@ -145,7 +150,7 @@ def make_report(figures: dict[str, Figures], settings: Settings, options: argpar
     return {
         "bars": judge(figures),
         **({"gpu_bars": judge(figures, GPU)} if gpu else {}),
-        "notes": NOTES,
+        "notes": (QUICK_NOTE, *NOTES) if options.quick else NOTES,
         "fits": fit_all(settings, figures),
         "derived": derive(figures),
         "figures": figures,

@@ -69,7 +69,7 @@ def _speed(figures: dict[str, dict]) -> Figure:
     axes.set_yscale("log")
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_ylabel("times faster")
-    figure.legend(loc="outside upper center", ncols=len(SPEED_UPS), frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=len(SPEED_UPS), frameon=False, fontsize=8)
     return figure
 
 

@@ -96,9 +96,19 @@ def has_native_bf16(device: torch.device) -> bool:
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
-def worker_count(num_workers: int) -> int:
-    """Data-loading processes: `num_workers`, but no more than the machine has cores; 0 with one core."""
+def worker_count(num_workers: int, device: torch.device | None = None) -> int:
+    """Data-loading processes: `num_workers`, but no more than the machine has cores; 0 with one core to spare.
+
+    Images are in memory and a batch of 16 takes 12 ms to augment. Where the CPU trains too, processes that do it beside the training
+    take its cores away: with OpenMP, whose threads wait for the slowest, steps then take twice as long on two cores.
+
+    Args:
+        num_workers: asked for.
+        device: of the training; None looks at the cores alone.
+    """
     if num_workers < 0:
         raise ValueError(f"training::num_workers must not be negative, got {num_workers}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device is not None and device.type == "cpu":
+        cores -= torch.get_num_threads()  # those that the training leaves
     return min(num_workers, cores) if cores > 1 else 0

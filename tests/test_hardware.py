@@ -90,6 +90,14 @@ def test_workers_are_no_more_than_the_cores(monkeypatch, cores, asked, workers):
     assert worker_count(asked) == workers
 
 
+def test_a_training_on_all_cores_keeps_them(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    for threads, workers in ((8, 0), (7, 0), (5, 3)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert worker_count(8, torch.device("cpu")) == workers
+    assert worker_count(8, torch.device("cuda")) == 8
+
+
 def test_negative_worker_count_is_refused():
     with pytest.raises(ValueError, match="training::num_workers must not be negative, got -1"):
         worker_count(-1)
