@@ -20,7 +20,7 @@ from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 OVERLAYS = ["train_teacher.json", "train_student.json", "evaluate.json", "quickstart.json"]
 CONFIG_NAMES = ["train.json", "inference.json", *OVERLAYS]
 WIRING = {"on_completion"}  # of a user section, but for overlays
-READMES = [path for path in (ROOT / "README.md", ROOT / "docs" / "README.md") if path.is_file()]
+READMES = [ROOT / "README.md", ROOT / "docs" / "README.md", ROOT / "docs" / "performance.md"]
 
 
 # properties
@@ -171,15 +171,15 @@ def test_bundle_has(name):
 # commands
 
 
-def commands() -> list[list[str]]:
-    """Words of every monai.bundle command in the READMEs, from "monai.bundle" on."""
+def commands(program: str = "monai.bundle") -> list[list[str]]:
+    """Words of every command of a program in the READMEs, from its name on."""
     found = []
     for path in READMES:
         for block in re.findall(r"```(?:bash|sh|shell)\n(.*?)```", path.read_text(), re.S):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
-                if "monai.bundle" in words:
-                    found.append(words[words.index("monai.bundle") :])
+                if program in words:
+                    found.append(words[words.index(program) :])
     return found
 
 
@@ -203,7 +203,15 @@ def test_command_of_a_readme_is_accepted(words, monkeypatch):
     assert run_id in flow.parser
 
 
-@pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("name", ["scripts.make_datalist", "scripts.export"])
+def test_options_of_a_program_in_a_readme_exist(name):
+    found = commands(name)
+    assert found
+    for words in found:
+        importlib.import_module(name)._parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.stem)
 def test_overrides_that_a_readme_names_exist(path):
     config = json.loads((CONFIGS / "train.json").read_text())
     text = path.read_text()

@@ -170,6 +170,8 @@ def _read(path: Path, name: str) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # arbitrary bytes make the unpickler raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "weights_only" in reason:  # torch's advice would let the file run code
+            reason = "it holds more than named tensors, or is damaged"
         raise ValueError(f"{name} {path} cannot be read as weights: {reason}") from error
 
 
