@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import root_cause, run, workflow
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from scripts import entry_store, teacher_cache
@@ -181,13 +181,15 @@ def test_image_of_another_content_is_a_miss(cached, views, phantoms, tmp_path):
 def test_damaged_entry_is_found_and_computed_again(cached, tmp_path, caplog, damage):
     cached().fill()
     path = entries(tmp_path)[0]
-    content = path.read_bytes()
-    path.write_bytes(damage(content))
+    before = {name: tensor.clone() for name, tensor in load_file(path).items()}  # not the mapped file
+    path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         teacher = cached()
     assert len(teacher.missing) == 1 and f"cache entry {path} is damaged" in caplog.text
     teacher.fill()
-    assert path.read_bytes() == content and not cached().missing
+    torch.testing.assert_close(load_file(path), before, atol=1, rtol=1e-3)  # thumbnails are gray levels
+    torch.testing.assert_close(load_file(path)["masks"], before["masks"], atol=1e-3, rtol=1e-3)
+    assert not cached().missing
 
 
 def test_entry_that_goes_bad_while_the_run_goes_on(cached, views, tmp_path):
@@ -199,7 +201,7 @@ def test_entry_that_goes_bad_while_the_run_goes_on(cached, views, tmp_path):
         for path in entries(tmp_path):
             path.write_bytes(b"")
         if mode == "replay":  # the image is at hand: computed again
-            assert torch.equal(teacher(images, view).logits, before)
+            torch.testing.assert_close(teacher(images, view).logits, before, atol=1e-3, rtol=1e-3)
         else:
             with pytest.raises(ValueError, match="2 entries of the teacher cache .* gone or damaged.* --training::resume"):
                 teacher(images, view)
