@@ -44,7 +44,8 @@ class EntryStore:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                # copied, so that a file that is cut off later cannot end the process by a bus error
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
                 expected = (file.metadata() or {}).get(CHECKSUM)
         except (SafetensorError, OSError) as error:
             logger.warning("cache entry %s is damaged (%s): it counts as missing.", path, error)
