@@ -3,8 +3,8 @@
     python -m eval.benchmark [--only NAME ...] [--dataset_dir DIR] [--student PATH] [--output eval/results/benchmark.json]
 
 One process a contender, one after the other, so that none disturbs another's threads or memory; about 25 minutes on two free
-cores. It prints the bars as ratios, then the absolute figures, and writes all of it as JSON. `--quick` runs everything at
-test size within this process, to try the program: its figures mean nothing.
+cores. It prints the bars as ratios, then the absolute figures, and writes all of it as JSON; an interrupted run writes what it
+has as `.partial.json`. `--quick` runs everything at test size within this process, to try the program: its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -59,14 +59,24 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         settings = make(work, options.threads, checkpoint=options.student and str(options.student.resolve()))
         write_datalists(settings, options.dataset_dir)
         contenders = select(list_contenders(settings), options.only)
-        figures = run_all(contenders, settings, run_here if options.quick else run_apart)
-        report = make_report(figures, settings, options)
+        figures, stopped = {}, None
+        try:
+            run_all(contenders, settings, run_here if options.quick else run_apart, figures)
+        except (KeyboardInterrupt, SystemExit) as signalled:  # what was measured is still told
+            stopped = signalled
+        report = {**make_report(figures, settings, options), "missing": [c.name for c in contenders if c.name not in figures]}
     print_report(report)
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"\nwritten to {options.output}")
+        _write(report, options.output if stopped is None else options.output.with_suffix(".partial.json"))
+    if stopped is not None:
+        raise stopped
     return report
+
+
+def _write(report: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\nwritten to {path}")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -86,22 +96,23 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def run_all(contenders: list[Contender], settings: Settings, run: Callable[[str, Settings], Figures]) -> dict[str, Figures]:
-    """Figures by name; one that fails, or needs one that failed, has its `error` instead.
+def run_all(
+    contenders: list[Contender], settings: Settings, run: Callable[[str, Settings], Figures], figures: dict[str, Figures]
+) -> None:
+    """Put each contender's figures into `figures`, by name; one that fails, or needs one that failed, has its `error` instead.
 
     Args:
         contenders: in their order.
         settings: of the run.
         run: gives the figures of a contender by its name.
+        figures: what an interrupted run leaves.
     """
-    figures: dict[str, Figures] = {}
     for number, contender in enumerate(contenders, 1):
         failed = [need for need in contender.needs if "error" in figures[need]]
         start = time.perf_counter()
         found = {"error": f"needs {failed[0]}, which failed"} if failed else run(contender.name, settings)
         figures[contender.name] = {**found, "process_seconds": time.perf_counter() - start}
         print(f"[{number}/{len(contenders)}] {_line(contender.name, figures[contender.name])}", file=sys.stderr, flush=True)
-    return figures
 
 
 def run_here(name: str, settings: Settings) -> Figures:

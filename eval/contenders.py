@@ -93,7 +93,9 @@ def _fill(name: str, mode: str, model: str, num_images: int) -> Contender:
 
 
 def _seeds(settings: Settings) -> list[Contender]:
-    return [Contender(f"seed_{model}", seed_loop, {"model": model}, (f"weights_{model}",)) for model in settings.models]
+    """The seed's loops; the one of vit_b also with our allocator, to tell what that alone gives it."""
+    found = [Contender(f"seed_{model}", seed_loop, {"model": model}, (f"weights_{model}",)) for model in settings.models]
+    return [*found, Contender("seed_vit_b_kept_memory", seed_loop, {"model": "vit_b", "keep_memory": True}, ("weights_vit_b",))]
 
 
 def _teachers(settings: Settings) -> list[Contender]:

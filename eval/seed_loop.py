@@ -1,7 +1,7 @@
 """The seed's loop written plainly: the stock teacher in fp32 in every step, an eager fp32 student, views made image by image.
 
 The seed's manual leaves out what its loop does beside this (reading files, logging), so that the true loop is slower. Its
-allocator is as it comes.
+allocator is as it comes, unless asked otherwise.
 
 Shapes: B batch, C classes, H W pixels.
 """
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scripts.data.dataset import ViewLoader, ViewSampler
-from scripts.hardware import worker_count
+from scripts.hardware import keep_freed_memory, worker_count
 from scripts.losses import TaskLoss, class_logits, resize
 
 from .cases import training_views
@@ -31,13 +31,16 @@ NUM_WORKERS = 8  # the seed's; no more than the machine has cores
 WARMUP = 2  # steps; 1 where the teacher takes so long that page faults do not show
 
 
-def seed_loop(settings: Settings, model: str) -> dict[str, float]:
+def seed_loop(settings: Settings, model: str, keep_memory: bool = False) -> dict[str, float]:
     """Figures of a few steps, and the seconds that an epoch of them takes.
 
     Args:
         settings: of the run.
         model: of the teacher.
+        keep_memory: with the bundle's allocator.
     """
+    if keep_memory:
+        keep_freed_memory()
     torch.manual_seed(settings.seed)
     teacher, student = (network.to(settings.device) for network in (stock_teacher(settings, model), build_student(settings)))
     optimizer = torch.optim.AdamW(student.train().parameters(), lr=settings.lr)

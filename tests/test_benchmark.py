@@ -95,12 +95,27 @@ def test_contender_that_fails_does_not_end_the_run(tmp_path):
     settings = quick_settings(str(tmp_path), threads=1)
     contenders = select(list_contenders(settings), ["replay_vit_b", "student_step_fp32"])
     outcomes = {"fill_replay_vit_b": {"error": "no disk"}}
-    figures = run_all(contenders, settings, lambda name, _: outcomes.get(name, {"step_seconds": 1.0}))
+    run_all(contenders, settings, lambda name, _: outcomes.get(name, {"step_seconds": 1.0}), figures := {})
     assert figures["fill_replay_vit_b"]["error"] == "no disk"
     assert figures["replay_vit_b"]["error"] == "needs fill_replay_vit_b, which failed"
     assert figures["student_step_fp32"]["step_seconds"] == 1.0
     row = next(row for row in judge(figures) if row["name"].startswith("epoch: replay_vit_b"))
     assert row["value"] is None and row["met"] is None
+
+
+def test_interrupted_run_writes_what_it_has_beside_the_report(tmp_path, monkeypatch):
+    def run(name, _):
+        if name == "student_step_ours":
+            raise KeyboardInterrupt
+        return {"step_seconds": 1.0}
+
+    monkeypatch.setattr("eval.benchmark.run_here", run)
+    output = tmp_path / "report.json"
+    with pytest.raises(KeyboardInterrupt):
+        main(["--quick", "--only", "student_step_*", "--output", str(output)])
+    report = json.loads(output.with_suffix(".partial.json").read_text())
+    assert report["figures"]["student_step_fp32"]["step_seconds"] == 1.0 and "student_step_ours" in report["missing"]
+    assert not output.exists()
 
 
 def test_contender_runs_after_all_that_it_needs(tmp_path):
