@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scripts.export import FORMS, load_runner
+from scripts.forms import FORMS, load_runner
 from scripts.hardware import Hardware
 from scripts.losses import DistillationLoss
 from scripts.networks.tinyusfm import TinyUSFMSeg, load_trained_student
@@ -26,7 +26,7 @@ from .measure import count_gflop, roofline, step_figures, time_steps
 from .settings import Settings
 
 FP32, OURS, BF16 = "fp32", "ours", "bf16"
-# of scripts.export
+# of scripts.forms
 EXPORTS = ("onnx", "onnx_int8", "openvino", "openvino_bf16", "openvino_int8")
 CALIBRATION = 16  # images
 EXPORT_FOLDER = "exports"

@@ -13,11 +13,12 @@ import torch
 from monai.data import MetaTensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from scripts import export
+from scripts import export, forms
 from scripts.data.datalist import SegmentationData
 from scripts.data.phantoms import write_phantom_dataset
 from scripts.evaluation import run_evaluation
-from scripts.export import DICE, FORMS, LOGITS, Check, Form, dataset_cases, load_runner, main, phantom_cases
+from scripts.export import Check, dataset_cases, main, phantom_cases
+from scripts.forms import DICE, FORMS, LOGITS, Form, load_runner
 from scripts.networks.tinyusfm import TinyUSFMSeg, load_trained_student
 
 from conftest import TINY_STUDENT
@@ -38,7 +39,8 @@ def need(form):
 def tiny_networks():
     """Checkpoints are of the test size, and so must the networks be that read them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
+        for module in (export, forms):
+            patch.setattr(module, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
         yield
 
 
@@ -170,7 +172,7 @@ def test_folder_holds_the_files_of_the_forms_and_the_record_alone(exported):
 
 def test_onnx_behind_openvino_is_not_kept_unasked(exported, checkpoint, tmp_path, monkeypatch, capsys):
     need("openvino")
-    monkeypatch.setattr(export, "_write_onnx", lambda student, folder, images: copy(exported / "student.onnx", folder))
+    monkeypatch.setattr(forms, "_write_onnx", lambda student, folder, images: copy(exported / "student.onnx", folder))
     assert main(arguments(checkpoint, tmp_path / "out", "openvino")) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"student.xml", "student.bin", "export.json"}
     assert "generated phantoms, since no --dataset_dir is given" in capsys.readouterr().out
