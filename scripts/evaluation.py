@@ -1,22 +1,21 @@
 """Evaluation of networks on test cases at their original size: the results of a run.
 
 Each image is resized as in training, the logits are resized back, and the metrics count pixels of the original image. Writes
-test_results.txt, metrics.csv (a row a case and network), summary.json and visualizations/test_sample_000.png and so on, each
-file in one step.
+test_results.txt, metrics.csv (a row a case and arm), summary.json, visualizations/test_sample_000.png and so on, report.html and
+report.json, each file in one step.
 
 Legend: C channels, H W pixels of the original image.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,14 +25,42 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .files import atomic_path
-from .metrics import COUNTS, METRICS, SegmentationMetrics, logits_to_classes
+from .calibration import Reliability, logits_to_probabilities
+from .findings import compile_report, pick_cases, read_curves
+from .metrics import AREAS, COUNTS, METRICS, SegmentationMetrics, logits_to_classes
 from .panels import draw_panels
+from .report import write_report
+from .results import write_results
 
-logger = logging.getLogger(__name__)
+NO_SUBGROUPS = ("image", "label", "patient", "pixel_mm", "orig_size")  # of a datalist's entry
 
-NUM_WORST = 5
-UNITS = {"hd95": "hd95 (pixels)", "hd95_mm": "hd95 (mm)"}
+
+class Arm(NamedTuple):
+    """What is evaluated: the network, the side of its input in pixels, and what it is called.
+
+    name: `teacher`, `student` (distilled) or `control` in a comparison. seed: of its training.
+    """
+
+    name: str
+    network: nn.Module
+    img_size: int
+    seed: int = 0
+
+
+@dataclass
+class Evaluation:
+    """What was measured.
+
+    Args:
+        rows: one a case, arm and seed: case (the image below the folder that all share), patient, arm, seed, columns of the
+            datalist, metrics, areas and counts.
+        reliability: of each arm, over its seeds.
+        summary: of each arm and seed, see `SegmentationMetrics.summary`.
+    """
+
+    rows: list[dict[str, Any]]
+    reliability: dict[str, Reliability]
+    summary: dict[tuple[str, int], dict[str, float]]
 
 
 def run_evaluation(
@@ -46,22 +73,23 @@ def run_evaluation(
     num_panels: int = 8,
     autocast: AbstractContextManager | None = None,
     class_names: Sequence[str] = (),
+    margin: float = 0.02,
+    seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Evaluate networks on a data set and write the results.
 
     Args:
-        dataset: gives image (1, H, W) in [0, 1], label (1, H, W) class indices, both at their original size, and case, the
-            path of the image. The entries of its `data` (or the items, where it has none) may hold patient, and pixel_mm: one number
-            or (row, column), in mm, of the image as it is or, with orig_size (W, H), of an image of that size.
-        networks: by name, such as student and teacher, put in eval mode; None is passed over. Each returns logits, or a named
-            tuple with `logits`, from (1, 1, img_size, img_size).
-        output_dir: of the results.
+        dataset: see `evaluate`.
+        networks: by name, such as student and teacher; None is passed over.
+        output_dir: of the results; curves of a history.csv that lies there go into the report.
         num_classes: with the background.
         device: of the networks.
         img_size: side of the networks' input; a mapping gives one to each network.
         num_panels: cases to draw, spread evenly over the list; of the networks student and teacher, or else of the first.
         autocast: context in which the networks run.
         class_names: of the foreground classes, for the panels.
+        margin: mean Dice by which a student may be below its teacher and still count as non-inferior.
+        seed: of the trainings, for the tables.
 
     Returns:
         By network `SegmentationMetrics.summary`: num_cases, means over all cases, and counts of empty masks.
@@ -69,31 +97,82 @@ def run_evaluation(
     Raises:
         ValueError: no cases, no network, or a case or network that does not fit.
     """
-    networks = {name: network.to(device).eval() for name, network in networks.items() if network is not None}
-    if not networks:
+    sizes = {name: img_size[name] if isinstance(img_size, Mapping) else img_size for name in networks}
+    arms = [Arm(name, network, sizes[name], seed) for name, network in networks.items() if network is not None]
+    found = evaluate(dataset, arms, num_classes, device, autocast)
+    output_dir = Path(output_dir)
+    draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
+    for i, index in enumerate(sorted({int(i) for i in np.linspace(0, len(dataset) - 1, min(num_panels, len(dataset)))})):
+        draw(index, output_dir / "visualizations" / f"test_sample_{i:03d}.png")
+    summary = {name: means for (name, _), means in found.summary.items()}
+    write_results(found.rows, summary, output_dir)
+    curves = {"student" if "student" in networks else arms[0].name: {str(seed): read_curves(output_dir / "history.csv")}}
+    report = compile_report(found.rows, found.reliability, title="Evaluation", curves=curves, margin=margin)
+    write_report_with_cases(report, found.rows, draw, output_dir)
+    return summary
+
+
+def evaluate(
+    dataset: Dataset,
+    arms: Sequence[Arm],
+    num_classes: int,
+    device: torch.device | str = "cpu",
+    autocast: AbstractContextManager | None = None,
+) -> Evaluation:
+    """Measure all arms on every case in one pass over the list.
+
+    Args:
+        dataset: gives image (1, H, W) in [0, 1], label (1, H, W) class indices, both at their original size, and case, the
+            path of the image. The entries of its `data` (or the items, where it has none) may hold patient, columns for subgroups,
+            and pixel_mm: one number or (row, column), in mm, of the image as it is or, with orig_size (W, H), of an image of that size.
+        arms: their networks are put in eval mode. Each returns logits, or a named tuple with `logits`, from
+            (1, 1, img_size, img_size).
+        num_classes: with the background.
+        device: of the networks.
+        autocast: context in which the networks run.
+
+    Raises:
+        ValueError: no cases, no arm, or a case or network that does not fit.
+    """
+    if not arms:
         raise ValueError("networks holds no network to evaluate, expected at least one such as student.")
     if len(dataset) == 0:
         raise ValueError("the data set to evaluate has no cases, expected at least one; check the list test in data::datalist.")
-    sizes = {name: img_size[name] if isinstance(img_size, Mapping) else img_size for name in networks}
-    output_dir = Path(output_dir)
-    scores = {name: SegmentationMetrics(num_classes) for name in networks}
-    chosen = {int(index) for index in np.linspace(0, len(dataset) - 1, min(num_panels, len(dataset)))}
-    patients, panels = {}, []
+    for arm in arms:
+        arm.network.to(device).eval()
+    reliability = {arm.name: Reliability() for arm in arms}
+    scores = {(arm.name, arm.seed): SegmentationMetrics(num_classes) for arm in arms}
+    rows: dict[tuple[str, int], list[dict[str, Any]]] = {key: [] for key in scores}
     for index in tqdm(range(len(dataset)), "Evaluating", leave=False, disable=None):
         case = _read_case(dataset, index)
-        patients[case["case"]] = case["patient"]
-        masks = {}
-        for name, network in networks.items():
-            with autocast or nullcontext():
-                logits = predict(network, case["image"], sizes[name], device)
-            _check_logits(logits, name, case["case"], num_classes)
-            masks[name] = logits_to_classes(logits[None])[0].cpu()
-            scores[name].add(case["case"], masks[name], case["label"], case["spacing"])
-        if index in chosen:
-            panels.append(_panel(case, masks))
-    for i, panel in enumerate(panels):  # after the last case, so that a bad one leaves no half results
-        draw_panels([panel], output_dir / "visualizations" / f"test_sample_{i:03d}.png", num_classes, class_names)
-    return _write_results(scores, patients, output_dir)
+        for arm in arms:
+            logits = _segment(arm, case, num_classes, device, autocast)
+            row = scores[arm.name, arm.seed].add(case["case"], logits_to_classes(logits[None])[0], case["label"], case["spacing"])
+            row["ece"] = reliability[arm.name].add(logits_to_probabilities(logits), case["label"])
+            about = {"patient": case["patient"], "arm": arm.name, "seed": arm.seed, **case["columns"]}
+            rows[arm.name, arm.seed].append({"case": row["case"], **about, **row})
+    summary = {key: score.summary() for key, score in scores.items()}
+    found = [row for own in rows.values() for row in own]
+    short = _without_folder([row["case"] for row in found])
+    return Evaluation([{**row, "case": short[row["case"]]} for row in found], reliability, summary)
+
+
+def _without_folder(cases: Sequence[str]) -> dict[str, str]:
+    """Absolute paths below the folder that they share, so that results name no machine's folders; other names as they are."""
+    if not all(map(os.path.isabs, cases)):
+        return {case: case for case in cases}
+    folder = os.path.commonpath([os.path.dirname(case) for case in cases])
+    return {case: os.path.relpath(case, folder) for case in cases}
+
+
+def _segment(
+    arm: Arm, case: Mapping[str, Any], num_classes: int, device: torch.device | str, autocast: AbstractContextManager | None
+) -> torch.Tensor:
+    """An arm's logits (C, H, W) of a case, on the CPU, after a look at them."""
+    with autocast or nullcontext():
+        logits = predict(arm.network, case["image"], arm.img_size, device).cpu()
+    _check_logits(logits, arm.name, case["case"], num_classes)
+    return logits
 
 
 @torch.inference_mode()
@@ -106,7 +185,8 @@ def predict(network: nn.Module, image: torch.Tensor, img_size: int, device: torc
 
 
 def _read_case(dataset: Dataset, index: int) -> dict[str, Any]:
-    """Image and label of a case as plain tensors, its name, patient ("" where unknown) and spacing (None or (sy, sx) in mm)."""
+    """Image and label of a case as plain tensors, its name, patient ("" where unknown), further columns of the datalist (texts and
+    numbers), and spacing (None or (sy, sx) in mm)."""
     entry, item = getattr(dataset, "data", dataset)[index], dataset[index]
     case = str(item.get("case", entry["image"] if isinstance(entry["image"], str) else index))
     if item.get("label") is None:
@@ -114,9 +194,11 @@ def _read_case(dataset: Dataset, index: int) -> dict[str, Any]:
     image, label = (convert_to_tensor(item[key], track_meta=False) for key in ("image", "label"))
     if image.shape != label.shape:
         raise ValueError(f"case {case}: image {tuple(image.shape)} and label {tuple(label.shape)} differ in size (1, H, W).")
+    columns = {key: value for key, value in entry.items() if isinstance(value, (str, int, float)) and key not in NO_SUBGROUPS}
     return {
         "case": case,
-        "patient": entry.get("patient", ""),
+        "patient": "" if entry.get("patient") is None else entry["patient"],
+        "columns": {key: value for key, value in columns.items() if key not in ("case", "arm", "seed", *METRICS, *AREAS, *COUNTS)},
         "image": image.float(),
         "label": label,
         "spacing": _spacing(entry, image.shape[-2:]),
@@ -143,58 +225,51 @@ def _check_logits(logits: torch.Tensor, name: str, case: str, num_classes: int) 
         raise ValueError(f"network {name} gives nan logits for case {case}; pass --hardware::precision fp32 or check its checkpoint.")
 
 
-def _panel(case: Mapping[str, Any], masks: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """What `draw_panels` draws of a case."""
-    drawn = {name: masks[name] for name in ("teacher", "student") if name in masks} or {"student": next(iter(masks.values()))}
-    row = {name: mask[0].numpy() for name, mask in {"image": case["image"], "label": case["label"], **drawn}.items()}
-    return {**row, "title": Path(case["case"]).name}
+class CaseDrawer:
+    """Draws cases with the masks of student and teacher, or else of the first arm; of several seeds the first is drawn.
+
+    Args:
+        dataset: as `evaluate`'s, and the other arguments too.
+        class_names: of the foreground classes.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        arms: Sequence[Arm],
+        num_classes: int,
+        device: torch.device | str,
+        autocast: AbstractContextManager | None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        by_name = {arm.name: arm for arm in reversed(arms)}
+        shown = [by_name[name] for name in ("teacher", "student") if name in by_name]
+        self.shown = {arm.name: arm for arm in shown} or {"student": arms[0]}
+        self.dataset, self.num_classes, self.class_names = dataset, num_classes, class_names
+        self.device, self.autocast = device, autocast
+
+    def __call__(self, index: int, path: Path) -> Path:
+        """Draw a case of the data set as one row; returns the path of the PNG."""
+        case = _read_case(self.dataset, index)
+        masks = {"label": case["label"]}
+        for name, arm in self.shown.items():
+            masks[name] = logits_to_classes(_segment(arm, case, self.num_classes, self.device, self.autocast)[None])[0]
+        row = {name: mask[0].numpy() for name, mask in {"image": case["image"], **masks}.items()}
+        return draw_panels([{**row, "title": Path(case["case"]).name}], path, self.num_classes, self.class_names)
 
 
-def _write_results(
-    scores: Mapping[str, SegmentationMetrics], patients: Mapping[str, Any], output_dir: Path
-) -> dict[str, dict[str, float]]:
-    summary = {name: score.summary() for name, score in scores.items()}
-    contents = {
-        "metrics.csv": _table(scores, patients),
-        "summary.json": json.dumps(summary, indent=4) + "\n",
-        "test_results.txt": results_text(summary, {name: score.cases for name, score in scores.items()}),
-    }
-    for name, content in contents.items():
-        with atomic_path(output_dir / name) as partial:
-            partial.write_text(content, encoding="utf-8", newline="")
-    logger.info("results in %s\n%s", output_dir, contents["test_results.txt"])
-    return summary
+def write_report_with_cases(report: dict[str, Any], rows: Sequence[Mapping[str, Any]], draw: CaseDrawer, output_dir: Path) -> Path:
+    """Write report.html and report.json with panels of the best, median and worst cases; returns the path of the HTML.
 
-
-def _table(scores: Mapping[str, SegmentationMetrics], patients: Mapping[str, Any]) -> str:
-    """A row a case and network; hd95_mm is blank where the size of a pixel is unknown."""
-    rows = [{"network": name, "patient": patients[row["case"]], **row} for name, score in scores.items() for row in score.cases]
-    names = dict.fromkeys(key for row in rows for key in row)
-    first = ["case", "patient", "network"]
-    measured = [key for key in names if key not in first and key not in COUNTS]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, [*first, *measured, *COUNTS], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
-
-
-def results_text(summary: Mapping[str, Mapping[str, float]], cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The readable results: a column a network with means and counts, then the worst cases by Dice."""
-    names = list(summary)
-    shared = [key for key in summary[names[0]] if key != "num_cases" and key not in COUNTS]
-    ordered = [key for key in (*METRICS[:2], "hd95_mm", *METRICS[2:]) if key in shared]
-    ordered += [key for key in shared if key not in ordered]
-    lines = [f"{summary[names[0]]['num_cases']} cases at their original size", "", _line("mean over all cases", names)]
-    lines += [_line(UNITS.get(key, key), [f"{summary[name][key]:.4f}" for name in names]) for key in ordered]
-    lines += ["", _line("masks without a pixel (of a class)", names)]
-    lines += [_line(key.replace("_", " "), [str(summary[name][key]) for name in names]) for key in COUNTS]
-    lines += ["one empty: Dice 0, HD95 the image diagonal; both empty: Dice 1, HD95 0. No case is left out."]
-    for name in names:
-        worst = sorted(cases[name], key=lambda row: row["dice"])[:NUM_WORST]
-        lines += ["", f"worst by Dice, {name}", *(f"  {row['dice']:.4f}  {row['case']}" for row in worst)]
-    return "\n".join(lines) + "\n"
-
-
-def _line(title: str, values: Sequence[str]) -> str:
-    return f"{title:<36}" + "".join(f"{value:>12}" for value in values)
+    Args:
+        report: of `findings.compile_report`.
+        rows: of `Evaluation`; the order of an arm's cases is the data set's.
+        draw: of the same data set.
+        output_dir: of the files.
+    """
+    with TemporaryDirectory() as folder:
+        panels = []
+        for picked in pick_cases(rows):
+            path = draw(picked.index, Path(folder) / f"{len(panels)}.png")
+            panels.append({"group": picked.group, "title": picked.title, "png": path})
+        return write_report(report, panels, output_dir)

@@ -1,4 +1,4 @@
-"""The loss: alpha * task + beta * distill + gamma * feature.
+"""The loss: alpha * task + beta * distill + gamma * feature, and the terms of extra_losses.py, which are off by default.
 
 Hinton et al. 2015, arXiv:1503.02531, Sec. 2 (softened targets); Romero et al. 2015, arXiv:1412.6550 (features through an
 adapter); Milletari et al. 2016, arXiv:1606.04797, eq. 3 (Dice with squared denominators).
@@ -8,6 +8,7 @@ Shapes: B batch, C classes, D channels, H W pixels.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from typing import NamedTuple
 
 import torch
@@ -15,13 +16,30 @@ from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
+from .extra_losses import (
+    BOTH,
+    CONFIDENCE,
+    NONE,
+    MaskedGeneration,
+    boundary_mask,
+    check_options,
+    cwd_loss,
+    dist_inter_loss,
+    dist_intra_loss,
+    gate_weight,
+    region_mean,
+)
 from .sections import MODES, REPLAY, WARP
 
 SMOOTH = 1e-5
+# config keys of the weights whose terms read the teacher's logits; its embedding
+LOGIT_KEYS = ("beta", "boundary", "cwd", "dist_intra", "dist_inter")
+FEATURE_KEYS = ("gamma", "mgd")
 
 
 class LossTerms(NamedTuple):
-    """Scalars: the weighted total, then each term before its weight; a term whose weight is 0 is 0."""
+    """Scalars: the weighted total, then each term before its weight; one of these four whose weight is 0 is 0. Added terms that are
+    on follow as further fields."""
 
     total: torch.Tensor
     task: torch.Tensor
@@ -49,18 +67,24 @@ def distill_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, tem
     Raises:
         ValueError: teacher and student differ in classes.
     """
-    if teacher_logits.shape[1] != student_logits.shape[1]:
-        raise ValueError(
-            f"teacher logits {tuple(teacher_logits.shape)} and student logits {tuple(student_logits.shape)} differ in classes."
-        )
+    check_same_classes(student_logits, teacher_logits)
     teacher = resize(teacher_logits.float(), student_logits.shape[-2:]) / temperature
     student = student_logits.float() / temperature
-    if student.shape[1] == 1:  # the classes [0, x]: cross-entropy less the teacher's entropy, a third of the time of two channels
+    if student.shape[1] == 1:  # as in divergence, but with the means first, which is faster
         target = teacher.sigmoid()
         entropy = F.binary_cross_entropy_with_logits(teacher, target)
         return temperature**2 * (F.binary_cross_entropy_with_logits(student, target) - entropy)
-    divergence = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(dim=1)
-    return temperature**2 * divergence.mean()
+    return temperature**2 * divergence(student, teacher).mean()
+
+
+def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """KL(softmax(teacher) || softmax(student)) of each pixel, summed over classes: (B, H, W) from logits (B, 1 or C, H, W)."""
+    if student_logits.shape[1] == 1:  # the classes [0, x]: cross-entropy less the teacher's entropy, faster than two channels
+        target = teacher_logits.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(teacher_logits, target, reduction="none")
+        return (F.binary_cross_entropy_with_logits(student_logits, target, reduction="none") - entropy)[:, 0]
+    student, teacher = student_logits.log_softmax(1), teacher_logits.log_softmax(1)
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
 
 
 def resize(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
@@ -111,7 +135,9 @@ class FeatureAdapter(nn.Sequential):
 
 
 class DistillationLoss(nn.Module):
-    """alpha * task + beta * distill + gamma * feature, as `LossTerms`.
+    """alpha * task + beta * distill + gamma * feature, and what is added to it, as `LossTerms`.
+
+    What extra_losses.py adds is off by default. A term of it that has a weight is a further field of the result, named as its key.
 
     Args:
         temperature: softens both logits, usually 1 to 20.
@@ -120,14 +146,29 @@ class DistillationLoss(nn.Module):
         gamma: weight of the feature term: mean squared error, over all elements, between the adapted student features and the
             teacher's image embedding resized to them.
         num_classes: with the background.
-        mode: where the teacher's outputs come from: `online` (the teacher runs in every step), `replay` (of `views` augmented views of
-            each image, kept on disk) or `warp` (of each image as it is, moved along with its augmentation). The loss is the same.
+        mode: where the teacher's outputs come from: `online` (the teacher runs in every step), `replay` (of `views` augmented views
+            of each image, kept on disk) or `warp` (of each image as it is, moved along with its augmentation). It is the same loss.
         views: of each image, in replay.
+        teacher_temperature: the teacher's logits are divided by it before any term reads them; what a calibration on the validation
+            list finds (Guo et al. 2017, arXiv:1706.04599), above 1 for a teacher that is too sure.
+        gate: where the teacher counts in distill and boundary: everywhere (`none`), where it is sure (`confidence`), where it finds
+            the label (`agreement`), or both of these (`both`). The others are 0 in the mean, which still divides by all pixels: the
+            less the teacher is trusted, the less it weighs against the ground truth.
+        gate_confidence: the top probability from which on the teacher is sure.
+        boundary: weight of the same divergence over the pixels near an edge of the label; distill is then the mean over the others,
+            the body.
+        boundary_width: pixels on each side of the edge.
+        cwd: weight of `cwd_loss`, softened by `temperature`.
+        dist_intra: weight of `dist_intra_loss`.
+        dist_inter: weight of `dist_inter_loss`; needs more than two classes.
+        mgd: weight of `MaskedGeneration`.
+        mask_ratio: share of the student's features that mgd masks.
         student_channels: of the student's features.
         teacher_channels: of the teacher's embedding.
 
     Raises:
-        ValueError: temperature <= 0, a negative weight, all weights 0, or a mode that is unknown or does not go with gamma.
+        ValueError: an option out of range, all weights 0, a term that is void for two classes, or a mode that is unknown or that
+            does not go with terms that read embeddings.
     """
 
     def __init__(
@@ -139,21 +180,65 @@ class DistillationLoss(nn.Module):
         num_classes: int = 2,
         mode: str = "online",
         views: int = 8,
+        teacher_temperature: float = 1.0,
+        gate: str = "none",
+        gate_confidence: float = 0.9,
+        boundary: float = 0.0,
+        boundary_width: int = 3,
+        cwd: float = 0.0,
+        dist_intra: float = 0.0,
+        dist_inter: float = 0.0,
+        mgd: float = 0.0,
+        mask_ratio: float = 0.75,
         student_channels: int = 48,
         teacher_channels: int = 256,
     ) -> None:
         super().__init__()
-        check_weights(temperature, alpha, beta, gamma)
-        check_mode(mode, views, gamma)
-        self.mode, self.num_views = mode, views if mode == REPLAY else None
-        self.temperature, self.alpha, self.beta, self.gamma = temperature, alpha, beta, gamma
+        extras = {"boundary": boundary, "cwd": cwd, "dist_intra": dist_intra, "dist_inter": dist_inter, "mgd": mgd}
+        weights = {"alpha": alpha, "beta": beta, "gamma": gamma, **extras}
+        check_weights(temperature, weights)
+        check_mode(mode, views, {key: weights[key] for key in FEATURE_KEYS})
         self.task = TaskLoss(num_classes)
-        self.adapter = FeatureAdapter(student_channels, teacher_channels) if gamma > 0 else None
+        check_options(num_classes, gate, gate_confidence, teacher_temperature, boundary_width, dist_inter, mask_ratio)
+        self.mode, self.views = mode, views
+        self.temperature, self.teacher_temperature = temperature, teacher_temperature
+        self.gate, self.gate_confidence = gate, gate_confidence
+        self.boundary_width, self.mask_ratio = boundary_width, mask_ratio
+        extras = {key: weight for key, weight in extras.items() if weight > 0}
+        self.weights = {"alpha": alpha, "beta": beta, "gamma": gamma, **extras}
+        self.terms_type = namedtuple("LossTerms", (*LossTerms._fields, *extras)) if extras else LossTerms
+        with torch.random.fork_rng(devices=[]):  # the student starts from the weights of a control with the same seed
+            self.adapter = FeatureAdapter(student_channels, teacher_channels) if gamma > 0 else None
+            self.generation = MaskedGeneration(student_channels, teacher_channels, mask_ratio) if mgd > 0 else None
 
     @property
     def needs_teacher(self) -> bool:
         """Whether any term reads the teacher."""
-        return self.beta > 0 or self.gamma > 0
+        return bool(self._active(LOGIT_KEYS + FEATURE_KEYS))
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether any term reads the student's features and the teacher's embedding."""
+        return bool(self._active(FEATURE_KEYS))
+
+    @property
+    def num_views(self) -> int | None:
+        """Views of each image that come back; None where each epoch has its own."""
+        return self.views if self.mode == REPLAY else None
+
+    @property
+    def settings(self) -> dict[str, float | int | str]:
+        """What is in force, by config key: what a resumed run has in common with the earlier one. What is off is left out, so that
+        runs can be resumed that were started before it could be switched on."""
+        options = {
+            "teacher_temperature": self.teacher_temperature != 1,
+            "gate": self.gate != NONE,
+            "gate_confidence": self.gate in (CONFIDENCE, BOTH),
+            "boundary_width": "boundary" in self.weights,
+            "mask_ratio": "mgd" in self.weights,
+        }
+        keys = ["mode", "views", *(key for key, matters in options.items() if matters)]
+        return {"temperature": self.temperature, **self.weights, **{key: getattr(self, key) for key in keys}}
 
     def forward(
         self,
@@ -168,28 +253,71 @@ class DistillationLoss(nn.Module):
         Args:
             student_logits: (B, 1 or C, H, W), unnormalized.
             label: (B, 1, H, W), class indices.
-            teacher_logits: (B, 1 or C, h, w), unnormalized, needed when beta > 0.
-            student_features: (B, 48, h, w), needed when gamma > 0.
-            teacher_features: (B, 256, h', w'), needed when gamma > 0.
+            teacher_logits: (B, 1 or C, h, w), unnormalized, needed by distill, boundary, cwd, dist_intra and dist_inter.
+            student_features: (B, 48, h, w), needed by feature and mgd.
+            teacher_features: (B, 256, h', w'), needed by feature and mgd.
         """
         zero = student_logits.new_zeros((), dtype=torch.float32)
-        task = self.task(student_logits, label) if self.alpha > 0 else zero
-        distill = zero
-        if self.beta > 0:
-            distill = distill_loss(student_logits, _required(teacher_logits, "teacher_logits", "beta"), self.temperature)
-        feature = zero
-        if self.gamma > 0:
-            adapted = self.adapter(_required(student_features, "student_features", "gamma").float())
-            target = resize(_required(teacher_features, "teacher_features", "gamma").float(), adapted.shape[-2:])
-            feature = F.mse_loss(adapted, target)
-        return LossTerms(self.alpha * task + self.beta * distill + self.gamma * feature, task, distill, feature)
+        terms = dict.fromkeys(LossTerms._fields[1:], zero)
+        if self.weights["alpha"] > 0:
+            terms["task"] = self.task(student_logits, label)
+        if active := self._active(LOGIT_KEYS):
+            teacher_logits = _required(teacher_logits, "teacher_logits", active[0])
+            terms.update(self._logit_terms(student_logits, label, teacher_logits))
+        if active := self._active(FEATURE_KEYS):
+            student_features = _required(student_features, "student_features", active[0])
+            teacher_features = _required(teacher_features, "teacher_features", active[0])
+            terms.update(self._feature_terms(student_features, teacher_features))
+        values = [terms[name] for name in self.terms_type._fields[1:]]
+        return self.terms_type(sum(weight * value for weight, value in zip(self.weights.values(), values)), *values)
+
+    def _active(self, keys: tuple[str, ...]) -> list[str]:
+        return [key for key in keys if self.weights.get(key, 0) > 0]
+
+    def _logit_terms(self, student: torch.Tensor, label: torch.Tensor, teacher: torch.Tensor) -> dict[str, torch.Tensor]:
+        check_same_classes(student, teacher)
+        student, teacher = student.float(), resize(teacher.float() / self.teacher_temperature, student.shape[-2:])
+        terms = self._divergence_terms(student, label, teacher)
+        if "cwd" in self.weights:
+            terms["cwd"] = cwd_loss(student, teacher, self.temperature)
+        if "dist_intra" in self.weights:
+            terms["dist_intra"] = dist_intra_loss(student, teacher)
+        if "dist_inter" in self.weights:
+            terms["dist_inter"] = dist_inter_loss(student, teacher)
+        return terms
+
+    def _divergence_terms(self, student: torch.Tensor, label: torch.Tensor, teacher: torch.Tensor) -> dict[str, torch.Tensor]:
+        """distill and boundary, as far as they have a weight."""
+        active = self._active(("beta", "boundary"))
+        if active == ["beta"] and self.gate == NONE:
+            return {"distill": distill_loss(student, teacher, self.temperature)}
+        if not active:
+            return {}
+        pixels = self.temperature**2 * divergence(student / self.temperature, teacher / self.temperature)
+        if self.gate != NONE:
+            pixels = pixels * gate_weight(teacher, label, self.gate, self.gate_confidence)
+        if "boundary" not in active:
+            return {"distill": pixels.mean()}
+        edge = boundary_mask(label, self.boundary_width)
+        terms = {"boundary": region_mean(pixels, edge)}
+        if "beta" in active:
+            terms["distill"] = region_mean(pixels, ~edge)
+        return terms
+
+    def _feature_terms(self, student: torch.Tensor, teacher: torch.Tensor) -> dict[str, torch.Tensor]:
+        student, teacher = student.float(), resize(teacher.float(), student.shape[-2:])
+        terms = {}
+        if self.adapter is not None:
+            terms["feature"] = F.mse_loss(self.adapter(student), teacher)
+        if self.generation is not None:
+            terms["mgd"] = self.generation(student, teacher)
+        return terms
 
 
-def check_weights(temperature: float, alpha: float, beta: float, gamma: float) -> None:
-    """Refuse a temperature that is not positive, negative weights, and weights that are all 0."""
+def check_weights(temperature: float, weights: dict[str, float]) -> None:
+    """Refuse a temperature that is not positive, negative weights, and weights that are all 0; weights by config key."""
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}; pass --distillation::temperature 4.0.")
-    weights = {"alpha": alpha, "beta": beta, "gamma": gamma}
     for name, value in weights.items():
         if not value >= 0:
             raise ValueError(f"{name} must not be negative, got {value}; pass --distillation::{name} 0 to switch its term off.")
@@ -197,16 +325,31 @@ def check_weights(temperature: float, alpha: float, beta: float, gamma: float) -
         raise ValueError("alpha, beta and gamma are all 0, so there is nothing to learn; pass --distillation::alpha 0.5.")
 
 
-def check_mode(mode: str, views: int, gamma: float) -> None:
-    """Refuse an unknown mode, a number of views that is not positive, and features that would have to be warped."""
+def check_mode(mode: str, views: int, features: dict[str, float]) -> None:
+    """Refuse an unknown mode, a number of views that is not positive, and features that would have to be warped.
+
+    Args:
+        mode: see `DistillationLoss`.
+        views: see `DistillationLoss`.
+        features: the weights of the terms that read embeddings, by config key.
+    """
     if mode not in MODES:
         raise ValueError(f"distillation::mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if isinstance(views, bool) or not isinstance(views, int) or views < 1:
         raise ValueError(f"distillation::views must be a positive integer, got {views!r}.")
-    if mode == WARP and gamma > 0:
+    for name, weight in features.items():
+        if mode == WARP and weight > 0:
+            raise ValueError(
+                f"distillation::mode warp moves logits, but {name} is {weight}: the teacher's embedding of a turned image is not "
+                f"its turned embedding; pass --distillation::mode replay or --distillation::{name} 0."
+            )
+
+
+def check_same_classes(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> None:
+    """Refuse logits that differ in channels, one of which would be broadcast."""
+    if teacher_logits.shape[1] != student_logits.shape[1]:
         raise ValueError(
-            f"distillation::mode warp moves logits, but gamma is {gamma}: the teacher's embedding of a turned image is not its turned "
-            "embedding; pass --distillation::mode replay or --distillation::gamma 0."
+            f"teacher logits {tuple(teacher_logits.shape)} and student logits {tuple(student_logits.shape)} differ in classes."
         )
 
 

@@ -1,12 +1,15 @@
 """Segmentation metrics of class-index masks, per case and in the mean, and their MONAI parts.
 
-Dice, IoU, HD95, sensitivity, specificity and pixel accuracy (Taha and Hanbury 2015, doi:10.1186/s12880-015-0068-x). Every
-class of every case gets a number: no metric is nan and no case is dropped, so that deleting a prediction cannot improve a
-mean, as it does with monai's HausdorffDistanceMetric.
+Dice, IoU, HD95, sensitivity, specificity and pixel accuracy (Taha and Hanbury 2015, doi:10.1186/s12880-015-0068-x), and NSD,
+the surface Dice (Nikolov et al. 2018, arXiv:1809.04430). Every class of every case gets a number: no metric is nan and no case
+is dropped, so that deleting a prediction cannot improve a mean, as it does with monai's HausdorffDistanceMetric. Specificity
+and pixel accuracy cannot have this property: they reward background, and an empty mask is all background.
 
 HD95 is computed here and not by monai's compute_hausdorff_distance, whose float32 differs by up to 1e-5 pixels; the
 definition is the same: edge pixels are those lost by an erosion with a cross, pixels outside the image count as background,
-and of the two directed 95th percentiles (linear interpolation) the larger is taken.
+and of the two directed 95th percentiles (linear interpolation) the larger is taken. NSD is the share of the same edge pixels,
+of both masks together, that lie within a tolerance of the other's edge: 2 pixels, and 1 mm where lengths are in mm. The paper
+measures the length of the surface; pixels are counted here, as monai's compute_surface_dice does unless it is told otherwise.
 
 Legend: C classes with the background, H rows, W columns.
 """
@@ -28,9 +31,14 @@ from monai.utils import CommonKeys as Keys
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
-METRICS = ("dice", "hd95", "iou", "sensitivity", "specificity", "pixel_accuracy")
+METRICS = ("dice", "hd95", "nsd", "iou", "sensitivity", "specificity", "pixel_accuracy")
+LOWER_IS_BETTER = frozenset({"hd95", "hd95_mm", "ece"})
 COUNTS = ("empty_label", "empty_prediction", "both_empty", "one_empty")
+AREAS = ("label_area", "predicted_area", "label_area_mm2", "predicted_area_mm2")
+NSD_TOLERANCE = 2.0  # pixels
+NSD_TOLERANCE_MM = 1.0
 _BY_CLASS = METRICS[:-1]
+_LENGTHS = ("hd95", "nsd")  # these depend on the size of a pixel
 
 
 def logits_to_classes(logits: torch.Tensor) -> torch.Tensor:
@@ -55,18 +63,19 @@ def case_metrics(
 ) -> dict[str, float]:
     """The metrics of one case, means over the foreground classes 1..C-1; with C > 2 also `dice_class1` and so on.
 
-    Per class: both masks empty give Dice, IoU and sensitivity 1 and HD95 0; exactly one empty gives Dice and IoU 0 and HD95 the
-    image diagonal sqrt((H sy)^2 + (W sx)^2), longer than any distance in the image. Sensitivity is 1 where the label is empty,
-    specificity where it fills the image: there is nothing to get wrong. Pixel accuracy is over all pixels.
+    Per class: both masks empty give Dice, NSD, IoU and sensitivity 1 and HD95 0; exactly one empty gives Dice, NSD and IoU 0 and
+    HD95 the image diagonal sqrt((H sy)^2 + (W sx)^2), longer than any distance in the image. Sensitivity is 1 where the label is
+    empty, specificity where it fills the image: there is nothing to get wrong. Pixel accuracy is over all pixels.
 
     Args:
         prediction: class indices (1, H, W) or (H, W), array or tensor.
         label: class indices, as `prediction`.
         num_classes: with the background.
-        spacing: size of a pixel, one number or (sy, sx); HD95 then has its unit. None is pixels.
+        spacing: size of a pixel in mm, one number or (sy, sx); HD95 is then in mm and NSD's tolerance 1 mm. None is pixels, and
+            a tolerance of 2 pixels.
 
     Raises:
-        ValueError: the sizes differ, or a value is no class index.
+        ValueError: the sizes differ, a value is no class index, or the spacing is not positive.
     """
     prediction = _class_map(prediction, "prediction", num_classes)
     label = _class_map(label, "label", num_classes)
@@ -105,7 +114,7 @@ def _class_metrics(prediction: np.ndarray, label: np.ndarray, spacing: float | S
     rejected = label.size - hits - extra - missed
     return {
         "dice": _ratio(2 * hits, 2 * hits + extra + missed),
-        "hd95": hausdorff95(prediction, label, spacing),
+        **edge_metrics(prediction, label, spacing),
         "iou": _ratio(hits, hits + extra + missed),
         "sensitivity": _ratio(hits, hits + missed),
         "specificity": _ratio(rejected, rejected + extra),
@@ -119,21 +128,42 @@ def _ratio(part: int, whole: int) -> float:
 
 def hausdorff95(prediction: np.ndarray, label: np.ndarray, spacing: float | Sequence[float] | None = None) -> float:
     """Symmetric 95th percentile Hausdorff distance of boolean masks (H, W); empty masks as in `case_metrics`."""
-    pixel = np.broadcast_to(np.asarray(1.0 if spacing is None else spacing, dtype=np.float64), 2)
+    return edge_metrics(prediction, label, spacing)["hd95"]
+
+
+def edge_metrics(
+    prediction: np.ndarray, label: np.ndarray, spacing: float | Sequence[float] | None = None
+) -> dict[str, float]:
+    """`hd95` and `nsd` of boolean masks (H, W), from one search for the nearest edge pixels.
+
+    NSD's tolerance is 2 pixels, with a spacing (in mm) 1 mm. Empty masks as in `case_metrics`.
+    """
+    pixel = _pixel_size(spacing)
     if not prediction.any() and not label.any():
-        return 0.0
+        return {"hd95": 0.0, "nsd": 1.0}
     if not prediction.any() or not label.any():
-        return math.hypot(*(np.asarray(label.shape) * pixel))
+        return {"hd95": math.hypot(*(np.asarray(label.shape) * pixel)), "nsd": 0.0}
     edges = [np.argwhere(mask & ~binary_erosion(mask)) * pixel for mask in (prediction, label)]
-    directed = (KDTree(other).query(own)[0] for own, other in (edges, edges[::-1]))
-    return float(max(np.quantile(distances, 0.95) for distances in directed))
+    directed = [KDTree(other).query(own)[0] for own, other in (edges, edges[::-1])]
+    tolerance = NSD_TOLERANCE if spacing is None else NSD_TOLERANCE_MM
+    near = np.concatenate(directed) <= tolerance * (1 + 1e-9)  # 10 pixels of 0.1 mm are 1 mm, wherever rounding puts them
+    return {"hd95": float(max(np.quantile(distances, 0.95) for distances in directed)), "nsd": float(np.mean(near))}
+
+
+def _pixel_size(spacing: float | Sequence[float] | None) -> np.ndarray:
+    """(sy, sx); 1 where there is no spacing."""
+    pixel = np.asarray(1.0 if spacing is None else spacing, dtype=np.float64)
+    if pixel.shape not in ((), (1,), (2,)) or not (np.isfinite(pixel) & (pixel > 0)).all():
+        raise ValueError(f"spacing must be a positive number or two (sy, sx) in mm, got {spacing}; see pixel_mm in data::datalist.")
+    return np.broadcast_to(pixel, 2)
 
 
 class SegmentationMetrics:
     """Collects the metrics of cases.
 
-    `cases` holds a row a case: its name, METRICS, `hd95_mm` where a spacing was given, and COUNTS (foreground classes whose
-    masks are empty in this case; 0 or 1 with two classes).
+    `cases` holds a row a case: its name, METRICS, the areas of AREAS (foreground pixels of label and prediction), COUNTS
+    (foreground classes whose masks are empty in this case; 0 or 1 with two classes) and, where a spacing was given, `hd95_mm`,
+    `nsd_mm` and the areas in mm^2.
 
     Args:
         num_classes: with the background.
@@ -153,36 +183,46 @@ class SegmentationMetrics:
             case: its name.
             prediction: class indices (1, H, W) or (H, W).
             label: class indices, as `prediction`.
-            spacing: size of a pixel in mm, one number or (sy, sx): adds `hd95_mm`; `hd95` stays in pixels.
+            spacing: size of a pixel in mm, one number or (sy, sx): adds `hd95_mm`, `nsd_mm` and the areas in mm^2; `hd95`, `nsd`
+                (tolerance 2 pixels) and the other areas stay in pixels.
         """
         try:
             row = {"case": str(case), **case_metrics(prediction, label, self.num_classes)}
+            if spacing is not None:
+                scaled = case_metrics(prediction, label, self.num_classes, spacing)
+                row.update({f"{name}_mm": scaled[name] for name in _LENGTHS})
         except ValueError as error:
             raise ValueError(f"case {case}: {error}") from None
-        if spacing is not None:
-            row["hd95_mm"] = case_metrics(prediction, label, self.num_classes, spacing)["hd95"]
-        row.update(self._count_empty(prediction, label))
+        masks = [_class_map(mask, "mask", self.num_classes) for mask in (label, prediction)]
+        row.update({**_areas(*masks, spacing), **self._count_empty(*masks)})
         self.cases.append(row)
         return row
 
-    def _count_empty(self, prediction: Any, label: Any) -> dict[str, int]:
-        masks = [_class_map(mask, "mask", self.num_classes) for mask in (prediction, label)]
-        empty = [np.bincount(mask.ravel(), minlength=self.num_classes)[1:] == 0 for mask in masks]
-        sums = empty[1].sum(), empty[0].sum(), (empty[0] & empty[1]).sum(), (empty[0] ^ empty[1]).sum()
+    def _count_empty(self, label: np.ndarray, prediction: np.ndarray) -> dict[str, int]:
+        empty = [np.bincount(mask.ravel(), minlength=self.num_classes)[1:] == 0 for mask in (label, prediction)]
+        sums = empty[0].sum(), empty[1].sum(), (empty[0] & empty[1]).sum(), (empty[0] ^ empty[1]).sum()
         return {name: int(value) for name, value in zip(COUNTS, sums)}
 
     def summary(self) -> dict[str, float]:
-        """`num_cases`, the sums of COUNTS, and the mean of each metric over all cases.
+        """`num_cases`, the sums of COUNTS, and the mean of each metric over all cases; AREAS are no metrics and left out.
 
-        `hd95_mm` is there when every case has it.
+        `hd95_mm` and `nsd_mm` are there when every case has them.
         """
         if not self.cases:
             raise ValueError("there are no cases to summarize, expected at least one; check the lists in data::datalist.")
-        names = [name for name in self.cases[0] if name != "case" and name not in COUNTS]
+        names = [name for name in self.cases[0] if name != "case" and name not in (*COUNTS, *AREAS)]
         shared = [name for name in names if all(name in row for row in self.cases)]
         means = {name: float(np.mean([row[name] for row in self.cases])) for name in shared}
         counts = {name: sum(row[name] for row in self.cases) for name in COUNTS}
         return {"num_cases": len(self.cases), **means, **counts}
+
+
+def _areas(label: np.ndarray, prediction: np.ndarray, spacing: float | Sequence[float] | None) -> dict[str, float]:
+    """AREAS of class indices (H, W): all foreground classes together."""
+    areas = [int(np.count_nonzero(mask)) for mask in (label, prediction)]
+    if spacing is not None:
+        areas += [area * float(np.prod(_pixel_size(spacing))) for area in areas]
+    return dict(zip(AREAS, areas))
 
 
 class SegmentationScore(Metric):

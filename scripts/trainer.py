@@ -55,7 +55,7 @@ class DistillationTrainer(SupervisedTrainer):
             if kwargs.get(name, neutral) != neutral:
                 raise ValueError(f"{name} {kwargs[name]} is not supported by DistillationTrainer: {reason}.")
         if loss_function.needs_teacher and teacher is None:
-            raise ValueError("beta or gamma is above 0 but there is no teacher; pass --distillation::beta 0 or give a teacher.")
+            raise ValueError("a term of the loss reads the teacher, but there is no teacher; pass --distillation::beta 0 or give a teacher.")
         super().__init__(loss_function=self._objective, **kwargs)
         self.criterion = loss_function.to(self.state.device)
         self.teacher = freeze(teacher).to(self.state.device) if loss_function.needs_teacher else None

@@ -20,7 +20,7 @@ from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 OVERLAYS = ["train_teacher.json", "train_student.json", "evaluate.json", "quickstart.json"]
 CONFIG_NAMES = ["train.json", "inference.json", *OVERLAYS]
 WIRING = {"on_completion"}  # of a user section, but for overlays
-READMES = [ROOT / "README.md", ROOT / "docs" / "README.md", ROOT / "docs" / "performance.md"]
+READMES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("README", "performance", "distillation"))]
 
 
 # properties
@@ -209,6 +209,14 @@ def test_options_of_a_program_in_a_readme_exist(name):
     assert found
     for words in found:
         importlib.import_module(name)._parser().parse_args(words[1:])
+
+
+@pytest.mark.parametrize("name", ["eval.compare", "eval.preflight", "eval.benchmark"])
+def test_options_of_a_measuring_program_in_a_readme_exist(name, capsys):
+    found = commands(name)
+    assert found
+    for words in found:
+        importlib.import_module(name)._parse(words[1:])
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.stem)

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Resize
 from torch import nn
 
-from scripts.evaluation import predict, run_evaluation
+from scripts.evaluation import Arm, evaluate, predict, run_evaluation
 from scripts.metrics import case_metrics
 
 TeacherOutput = namedtuple("TeacherOutput", "logits features")
@@ -71,14 +71,15 @@ def test_results_are_written_for_every_case_and_network(tmp_path):
     assert summary["teacher"]["hd95"] == pytest.approx(math.hypot(48, 72))
     assert summary["teacher"]["empty_prediction"] == summary["teacher"]["one_empty"] == 3
     table = rows(tmp_path)
-    assert [(row["case"], row["network"], row["patient"]) for row in table[2:4]] == [
+    assert [(row["case"], row["arm"], row["patient"]) for row in table[2:4]] == [
         ("images/2.png", "student", "7"),
         ("images/0.png", "teacher", "7"),
     ]
     assert float(table[0]["dice"]) > 0.95 and "hd95_mm" not in table[0]
     drawn = sorted(path.name for path in (tmp_path / "visualizations").iterdir())
     assert drawn == ["test_sample_000.png", "test_sample_001.png"]
-    assert len(list(tmp_path.iterdir())) == 4
+    names = {"metrics.csv", "summary.json", "test_results.txt", "visualizations", "report.html", "report.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_results_text_can_be_read(tmp_path):
@@ -95,7 +96,7 @@ def test_results_text_can_be_read(tmp_path):
 def test_metrics_are_of_pixels_of_the_original_image(tmp_path):
     items, network = cases(1), Threshold()
     run_evaluation(items, {"student": network}, tmp_path, 2, img_size=32, num_panels=1)
-    assert network.sizes == [(1, 1, 32, 32)]
+    assert set(network.sizes) == {(1, 1, 32, 32)}
     logits = network((Resize((32, 32), mode="bilinear", anti_aliasing=True)(items[0]["image"])[None]).as_tensor())
     logits = nn.functional.interpolate(logits, size=(48, 72), mode="bilinear", align_corners=False)
     expected = case_metrics(logits[0] > 0, items[0]["label"], 2)
@@ -107,7 +108,7 @@ def test_each_network_may_have_its_own_size(tmp_path):
     student, teacher = Threshold(), Teacher()
     networks = {"student": student, "teacher": teacher}
     run_evaluation(cases(1), networks, tmp_path, 2, img_size={"student": 32, "teacher": 64}, num_panels=0)
-    assert (student.sizes, teacher.sizes) == ([(1, 1, 32, 32)], [(1, 1, 64, 64)])
+    assert (set(student.sizes), set(teacher.sizes)) == ({(1, 1, 32, 32)}, {(1, 1, 64, 64)})
 
 
 def test_millimeters_follow_the_size_that_pixel_mm_is_of(tmp_path):
@@ -148,7 +149,7 @@ def test_missing_teacher_is_passed_over_and_autocast_is_used(tmp_path):
 
     networks = {"student": Convolution(1, 1, 1), "teacher": None}
     summary = run_evaluation(cases(2), networks, tmp_path, 2, img_size=32, num_panels=0, autocast=autocast)
-    assert list(summary) == ["student"] and seen == [torch.bfloat16] * 2
+    assert list(summary) == ["student"] and set(seen) == {torch.bfloat16}
 
 
 def test_teacher_alone_is_evaluated_and_drawn(tmp_path):
@@ -160,6 +161,47 @@ def test_plain_items_without_entries_and_meta_tensors_are_taken(tmp_path):
     items = [{key: MetaTensor(item[key]) for key in ("image", "label")} for item in cases(1)]
     run_evaluation(items, {"student": Threshold()}, tmp_path, 2, img_size=32, num_panels=0)
     assert rows(tmp_path)[0]["case"] == "0"
+
+
+def test_report_compares_student_and_teacher_with_the_margin(tmp_path):
+    networks = {"student": Threshold(), "teacher": Teacher(level=2.0)}  # the teacher finds nothing
+    run_evaluation(cases(3, scanner="A"), networks, tmp_path, 2, img_size=64, num_panels=0, margin=0.05)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["arms"]) == ["teacher", "student"] and report["about"]["margin (Dice)"] == 0.05
+    compared = {(row["arm"], row["reference"], row["metric"]): row for row in report["comparisons"]}
+    assert compared["student", "teacher", "dice"]["difference"] > 0.9 and compared["student", "teacher", "dice"]["margin"] == 0.05
+    assert compared["student", "teacher", "hd95"]["margin"] is None
+    assert {row["arm"] for row in report["failures"]} == {"teacher"} and report["failures"][0]["image"] == "images/0.png"
+    assert 0 <= report["calibration"]["student"]["ece"] <= 1
+    assert any("teacher" in warning for warning in report["warnings"])  # all its predictions are empty
+    assert "Not for clinical use" in (tmp_path / "report.html").read_text()
+
+
+def test_columns_of_the_datalist_make_subgroups(tmp_path):
+    items = cases(4)
+    for i, entry in enumerate(items.data):
+        entry.update(scanner="AB"[i % 2], patient=i, official_fold=None, boxes=[1, 2])
+    run_evaluation(items, {"student": Threshold()}, tmp_path, 2, img_size=64, num_panels=0)
+    assert [row["scanner"] for row in rows(tmp_path)] == ["A", "B", "A", "B"] and "boxes" not in rows(tmp_path)[0]
+    groups = {(row["column"], row["group"]) for row in json.loads((tmp_path / "report.json").read_text())["subgroups"]}
+    assert {("scanner", "A"), ("scanner", "B")} <= groups
+
+
+def test_cases_are_named_below_the_folder_that_they_share():
+    items = cases(2)
+    for i, item in enumerate(items):
+        item["case"] = f"/data/set/images/{'ab'[i]}/{i}.png"
+    found = evaluate(items, [Arm("student", Threshold(), 32)], 2)
+    assert [row["case"] for row in found.rows] == ["a/0.png", "b/1.png"]
+    assert evaluate(items[:1], [Arm("student", Threshold(), 32)], 2).rows[0]["case"] == "0.png"
+
+
+def test_several_seeds_of_an_arm_are_rows_of_their_own():
+    arms = [Arm("student", Threshold(level), 32, seed) for seed, level in enumerate((0.5, 2.0))]
+    found = evaluate(cases(2), arms, 2)
+    assert [(row["arm"], row["seed"]) for row in found.rows] == [("student", 0)] * 2 + [("student", 1)] * 2
+    assert found.summary["student", 0]["dice"] > 0.9 and found.summary["student", 1]["dice"] == 0
+    assert list(found.reliability) == ["student"]
 
 
 def test_predict_returns_logits_of_the_original_size():

@@ -182,7 +182,7 @@ def read_rows(path) -> list[dict]:
 def test_evaluation_of_student_and_teacher_writes_the_results(student_overrides, run_folder, tmp_path):
     run(student_overrides, "evaluate.json", run_id="evaluating")
     rows = read_rows(run_folder / "metrics.csv")
-    assert [row["network"] for row in rows].count("student") == [row["network"] for row in rows].count("teacher") == 2
+    assert [row["arm"] for row in rows].count("student") == [row["arm"] for row in rows].count("teacher") == 2
     assert {"dice", "hd95", "iou", "sensitivity", "specificity", "pixel_accuracy"} <= set(rows[0])
     summary = json.loads((run_folder / "summary.json").read_text())
     assert set(summary) == {"student", "teacher"}
@@ -195,13 +195,13 @@ def test_evaluation_of_student_and_teacher_writes_the_results(student_overrides,
 def test_evaluation_without_a_teacher_needs_no_teacher_files(student_overrides, run_folder):
     absent = {"teacher::lora_checkpoint": None, "teacher::sam_checkpoint": None, "frozen_teacher": None}
     run({**student_overrides, **absent}, "evaluate.json", run_id="evaluating")
-    assert {row["network"] for row in read_rows(run_folder / "metrics.csv")} == {"student"}
+    assert {row["arm"] for row in read_rows(run_folder / "metrics.csv")} == {"student"}
 
 
 def test_evaluation_of_the_control_needs_one_more_overlay(student_overrides, run_folder):
     absent = {"teacher::lora_checkpoint": None, "teacher::sam_checkpoint": None}
     run({**student_overrides, **absent}, "train_student.json", "evaluate.json", run_id="evaluating")
-    assert {row["network"] for row in read_rows(run_folder / "metrics.csv")} == {"student"}
+    assert {row["arm"] for row in read_rows(run_folder / "metrics.csv")} == {"student"}
 
 
 def test_evaluation_builds_the_student_without_a_warning(student_overrides, caplog):

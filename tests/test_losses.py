@@ -1,10 +1,14 @@
+import csv
+import json
 import math
 
 import pytest
 import torch
+from conftest import CONFIGS, TINY_STUDENT, root_cause, run
 from torch.nn import functional as F
 
-from scripts.losses import DistillationLoss, TaskLoss, class_logits, distill_loss
+from scripts.extra_losses import boundary_mask, cwd_loss, dist_inter_loss, dist_intra_loss, gate_weight
+from scripts.losses import DistillationLoss, TaskLoss, class_logits, distill_loss, divergence
 
 
 def random_logits(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -107,6 +111,174 @@ def test_bfloat16_logits_are_computed_in_float32():
     assert low.total.dtype == torch.float32 and low.distill.item() == pytest.approx(0, abs=1e-6)
 
 
+# what extra_losses.py adds
+
+EXTRAS = {"boundary": 0.3, "cwd": 0.2, "dist_intra": 0.4}
+LOGIT_TERMS = [{name: weight} for name, weight in EXTRAS.items()]
+
+
+def batch(channels: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Student logits, a label of two or more classes in blobs, and a teacher of half the size."""
+    coarse = torch.randint(0, max(2, channels), (2, 1, 4, 4), generator=torch.Generator().manual_seed(2))
+    label = F.interpolate(coarse.float(), scale_factor=4, mode="nearest")
+    return 3 * random_logits(2, channels, 16, 16), label, 3 * random_logits(2, channels, 8, 8, seed=1)
+
+
+def enlarged(teacher: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(teacher, size=(16, 16), mode="bilinear", align_corners=False)
+
+
+def loss_of(channels: int, **settings) -> DistillationLoss:
+    return DistillationLoss(num_classes=max(2, channels), **settings)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_terms_that_are_off_leave_the_plain_loss_bit_for_bit(channels):
+    student, label, teacher = batch(channels)
+    off = dict.fromkeys(("boundary", "cwd", "dist_intra", "dist_inter", "mgd"), 0.0)
+    terms = loss_of(channels, alpha=0.3, beta=0.7, gate="none", teacher_temperature=1.0, **off)(student, label, teacher)
+    task, distill = TaskLoss(max(2, channels))(student, label), distill_loss(student, teacher, 4.0)
+    assert terms._fields == ("total", "task", "distill", "feature")
+    assert torch.equal(terms.total, 0.3 * task + 0.7 * distill) and torch.equal(terms.distill, distill)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_divergence_of_the_pixels_has_the_distill_loss_as_its_mean(channels):
+    student, teacher = random_logits(2, channels, 8, 8), random_logits(2, channels, 8, 8, seed=1)
+    torch.testing.assert_close(9 * divergence(student / 3, teacher / 3).mean(), distill_loss(student, teacher, 3.0))
+    torch.testing.assert_close(divergence(student, teacher), divergence(class_logits(student), class_logits(teacher)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_added_terms_are_fields_of_their_own_and_part_of_the_total(channels):
+    student, label, teacher = batch(channels)
+    extras = {**EXTRAS, "dist_inter": 0.5} if channels > 1 else EXTRAS
+    terms = loss_of(channels, alpha=0.3, beta=0.7, **extras)(student, label, teacher)
+    assert terms._fields == ("total", "task", "distill", "feature", *extras)
+    expected = 0.3 * terms.task + 0.7 * terms.distill + sum(weight * getattr(terms, name) for name, weight in extras.items())
+    torch.testing.assert_close(terms.total, expected)
+    torch.testing.assert_close(terms.cwd, cwd_loss(student, enlarged(teacher), 4.0))
+    torch.testing.assert_close(terms.dist_intra, dist_intra_loss(student, enlarged(teacher)))
+    if channels > 1:
+        torch.testing.assert_close(terms.dist_inter, dist_inter_loss(student, enlarged(teacher)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("extra", LOGIT_TERMS)
+def test_added_term_is_zero_for_identical_logits_and_needs_a_teacher(extra, channels):
+    student, label, _ = batch(channels)
+    loss = loss_of(channels, alpha=0, beta=0, **extra)
+    terms = loss(student, label, student)
+    assert terms.total.item() == pytest.approx(0, abs=1e-5) and terms.task == 0 and terms.distill == 0
+    assert loss.needs_teacher and not loss.needs_features
+    with pytest.raises(ValueError, match=f"teacher_logits is needed because {next(iter(extra))} > 0, got None"):
+        loss(student, label)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("extra", [*LOGIT_TERMS, {"gate": "both", "gate_confidence": 0.6}])
+def test_added_term_moves_the_student_and_not_the_teacher(extra, channels):
+    student, label, teacher = batch(channels)
+    student, teacher = student.requires_grad_(), teacher.clone()
+    before = teacher.clone()
+    loss_of(channels, alpha=0, beta=1 if "gate" in extra else 0, **extra)(student, label, teacher).total.backward()
+    assert student.grad.abs().sum() > 0 and torch.isfinite(student.grad).all()
+    assert teacher.grad is None and torch.equal(teacher, before)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("gate", ["confidence", "agreement", "both"])
+def test_gated_pixels_add_nothing_and_do_not_raise_the_others(gate, channels):
+    student, label, teacher = batch(channels)
+    student.requires_grad_()
+    terms = loss_of(channels, alpha=0, beta=1, gate=gate, gate_confidence=0.7)(student, label, teacher)
+    weight = gate_weight(enlarged(teacher), label, gate, 0.7)
+    assert 0 < weight.sum() < weight.numel()
+    pixels = 16 * divergence(student / 4, enlarged(teacher) / 4)
+    torch.testing.assert_close(terms.distill, (weight * pixels).sum() / weight.numel())
+    terms.total.backward()
+    assert not student.grad[(weight == 0).unsqueeze(1).expand_as(student)].any()
+
+
+def test_teacher_that_is_never_right_is_not_followed():
+    label = torch.ones(1, 1, 4, 4)
+    terms = DistillationLoss(gate="agreement")(torch.zeros(1, 1, 4, 4), label, -5 * torch.ones(1, 1, 4, 4))
+    assert terms.distill == 0 and terms.total == 0.5 * terms.task
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_body_and_boundary_are_means_over_their_own_pixels(channels):
+    student, label, teacher = batch(channels)
+    terms = loss_of(channels, alpha=0, beta=0.5, boundary=0.25, boundary_width=1)(student, label, teacher)
+    edge, pixels = boundary_mask(label, 1), 16 * divergence(student / 4, enlarged(teacher) / 4)
+    torch.testing.assert_close(terms.boundary, pixels[edge].mean())
+    torch.testing.assert_close(terms.distill, pixels[~edge].mean())
+    torch.testing.assert_close(terms.total, 0.5 * pixels[~edge].mean() + 0.25 * pixels[edge].mean())
+
+
+def test_batch_without_an_edge_has_no_boundary_and_a_finite_loss():
+    student, _, teacher = batch(1)
+    terms = DistillationLoss(boundary=1.0)(student, torch.zeros(2, 1, 16, 16), teacher)
+    assert terms.boundary == 0 and torch.isfinite(terms.total)
+    torch.testing.assert_close(terms.distill, distill_loss(student, teacher, 4.0))
+
+
+def test_gate_and_boundary_go_together():
+    student, label, teacher = batch(1)
+    terms = DistillationLoss(boundary=1.0, gate="agreement")(student, label, teacher)
+    pixels = 16 * divergence(student / 4, enlarged(teacher) / 4) * gate_weight(enlarged(teacher), label, "agreement", 0.9)
+    torch.testing.assert_close(terms.boundary, pixels[boundary_mask(label, 3)].mean())
+
+
+def test_teacher_temperature_divides_the_teacher_alone_in_every_term():
+    student, label, teacher = batch(1)
+    settings = {**EXTRAS, "gate": "confidence", "gate_confidence": 0.7}
+    calibrated = DistillationLoss(teacher_temperature=2.5, **settings)(student, label, teacher)
+    torch.testing.assert_close(calibrated, DistillationLoss(**settings)(student, label, teacher / 2.5))
+    assert calibrated.distill != DistillationLoss(**settings)(student, label, teacher).distill
+
+
+def test_mgd_reaches_student_and_its_block_and_not_the_teacher():
+    loss = DistillationLoss(alpha=0, beta=0, mgd=1, student_channels=4, teacher_channels=6)
+    student, teacher = random_logits(2, 4, 5, 5).requires_grad_(), random_logits(2, 6, 7, 7)
+    terms = loss(torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8), None, student, teacher)
+    terms.total.backward()
+    assert terms._fields[-1] == "mgd" and terms.mgd == terms.total and teacher.grad is None
+    assert student.grad.abs().sum() > 0 and all(p.grad.abs().sum() > 0 for p in loss.parameters())
+    assert loss.needs_teacher and loss.needs_features and loss.adapter is None
+
+
+def test_mgd_and_feature_have_adapters_of_their_own():
+    loss = DistillationLoss(gamma=1, mgd=1, student_channels=4, teacher_channels=6)
+    student, label, teacher = batch(1)
+    terms = loss(student, label, teacher, random_logits(2, 4, 5, 5), random_logits(2, 6, 7, 7))
+    assert terms.feature > 0 and terms.mgd > 0 and loss.adapter[0].weight.shape == loss.generation.align.weight.shape
+    with pytest.raises(ValueError, match="student_features is needed because gamma > 0"):
+        loss(student, label, teacher)
+
+
+def test_parameters_of_the_loss_leave_the_students_first_weights_as_they_are():
+    drawn = []
+    for settings in ({}, {"gamma": 1.0, "mgd": 1.0}):
+        torch.manual_seed(3)
+        DistillationLoss(**settings)
+        drawn.append(torch.rand(4).tolist())
+    assert drawn[0] == drawn[1]
+
+
+def test_logits_of_different_channels_are_not_broadcast():
+    with pytest.raises(ValueError, match="differ in classes"):
+        DistillationLoss(beta=0, cwd=1, num_classes=3)(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+
+
+def test_settings_are_what_is_in_force():
+    plain = {"temperature": 4.0, "alpha": 0.5, "beta": 0.5, "gamma": 0.0, "mode": "online", "views": 8}
+    assert DistillationLoss().settings == plain
+    switched = {"gate": "agreement", "boundary": 1.0, "mgd": 2.0, "teacher_temperature": 1.5}
+    assert DistillationLoss(**switched).settings == {**plain, **switched, "boundary_width": 3, "mask_ratio": 0.75}
+    assert DistillationLoss(gate="both").settings == {**plain, "gate": "both", "gate_confidence": 0.9}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -118,6 +290,16 @@ def test_bfloat16_logits_are_computed_in_float32():
         ({"gamma": -1}, "gamma must not be negative"),
         ({"alpha": 0, "beta": 0}, "alpha, beta and gamma are all 0"),
         ({"num_classes": 1}, "num_classes must be at least 2"),
+        ({"cwd": -1.0}, "cwd must not be negative, got -1.0; pass --distillation::cwd 0 to switch its term off"),
+        ({"boundary": -1}, "boundary must not be negative"),
+        ({"dist_intra": float("nan")}, "dist_intra must not be negative, got nan"),
+        ({"dist_inter": -1, "num_classes": 3}, "dist_inter must not be negative"),
+        ({"mgd": -0.5}, "mgd must not be negative"),
+        ({"gate": "sure"}, "gate must be one of none, confidence, agreement, both, got 'sure'"),
+        ({"teacher_temperature": 0}, "teacher_temperature must be positive, got 0"),
+        ({"dist_inter": 1.0}, "dist_inter is 1.0, but it is void for two classes"),
+        ({"mode": "warp", "gamma": 0.5}, "mode warp moves logits, but gamma is 0.5.*pass .*mode replay or --distillation::gamma 0"),
+        ({"mode": "warp", "mgd": 0.5}, "mode warp moves logits, but mgd is 0.5.*pass .*mode replay or --distillation::mgd 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -128,3 +310,47 @@ def test_settings_out_of_range_are_refused(settings, message):
 def test_missing_teacher_logits_are_named():
     with pytest.raises(ValueError, match="teacher_logits is needed because beta > 0"):
         DistillationLoss()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+
+
+# in a run
+
+
+def history(run_folder) -> list[dict]:
+    with open(run_folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_section_of_the_config_has_the_defaults_of_the_constructor_but_for_the_mode():
+    section = json.loads((CONFIGS / "train.json").read_text())["distillation"]
+    options = {key: value for key, value in section.items() if key[0] != "_" and key != "num_classes"}
+    loss = DistillationLoss(**options)
+    assert loss.settings == {**DistillationLoss().settings, "mode": "warp"} and not loss.needs_features
+    assert not [key for key in ("boundary", "cwd", "dist_intra", "dist_inter", "mgd") if key not in options]
+
+
+def test_run_logs_the_terms_that_are_on_and_keeps_their_settings(overrides, run_folder):
+    changes = {
+        "distillation::mode": "replay", "distillation::views": 2, "distillation::student_channels": 6, "distillation::cwd": 0.5,
+        "distillation::mgd": 0.1, "distillation::gate": "agreement", "distillation::boundary": 0.2, "final_evaluation": None,
+        "network_def": {**TINY_STUDENT, "return_features": "$@distillation.needs_features"}, "training::num_epochs": 1,
+    }  # fmt: skip
+    flow = run({**overrides, **changes})
+    assert flow.parser.get_parsed_content("frozen_teacher").keep_features
+    (row,) = history(run_folder)
+    assert all(float(row[name]) > 0 for name in ("task", "distill", "boundary", "cwd", "mgd")) and float(row["feature"]) == 0
+    with pytest.raises(Exception) as error:
+        run({**overrides, **changes, "training::num_epochs": 2, "training::resume": str(run_folder), "distillation::cwd": 0.0})
+    assert "distillation::cwd was 0.5 and is 'not recorded'" in str(root_cause(error.value))
+    more = {"training::num_epochs": 2, "training::resume": str(run_folder)}
+    run({**overrides, **changes, **more})
+    assert len(history(run_folder)) == 2
+
+
+def test_default_run_logs_the_three_terms_alone(overrides, run_folder):
+    run({**overrides, "training::num_epochs": 1, "final_evaluation": None})
+    columns = list(history(run_folder)[0])
+    assert columns[:6] == ["epoch", "loss", "task", "distill", "feature", "lr"]
+    settings = torch.load(run_folder / "models" / "last.pt", weights_only=True)["progress"]["settings"]
+    assert [key for key in settings if key.startswith("distillation")] == [
+        f"distillation::{key}" for key in ("temperature", "alpha", "beta", "gamma", "mode", "views")
+    ]

@@ -1,4 +1,4 @@
-"""Metrics against hand-computed values, monai and a second HD95 by distance transforms."""
+"""Metrics against hand-computed values, monai, and second HD95 and NSD by distance transforms."""
 
 import math
 
@@ -7,16 +7,20 @@ import pytest
 import torch
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.metrics import compute_dice, compute_hausdorff_distance
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice, get_confusion_matrix
 from monai.transforms import Compose
 from scipy import ndimage
 
+from scripts import metrics as metrics_module
 from scripts.metrics import (
+    AREAS,
+    LOWER_IS_BETTER,
     METRICS,
     LogitsToClassesd,
     SegmentationMetrics,
     SegmentationScore,
     case_metrics,
+    edge_metrics,
     hausdorff95,
     logits_to_classes,
 )
@@ -43,41 +47,78 @@ def random_mask(rng, shape):
     return mask
 
 
+def random_pairs(seed, count=200):
+    """Pairs of masks of one random size, with the kinds that `random_mask` draws."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        shape = tuple(rng.integers(1, 60, 2))
+        yield random_mask(rng, shape), random_mask(rng, shape)
+
+
+def reference_distances(prediction, label, spacing):
+    """By distance transforms of the edges: from the prediction's to the label's, and back."""
+    edges = [mask ^ ndimage.binary_erosion(mask) for mask in (prediction, label)]
+    maps = [ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in edges]
+    return maps[1][edges[0]], maps[0][edges[1]]
+
+
 def reference_hd95(prediction, label, spacing):
-    """By distance transforms of the edges, with the empty rules written out."""
+    """With the empty rules written out."""
     if not prediction.any() and not label.any():
         return 0.0
     if not prediction.any() or not label.any():
         return math.sqrt((label.shape[0] * spacing[0]) ** 2 + (label.shape[1] * spacing[1]) ** 2)
-    edges = [mask ^ ndimage.binary_erosion(mask) for mask in (prediction, label)]
-    maps = [ndimage.distance_transform_edt(~edge, sampling=spacing) for edge in edges]
-    return max(np.percentile(maps[1][edges[0]], 95), np.percentile(maps[0][edges[1]], 95))
+    return max(np.percentile(distances, 95) for distances in reference_distances(prediction, label, spacing))
 
 
-@pytest.mark.parametrize("spacing", [None, 0.07, (0.5, 1.25)])
-def test_hd95_agrees_with_distance_transforms_on_200_random_masks(spacing):
-    rng = np.random.default_rng(0)
+def reference_nsd(prediction, label, spacing, tolerance):
+    if not prediction.any() or not label.any():
+        return float(not prediction.any() and not label.any())
+    distances = np.concatenate(reference_distances(prediction, label, spacing))
+    return np.count_nonzero(distances <= tolerance + 1e-9) / len(distances)
+
+
+@pytest.mark.parametrize("spacing", [None, 0.07, 0.1, (0.5, 1.25)])
+def test_hd95_and_nsd_agree_with_distance_transforms_on_200_random_masks(spacing):
     pixel = np.broadcast_to(1.0 if spacing is None else spacing, 2)
-    for _ in range(200):
-        prediction, label = (random_mask(rng, tuple(shape)) for shape in [rng.integers(1, 60, 2)] * 2)
-        assert hausdorff95(prediction, label, spacing) == pytest.approx(reference_hd95(prediction, label, pixel), abs=1e-6)
+    for prediction, label in random_pairs(0):
+        ours = edge_metrics(prediction, label, spacing)
+        assert ours["hd95"] == hausdorff95(prediction, label, spacing)
+        assert ours["hd95"] == pytest.approx(reference_hd95(prediction, label, pixel), abs=1e-6)
+        assert ours["nsd"] == pytest.approx(reference_nsd(prediction, label, pixel, 2 if spacing is None else 1), abs=1e-6)
+
+
+def test_random_masks_have_the_hard_kinds_among_them():
+    pairs = list(random_pairs(1))
+    pixels = [mask.sum() for pair in pairs for mask in pair]
+    assert pixels.count(0) > 20 and pixels.count(1) > 20
+    empty = [(prediction.any(), label.any()) for prediction, label in pairs]
+    assert all(empty.count(kind) > 1 for kind in [(False, False), (False, True), (True, False), (True, True)])
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_hd95_and_dice_agree_with_monai_where_both_masks_have_pixels():
-    rng = np.random.default_rng(1)
-    compared = 0
-    for _ in range(60):
-        prediction, label = (random_mask(rng, (40, 56)) for _ in range(2))
-        if not prediction.any() or not label.any():
-            continue
+def test_every_metric_agrees_with_monai_on_200_random_masks():
+    for prediction, label in random_pairs(1):
         pair = [torch.tensor(mask)[None, None].float() for mask in (prediction, label)]
+        hits, extra, rejected, missed = get_confusion_matrix(*pair)[0, 0].tolist()
+        theirs = {
+            "dice": compute_dice(*pair, ignore_empty=False),
+            "hd95": compute_hausdorff_distance(*pair, include_background=True, percentile=95),
+            "nsd": compute_surface_dice(*pair, class_thresholds=[2.0], include_background=True),
+            "iou": compute_iou(*pair, ignore_empty=False),
+            "sensitivity": hits / (hits + missed) if hits + missed else math.nan,
+            "specificity": rejected / (rejected + extra) if rejected + extra else math.nan,
+            "pixel_accuracy": (hits + rejected) / label.size,
+        }
         ours = case_metrics(prediction, label, 2)
-        theirs = compute_hausdorff_distance(*pair, include_background=True, percentile=95)
-        assert ours["hd95"] == pytest.approx(float(theirs), rel=1e-6)
-        assert ours["dice"] == pytest.approx(float(compute_dice(*pair)), abs=1e-6)
-        compared += 1
-    assert compared > 20
+        assert list(theirs) == list(METRICS) == list(ours)
+        for name, value in theirs.items():
+            value = float(value)
+            if not math.isfinite(value):  # monai gives up: the empty rules of case_metrics
+                both = not prediction.any() and not label.any()
+                diagonal = 0 if both else math.hypot(*label.shape)
+                value = {"hd95": diagonal, "nsd": float(both), "dice": 1, "iou": 1, "sensitivity": 1, "specificity": 1}[name]
+            assert ours[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
 def test_hand_computed_values():
@@ -91,23 +132,47 @@ def test_hand_computed_values():
     assert metrics["specificity"] == pytest.approx(4 / 5)
     assert metrics["pixel_accuracy"] == pytest.approx(6 / 8)
     assert metrics["hd95"] == pytest.approx(0.9)  # distances 1, 0, 0 in each direction
+    assert metrics["nsd"] == 1
+
+
+def test_nsd_counts_the_edge_pixels_of_both_masks_within_the_tolerance():
+    prediction, label = np.zeros((1, 12), dtype=bool), np.zeros((1, 12), dtype=bool)
+    prediction[0, :8] = label[0, :3] = True  # one row: all its pixels are edge; distances 0 0 0 1 2 3 4 5, and 0 0 0
+    assert edge_metrics(prediction, label)["nsd"] == pytest.approx((5 + 3) / 11)
+    assert edge_metrics(prediction, label, spacing=1.0)["nsd"] == pytest.approx((4 + 3) / 11)  # 1 mm is 1 pixel
+    assert edge_metrics(prediction, label, spacing=(9.0, 0.25))["nsd"] == pytest.approx((7 + 3) / 11)  # 4 pixels
+
+
+def test_nsd_on_the_tolerance_does_not_depend_on_the_place():
+    for left in range(40):
+        first, second = square(2, left, 1, (5, 60)) > 0, square(2, left + 10, 1, (5, 60)) > 0
+        assert edge_metrics(first, second, spacing=0.1)["nsd"] == 1  # 10 pixels of 0.1 mm
+        assert edge_metrics(first, square(3, left + 10, 1, (5, 60)) > 0, spacing=0.1)["nsd"] == 0
+
+
+def test_distances_are_searched_once_for_hd95_and_nsd(monkeypatch):
+    trees, tree = [], metrics_module.KDTree
+    monkeypatch.setattr(metrics_module, "KDTree", lambda points: trees.append(1) or tree(points))
+    case_metrics(square(3, 4, 6), square(5, 4, 6), 2)
+    assert len(trees) == 2
 
 
 def test_identical_masks_are_perfect():
-    perfect = {"dice": 1, "hd95": 0, "iou": 1, "sensitivity": 1, "specificity": 1, "pixel_accuracy": 1}
+    perfect = {"dice": 1, "hd95": 0, "nsd": 1, "iou": 1, "sensitivity": 1, "specificity": 1, "pixel_accuracy": 1}
     assert case_metrics(square(3, 4, 6), square(3, 4, 6), 2) == perfect
 
 
 def test_both_masks_empty_are_perfect():
     empty = np.zeros((20, 30))
-    assert case_metrics(empty, empty, 2) == {"dice": 1, "hd95": 0, "iou": 1, "sensitivity": 1, "specificity": 1, "pixel_accuracy": 1}
+    perfect = {"dice": 1, "hd95": 0, "nsd": 1, "iou": 1, "sensitivity": 1, "specificity": 1, "pixel_accuracy": 1}
+    assert case_metrics(empty, empty, 2) == perfect
 
 
 def test_one_empty_mask_counts_as_the_image_diagonal():
     empty, lesion = np.zeros((20, 30)), square(3, 4, 6)
     for prediction, label in ((empty, lesion), (lesion, empty)):
         metrics = case_metrics(prediction, label, 2)
-        assert metrics["dice"] == metrics["iou"] == 0
+        assert metrics["dice"] == metrics["iou"] == metrics["nsd"] == 0
         assert metrics["hd95"] == pytest.approx(math.sqrt(20**2 + 30**2))
     assert case_metrics(empty, lesion, 2, spacing=(0.5, 2))["hd95"] == pytest.approx(math.sqrt(10**2 + 60**2))
     assert case_metrics(empty, lesion, 2)["sensitivity"] == 0
@@ -119,22 +184,34 @@ def test_label_that_fills_the_image_is_not_nan():
     assert all(math.isfinite(value) for value in case_metrics(np.zeros((8, 8)), full, 2).values())
 
 
-def test_deleting_the_prediction_never_improves_a_case_with_a_lesion():
+@pytest.mark.parametrize("spacing", [None, (0.5, 0.2)])
+def test_deleting_the_prediction_never_improves_a_case_with_a_lesion(spacing):
     # specificity and pixel accuracy reward background and are no part of this
-    rng = np.random.default_rng(2)
-    for _ in range(200):
-        prediction, label = (random_mask(rng, (24, 31)) for _ in range(2))
+    for prediction, label in random_pairs(2):
         if label.any():
-            kept, deleted = case_metrics(prediction, label, 2), case_metrics(np.zeros((24, 31)), label, 2)
+            kept, deleted = (case_metrics(mask, label, 2, spacing) for mask in (prediction, np.zeros_like(label)))
             assert deleted["hd95"] >= kept["hd95"]
-            assert all(deleted[name] <= kept[name] for name in ("dice", "iou", "sensitivity"))
+            assert all(deleted[name] <= kept[name] for name in ("dice", "iou", "nsd", "sensitivity"))
 
 
-def test_spacing_scales_hd95_alone():
+def test_deleting_predictions_never_improves_the_means():
+    kept, deleted = SegmentationMetrics(2), SegmentationMetrics(2)
+    for i, (prediction, label) in enumerate(random_pairs(3, 60)):
+        if label.any():
+            kept.add(i, prediction, label, spacing=0.1)
+            deleted.add(i, prediction & (i % 2 == 0), label, spacing=0.1)
+    kept, deleted = kept.summary(), deleted.summary()
+    assert kept["num_cases"] == deleted["num_cases"]
+    for name in ("dice", "hd95", "hd95_mm", "nsd", "nsd_mm", "iou", "sensitivity"):
+        assert deleted[name] > kept[name] if name in LOWER_IS_BETTER else deleted[name] < kept[name], name
+
+
+def test_spacing_changes_hd95_and_nsd_alone():
     masks = square(2, 2, 6), square(5, 9, 6)
     pixels, scaled = case_metrics(*masks, 2), case_metrics(*masks, 2, spacing=0.1)
     assert scaled["hd95"] == pytest.approx(0.1 * pixels["hd95"])
-    assert {**scaled, "hd95": 0} == {**pixels, "hd95": 0}
+    assert pixels["nsd"] < scaled["nsd"] == 1  # 2 and 10 pixels
+    assert {**scaled, "hd95": 0, "nsd": 0} == {**pixels, "hd95": 0, "nsd": 0}
 
 
 def test_multi_class_means_are_over_foreground_classes():
@@ -142,6 +219,7 @@ def test_multi_class_means_are_over_foreground_classes():
     prediction = square(2, 2, 6)
     metrics = case_metrics(torch.tensor(prediction)[None], MetaTensor(label[None].astype(np.float32)), 3)
     assert (metrics["dice_class1"], metrics["dice_class2"], metrics["dice"]) == (1, 0, 0.5)
+    assert (metrics["nsd_class1"], metrics["nsd_class2"], metrics["nsd"]) == (1, 0, 0.5)
     assert metrics["hd95"] == pytest.approx((0 + math.hypot(20, 30)) / 2)
     assert metrics["pixel_accuracy"] == pytest.approx(1 - 36 / 600)
 
@@ -158,6 +236,12 @@ def test_multi_class_means_are_over_foreground_classes():
 def test_bad_masks_are_refused(prediction, label, message):
     with pytest.raises(ValueError, match=message):
         case_metrics(prediction, label, 2)
+
+
+@pytest.mark.parametrize("spacing", [0, -0.1, math.nan, math.inf, (0.1, 0), (0.1, 0.1, 0.1)])
+def test_bad_spacing_is_refused(spacing):
+    with pytest.raises(ValueError, match=r"case a.png: spacing must be a positive number or two .* got .*; see pixel_mm"):
+        SegmentationMetrics(2).add("a.png", square(3, 4, 6), square(3, 4, 6), spacing)
 
 
 def test_error_names_the_case():
@@ -177,13 +261,32 @@ def test_summary_averages_all_cases_and_counts_empty_masks():
     assert "hd95_mm" not in summary
 
 
-def test_millimeters_have_their_own_column_and_are_never_mixed():
+def test_millimeters_have_their_own_columns_and_are_never_mixed():
     metrics = SegmentationMetrics(2)
     row = metrics.add("a", square(2, 2, 6), square(5, 9, 6), spacing=0.1)
     assert row["hd95_mm"] == pytest.approx(0.1 * row["hd95"])
-    assert metrics.summary()["hd95_mm"] == row["hd95_mm"]
+    assert row["nsd"] < row["nsd_mm"] == 1
+    assert (metrics.summary()["hd95_mm"], metrics.summary()["nsd_mm"]) == (row["hd95_mm"], row["nsd_mm"])
     metrics.add("b", square(2, 2, 6), square(5, 9, 6))
-    assert "hd95_mm" not in metrics.summary()
+    assert not {"hd95_mm", "nsd_mm"} & set(metrics.cases[1])
+    assert not {"hd95_mm", "nsd_mm"} & set(metrics.summary())
+
+
+def test_areas_are_of_all_foreground_classes_and_not_averaged():
+    metrics = SegmentationMetrics(3)
+    row = metrics.add("a", square(2, 2, 6), square(2, 2, 4) + 2 * square(10, 15, 6))
+    assert (row["label_area"], row["predicted_area"]) == (16 + 36, 36)
+    assert not {"label_area_mm2", "predicted_area_mm2"} & set(row)
+    row = metrics.add("b", square(2, 2, 6), np.zeros((20, 30)), spacing=(0.5, 0.1))
+    assert [row[name] for name in AREAS] == pytest.approx([0, 36, 0, 36 * 0.05])
+    assert not set(AREAS) & set(metrics.summary())
+
+
+def test_metric_added_to_the_rows_is_averaged():
+    metrics = SegmentationMetrics(2)
+    for case, error in (("a", 0.1), ("b", 0.3)):
+        metrics.add(case, square(2, 2, 6), square(2, 2, 6))["ece"] = error
+    assert metrics.summary()["ece"] == pytest.approx(0.2)
 
 
 def test_no_cases_and_too_few_classes_are_refused():

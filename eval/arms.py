@@ -1,0 +1,162 @@
+"""The arms of a comparison: the same student with and without a teacher, and the teacher, each trained with every seed.
+
+Each training is a run of the bundle as `python -m monai.bundle run training` does it, in a folder of the comparison. The checkpoint
+that counts is the best on the validation list; no training here reads the test list.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+from torch import nn
+
+from scripts.evaluation import Arm
+from scripts.networks.tinyusfm import load_trained_student
+from scripts.run_folder import LAST_CHECKPOINT
+
+from .settings import ROOT
+
+CONFIGS = ROOT / "configs"
+TEACHER, CONTROL, STUDENT = "teacher", "control", "student"
+OVERLAYS = {TEACHER: ("train_teacher.json",), CONTROL: ("train_student.json",), STUDENT: ()}
+# what a user sets for the students does not hold for the teacher's fine-tuning, and the control has no teacher
+TEACHER_SECTIONS = ("data", "teacher", "hardware")
+STUDENT_ALONE = ("data::img_size", "teacher::cache_dir", "teacher::lora_checkpoint")
+DATA_OF_DISTILLATION = ("distillation::mode", "distillation::views")  # they decide which views an image has
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all arms have in common.
+
+    Args:
+        config_files: train.json and overlays.
+        overrides: config ids and values, as on the command line.
+        output_dir: of the comparison; the runs lie in its folder runs.
+        teacher_config: overlays for the teacher's fine-tuning alone.
+    """
+
+    config_files: tuple[str, ...]
+    overrides: Mapping[str, Any]
+    output_dir: Path
+    teacher_config: tuple[str, ...] = ()
+
+    def workflow(self, arm: str, seed: int, more: Mapping[str, Any] | None = None) -> ConfigWorkflow:
+        """The bundle's run of an arm, not started.
+
+        Args:
+            arm: teacher, control or student.
+            seed: of weights, order and augmentation.
+            more: further config ids and values.
+        """
+        overlays = [str(CONFIGS / name) for name in OVERLAYS[arm]]
+        extra = self.teacher_config if arm == TEACHER else ()
+        fixed = {
+            "bundle_root": str(ROOT),
+            "training::seed": seed,
+            "run_folder::root": str(self.output_dir / "runs"),
+            "run_folder::timestamp": f"{arm}_seed{seed}",
+            "model_file": None,
+            "final_evaluation": None,
+            "training::on_completion": None,
+        }
+        overrides = {**_own(self.overrides, arm), **fixed, **(more or {})}
+        return ConfigWorkflow(
+            config_file=[*self.config_files, *overlays, *extra],
+            meta_file=str(CONFIGS / "metadata.json"),
+            logging_file=False,
+            workflow_type="train",
+            run_id="training",
+            **overrides,
+        )
+
+    def given_teacher(self) -> Any:
+        """What the config says of teacher::lora_checkpoint: a path, a list, a reference that makes one, or None."""
+        return self.workflow(STUDENT, 0).parser["teacher::lora_checkpoint"]
+
+
+def _own(overrides: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """The overrides that hold for an arm."""
+    if arm == TEACHER:
+        own = {key: value for key, value in overrides.items() if key.partition("::")[0] in TEACHER_SECTIONS}
+        return {key: value for key, value in own.items() if key not in STUDENT_ALONE}
+    if arm == CONTROL:
+        return {
+            key: value
+            for key, value in overrides.items()
+            if key.partition("::")[0] != "distillation" or key in DATA_OF_DISTILLATION
+        }
+    return dict(overrides)
+
+
+def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict[str, Any]:
+    """Train an arm, or go on with it where it was stopped; its best checkpoint and how it was reached.
+
+    Args:
+        plan: of the comparison.
+        arm: teacher, control or student.
+        seed: of the training.
+        teacher_file: what a student is distilled from.
+
+    Returns:
+        checkpoint, run (its folder), epochs, seconds (of this call), val_dice (the best).
+    """
+    more = {"teacher::lora_checkpoint": teacher_file} if arm == STUDENT else {}
+    start, parser = time.perf_counter(), plan.workflow(arm, seed, more).parser
+    run = parser.get_parsed_content("run_folder")
+    done = _progress(run.path).get("epochs", 0) >= parser.get_parsed_content("training::num_epochs")
+    if not done:
+        if (run.models / LAST_CHECKPOINT).is_file():
+            more["training::resume"] = str(run.path)
+        flow = plan.workflow(arm, seed, more)
+        flow.initialize()
+        flow.run()
+    return {"checkpoint": str(run.best_model()), "run": str(run.path), "seconds": time.perf_counter() - start, **_progress(run.path)}
+
+
+def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:
+    """The teacher of a seed: the given file, what the config's reference makes, or a fine-tuning with train_teacher.json."""
+    given = plan.given_teacher()
+    if given is None:
+        return train_arm(plan, TEACHER, seed)
+    if isinstance(given, str) and given.startswith(("@", "$")):
+        start = time.perf_counter()
+        path = plan.workflow(STUDENT, seed).parser.get_parsed_content("teacher::lora_checkpoint")
+        run = Path(path).parent.parent
+        return {"checkpoint": str(path), "run": str(run), "seconds": time.perf_counter() - start, **_progress(run)}
+    return {"checkpoint": given}
+
+
+def _progress(folder: Path) -> dict[str, Any]:
+    """Epochs and the best validation Dice of a run's history."""
+    path = folder / "history.csv"
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    scores = [float(row["val_mean_dice"]) for row in rows if row.get("val_mean_dice")]
+    return {"epochs": len(rows), "val_dice": max(scores, default=None)}
+
+
+def build_arm(plan: Plan, arm: str, seed: int, checkpoint: Any) -> Arm:
+    """An arm to evaluate, its trained weights loaded.
+
+    Raises:
+        FileNotFoundError: the checkpoint misses.
+        ValueError: a file that does not fit.
+    """
+    for path in checkpoint if isinstance(checkpoint, Sequence) and not isinstance(checkpoint, str) else [checkpoint]:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"arm {arm}, seed {seed}: the checkpoint {path} does not exist.")
+    if arm == TEACHER:
+        parser = plan.workflow(STUDENT, seed, {"teacher::lora_checkpoint": checkpoint}).parser
+        return Arm(arm, parser.get_parsed_content("teacher"), parser.get_parsed_content("teacher::img_size"), seed)
+    parser = plan.workflow(arm, seed, {"student::pretrained": False, "student::checkpoint": None}).parser
+    network: nn.Module = load_trained_student(parser.get_parsed_content("network_def"), checkpoint, f"arm {arm}, seed {seed}")
+    return Arm(arm, network, parser.get_parsed_content("data::img_size"), seed)

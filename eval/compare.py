@@ -1,0 +1,249 @@
+"""Does distillation help? Teacher, student without teacher and distilled student, each with several seeds, on patients not seen.
+
+    python -m eval.compare --output_dir logs/comparison --dataset_dir data/BUSBRA --seeds 0 1 2 [--ID VALUE ...]
+    python -m eval.compare --output_dir logs/comparison --config_file configs/train.json configs/quickstart.json
+
+Trains what is not trained yet, arm by arm, with one schedule for both students; a comparison that was stopped goes on where it was.
+Checkpoints are selected on the validation list. When all are trained, the test list is read, once: metrics.csv (a row a case, arm
+and seed), report.html and report.json. The margin of non-inferiority is fixed by the first call. `--checkpoint ARM[:SEED]=PATH`
+evaluates weights that exist, and `--tables` makes the report from the metrics.csv of earlier evaluations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.utils import set_determinism
+
+from scripts.evaluation import Arm, CaseDrawer, Evaluation, evaluate, write_report_with_cases
+from scripts.files import atomic_path
+from scripts.findings import compile_report, read_curves
+from scripts.report import write_report
+from scripts.results import TABLE, read_rows, table
+
+from .arms import CONTROL, STUDENT, TEACHER, Plan, build_arm, teacher_file, train_arm
+from .machine import describe_machine, git_revision, without_folders
+from .settings import ROOT
+
+STATE = "comparison.json"
+ORDER = (TEACHER, CONTROL, STUDENT)
+MARGIN = 0.02  # mean Dice
+
+State = dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; 0, or 1 after a message on stderr."""
+    try:
+        options, plan = _parse(sys.argv[1:] if arguments is None else arguments)
+        problems = report_tables(options) if options.tables else compare(options, plan)
+    except (ValueError, OSError) as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 1
+    for problem in problems:
+        print(f"compare: {problem}", file=sys.stderr)
+    print(f"report: {options.output_dir / 'report.html'}")
+    return 1 if problems else 0
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
+    parser = argparse.ArgumentParser(prog="python -m eval.compare", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--output_dir", type=Path, required=True, help="of the runs and results; the same again to go on")
+    parser.add_argument("--config_file", nargs="+", default=[str(ROOT / "configs" / "train.json")], help="train.json and overlays")
+    parser.add_argument("--teacher_config", nargs="*", default=[], help="overlays for the teacher's fine-tuning alone")
+    parser.add_argument("--dataset_dir", help="short for --data::dataset_dir")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--margin", type=float, default=MARGIN, help="Dice the student may lose against its teacher")
+    parser.add_argument("--checkpoint", nargs="+", default=[], metavar="ARM[:SEED]=PATH", help="weights instead of a training")
+    parser.add_argument("--tables", nargs="+", type=Path, default=[], help="metrics.csv of evaluations to report on")
+    options, rest = parser.parse_known_args(arguments)
+    overrides = parse_overrides(rest)
+    if options.dataset_dir:
+        overrides["data::dataset_dir"] = options.dataset_dir
+    if len(set(options.seeds)) != len(options.seeds):
+        raise ValueError(f"--seeds holds one twice: {options.seeds}; each seed is one training.")
+    if not options.margin > 0:
+        raise ValueError(f"--margin must be positive, got {options.margin}: it is the Dice that may be lost.")
+    options.command = without_folders(" ".join(["python -m eval.compare", *arguments]))
+    files = tuple(str(Path(path)) for path in options.config_file)
+    return options, Plan(files, overrides, options.output_dir.resolve(), tuple(options.teacher_config))
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """`--id value` pairs, as monai.bundle reads them: Python literals where they are ones, else texts.
+
+    Raises:
+        ValueError: an argument without its value, or one that is no override.
+    """
+    if len(arguments) % 2:
+        raise ValueError(f"an override is --ID VALUE, and one of {' '.join(arguments)} has no partner.")
+    overrides = {}
+    for name, text in zip(arguments[::2], arguments[1::2]):
+        if not name.startswith("--"):
+            raise ValueError(f"unknown argument {name}; an override is --ID VALUE, such as --training::lr 1e-3.")
+        try:
+            overrides[name.removeprefix("--")] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            overrides[name.removeprefix("--")] = text
+    return overrides
+
+
+def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
+    """Train the arms, evaluate them once and report; what went wrong with an arm.
+
+    Raises:
+        ValueError: a list that cannot be compared on, another plan than the folder's, or no arm to evaluate.
+    """
+    _check_lists(plan)
+    state = open_state(options, plan)
+    if (plan.output_dir / TABLE).is_file():
+        print("the test list was read already; its results are kept. Pass another --output_dir for another comparison.")
+        return []
+    given = dict(_given(text) for text in options.checkpoint)
+    if given:
+        found = {key: {"checkpoint": path} for key, path in given.items()}
+    else:
+        found = train_all(options.seeds, plan, state)
+    return _evaluate_all(found, options, plan)
+
+
+def _check_lists(plan: Plan) -> None:
+    """The lists are read before hours are spent; a missing test list is refused here."""
+    data = plan.workflow(STUDENT, 0).parser.get_parsed_content("data")
+    print(f"{data.name}: {len(data.training)} training, {len(data.validation)} validation, {len(data.test)} test cases")
+
+
+def open_state(options: argparse.Namespace, plan: Plan) -> State:
+    """What is trained already, from the folder's file; a new one is written where there is none.
+
+    Raises:
+        ValueError: the folder belongs to a comparison with other settings.
+    """
+    config = json.dumps([plan.workflow(STUDENT, 0).parser.config, plan.teacher_config], sort_keys=True, default=str)
+    found = {"config": hashlib.sha256(config.encode()).hexdigest(), "margin": options.margin, "arms": {}}
+    path = plan.output_dir / STATE
+    if path.is_file():
+        state = json.loads(path.read_text())
+        changed = [key for key in ("config", "margin") if state.get(key) != found[key]]
+        if changed:
+            raise ValueError(
+                f"{path} was begun with another {' and '.join(changed)}; arms of different settings cannot be compared, and the margin "
+                "is fixed beforehand: pass another --output_dir."
+            )
+        return state
+    save_state(found, plan)
+    return found
+
+
+def save_state(state: State, plan: Plan) -> None:
+    """Write the state in one step."""
+    with atomic_path(plan.output_dir / STATE) as partial:
+        partial.write_text(json.dumps(state, indent=1) + "\n")
+
+
+def train_all(seeds: Sequence[int], plan: Plan, state: State) -> dict[tuple[str, int], dict[str, Any]]:
+    """By arm and seed what `train_arm` returns; what the state has is not trained again."""
+    shared = plan.given_teacher()
+    fixed = shared is not None and not (isinstance(shared, str) and shared.startswith(("@", "$")))
+    found = {}
+    for seed in seeds:
+        teacher_seed = seeds[0] if fixed else seed  # one file is one teacher
+        for arm in ORDER:
+            key = (arm, teacher_seed if arm == TEACHER else seed)
+            known = state["arms"].setdefault(arm, {})
+            if str(key[1]) not in known:
+                print(f"training: {arm}, seed {key[1]}", flush=True)
+                teacher = state["arms"][TEACHER].get(str(teacher_seed), {}).get("checkpoint")
+                known[str(key[1])] = teacher_file(plan, key[1]) if arm == TEACHER else train_arm(plan, arm, seed, teacher)
+                save_state(state, plan)
+            found[key] = known[str(key[1])]
+    return found
+
+
+def _given(text: str) -> tuple[tuple[str, int], str]:
+    """(arm, seed), path of ARM[:SEED]=PATH."""
+    name, separator, path = text.partition("=")
+    arm, _, seed = name.partition(":")
+    if not separator or arm not in ORDER or not (seed or "0").isdecimal():
+        raise ValueError(f"--checkpoint {text} must be ARM[:SEED]=PATH with an arm of {', '.join(ORDER)}.")
+    return (arm, int(seed or 0)), path
+
+
+def _evaluate_all(found: dict[tuple[str, int], dict[str, Any]], options: argparse.Namespace, plan: Plan) -> list[str]:
+    """One pass over the test list with every arm that can be loaded, and the report; what kept the others out."""
+    arms, problems = _build_all(found, plan)
+    parser = plan.workflow(STUDENT, 0).parser
+    dataset, num_classes = parser.get_parsed_content("test::dataset"), parser.get_parsed_content("data::num_classes")
+    device, autocast = parser.get_parsed_content("device"), parser.get_parsed_content("hardware").autocast()
+    names = parser.get_parsed_content("data").labels[1:]
+    set_determinism(0)
+    measured = evaluate(dataset, arms, num_classes, device, autocast)
+    curves: dict[str, dict[str, dict]] = {}
+    for (arm, seed), about in found.items():
+        if about.get("run"):
+            curves.setdefault(arm, {})[str(seed)] = read_curves(Path(about["run"]) / "history.csv")
+    report = compile_report(
+        measured.rows, measured.reliability, f"Comparison on {parser.get_parsed_content('data').name}", curves, options.margin,
+        _about(found, options), problems,
+    )
+    draw = CaseDrawer(dataset, arms, num_classes, device, autocast, names)
+    write_report_with_cases(report, measured.rows, draw, plan.output_dir)
+    _write_table(measured, plan.output_dir)
+    _print_verdicts(report)
+    return problems
+
+
+def _build_all(found: dict[tuple[str, int], dict[str, Any]], plan: Plan) -> tuple[list[Arm], list[str]]:
+    arms, problems = [], []
+    for (arm, seed), about in found.items():
+        try:
+            arms.append(build_arm(plan, arm, seed, about["checkpoint"]))
+        except (ValueError, OSError) as error:
+            problems.append(f"{error} The arm is left out.")
+    if not arms:
+        raise ValueError("no arm can be evaluated: " + " ".join(problems))
+    return arms, problems
+
+
+def _about(found: dict[tuple[str, int], dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    about = {"command": options.command, "revision": git_revision() or "unknown", "processor": describe_machine(0)["cpu"]}
+    for (arm, seed), run in found.items():
+        told = [f"{run[key]:.4g} {unit}" for key, unit in (("epochs", "epochs"), ("seconds", "s"), ("val_dice", "validation Dice")) if run.get(key)]
+        about[f"{arm}, seed {seed}"] = ", ".join([Path(str(run["checkpoint"])).name, *told])
+    return about
+
+
+def _write_table(measured: Evaluation, output_dir: Path) -> None:
+    """Last, since its presence says that the test list was read."""
+    with atomic_path(output_dir / TABLE) as partial:
+        partial.write_text(table(measured.rows), encoding="utf-8", newline="")
+
+
+def _print_verdicts(report: dict[str, Any]) -> None:
+    for arm, found in report["arms"].items():
+        dice = found["metrics"]["dice"]
+        print(f"{arm:<8} Dice {dice['mean']:.4f} [{dice['low']:.4f}, {dice['high']:.4f}], {found['num_seeds']} seeds")
+    for row in report["comparisons"]:
+        print(f"{row['arm']} - {row['reference']}, {row['metric']}: {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] {row['verdict']}")
+    for warning in report["warnings"]:
+        print(f"warning: {warning}")
+
+
+def report_tables(options: argparse.Namespace) -> list[str]:
+    """The report of tables that earlier evaluations wrote; what of it could not be told."""
+    rows = [row for path in options.tables for row in read_rows(path)]
+    report = compile_report(rows, {}, "Comparison of tables", margin=options.margin, about={"command": options.command})
+    write_report(report, [], options.output_dir)
+    _print_verdicts(report)
+    return [] if report["comparisons"] or len(report["arms"]) == 1 else report["warnings"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What an evaluation or a comparison found, put together for the report: figures with intervals, verdicts, curves and failures.
+
+A part that cannot be computed becomes a warning in the report, and the rest is told. Rows are those of results.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .calibration import Reliability
+from .metrics import METRICS
+from .statistics import LESION_SIZE, bland_altman, check_rows, compare_arms, subgroup_table, summarize_arms, warnings
+
+ARMS = ("teacher", "control", "student")  # student: the distilled one
+COMPARED = ("dice", "hd95", "nsd")
+PACKAGES = ("torch", "monai", "timm", "segment-anything", "peft")
+CURVES = ("epoch", "loss", "task", "distill", "feature", "val_mean_dice")
+FAILED_DICE = 0.5
+SHOWN = 3  # cases of each group
+MOST_GROUPS = 8  # of a column that makes subgroups
+
+
+class Picked(NamedTuple):
+    """A case to draw: best, median or worst; its place in the data set; and what to write above it."""
+
+    group: str
+    index: int
+    title: str
+
+
+def compile_report(
+    rows: Sequence[Mapping[str, Any]],
+    reliability: Mapping[str, Reliability],
+    title: str,
+    curves: Mapping[str, Mapping[str, dict]] | None = None,
+    margin: float | None = None,
+    about: Mapping[str, Any] | None = None,
+    problems: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The contents of report.json.
+
+    Args:
+        rows: of all arms; teacher, control and student are compared where they are there.
+        reliability: of each arm.
+        title: of the report.
+        curves: by arm and seed, see `read_curves`.
+        margin: mean Dice by which the student may be below its teacher and still count as non-inferior, fixed beforehand.
+        about: what was run, for the table of settings.
+        problems: warnings that are known already.
+    """
+    told = list(problems)
+    arms = sorted({row["arm"] for row in rows}, key=lambda arm: (*ARMS, arm).index(arm))
+    by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
+    comparable = _attempt(told, lambda: check_rows(rows) or True, False)
+    summaries: dict[str, Any] = {}
+    for arm, own in by_arm.items():
+        summaries.update(_attempt(told, lambda own=own: summarize_arms(own, _metrics(own)), {}))
+    return {
+        "title": title,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "about": {**(about or {}), **({"margin (Dice)": margin} if margin is not None else {}), **_versions()},
+        "warnings": [*told, *warnings(rows)],
+        "arms": summaries,
+        "comparisons": _comparisons(rows, arms, margin) if comparable else [],
+        "subgroups": subgroup_table(rows, [*_columns(rows), LESION_SIZE]) if comparable and rows else [],
+        "calibration": {arm: found.summary() for arm, found in reliability.items()},
+        "areas": {arm: bland_altman(rows, arm) for arm in arms} if comparable else {},
+        "failures": list_failures(rows),
+        "curves": {arm: {seed: curve for seed, curve in found.items() if curve} for arm, found in (curves or {}).items()},
+    }
+
+
+def _attempt(told: list[str], compute: Callable[[], Any], default: Any) -> Any:
+    """What `compute` returns, or the default after its error was added to what is told."""
+    try:
+        return compute()
+    except ValueError as error:
+        if str(error) not in told:
+            told.append(str(error))
+        return default
+
+
+def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics that every row has, in mm where every image has a spacing and in pixels elsewhere."""
+    names = [name for metric in (*METRICS, "ece") for name in (metric, f"{metric}_mm")]
+    shared = [name for name in names if all(name in row for row in rows)]
+    return [name for name in shared if f"{name}_mm" not in shared]
+
+
+def _comparisons(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], margin: float | None) -> list[dict[str, Any]]:
+    """Student against teacher and control, control against teacher; the margin is of the Dice to the teacher."""
+    pairs = [(a, b) for a, b in (("student", "control"), ("student", "teacher"), ("control", "teacher")) if {a, b} <= {*arms}]
+    shared = _metrics(rows)
+    metrics = [f"{name}_mm" if f"{name}_mm" in shared else name for name in COMPARED]
+    return [
+        compare_arms(rows, arm, reference, metric, margin=margin if (metric, reference) == ("dice", "teacher") else None)
+        for arm, reference in pairs
+        for metric in metrics
+    ]
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns of the datalist with few values, whose cases are groups."""
+    own = {"case", "patient", "arm", "seed"}
+    texts = dict.fromkeys(key for row in rows for key in row if key not in own and not _is_measured(key))
+    counts = {key: len({row.get(key) for row in rows}) for key in texts}
+    return [key for key, count in counts.items() if 1 < count <= MOST_GROUPS]
+
+
+def _is_measured(key: str) -> bool:
+    metric = key.partition("_class")[0].removesuffix("_mm").removesuffix("_mm2")
+    return metric in (*METRICS, "ece") or metric.endswith("_area") or "empty" in metric
+
+
+def list_failures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Cases that an arm failed, the worst first: nothing found, something found where there is nothing, or a low Dice."""
+    failed = []
+    for row in rows:
+        if row["dice"] < FAILED_DICE:
+            reason = f"Dice {row['dice']:.3f}"
+            if row.get("one_empty"):
+                reason = "a class was missed" if row.get("empty_prediction") else "found what is not there"
+            failed.append({**{key: row[key] for key in ("case", "arm", "seed", "dice")}, "reason": reason, "image": row["case"]})
+    return [{key: row[key] for key in row if key != "dice"} for row in sorted(failed, key=lambda row: row["dice"])]
+
+
+def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:
+    """Cases to draw: the best, those in the middle and the worst by the Dice of the student, or else of the last arm; each once.
+
+    Args:
+        rows: an arm's and seed's are in the data set's order; the first seed decides.
+    """
+    arms = {row["arm"] for row in rows}
+    arm = next((name for name in reversed(ARMS) if name in arms), rows[0]["arm"])
+    seed = next(row["seed"] for row in rows if row["arm"] == arm)
+    own = [row for row in rows if (row["arm"], row["seed"]) == (arm, seed)]
+    order = sorted(range(len(own)), key=lambda index: -own[index]["dice"])
+    middle = max(0, (len(order) - SHOWN) // 2)
+    groups = {"worst": order[::-1][:SHOWN], "best": order[:SHOWN], "median": order[middle : middle + SHOWN]}
+    seen: set[int] = set()
+    picked = []
+    for group, indices in groups.items():
+        fresh = [index for index in indices if index not in seen]
+        seen.update(fresh)
+        picked += [Picked(group, index, f"{Path(own[index]['case']).name}: {arm} Dice {own[index]['dice']:.3f}") for index in fresh]
+    return sorted(picked, key=lambda one: ("best", "median", "worst").index(one.group))
+
+
+def read_curves(history: Path) -> dict[str, list[float | None]]:
+    """Columns of a run's history.csv by name; None where a column is blank or not finite. Empty where there is no such file."""
+    if not history.is_file():
+        return {}
+    with open(history, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in (rows[0] if rows else ()) if name in CURVES]
+    return {name: [_finite(row[name]) for row in rows] for name in names}
+
+
+def _finite(text: str) -> float | None:
+    return float(text) if text and math.isfinite(float(text)) else None
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in PACKAGES}

@@ -1,0 +1,172 @@
+"""The comparison: what is trained and how often, one reading of the test list, what is refused, and what is told all the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval import compare as program
+from eval.arms import Plan
+from eval.compare import main, parse_overrides
+from scripts.results import read_rows, table
+
+
+@pytest.fixture
+def arguments(overrides, tmp_path):
+    """A comparison of seconds."""
+    own = {key: value for key, value in overrides.items() if not key.startswith("run_folder") and key not in ("bundle_root", "model_file")}
+    pairs = [text for key, value in {**own, "training::num_epochs": 1}.items() for text in (f"--{key}", repr(value))]
+    return ["--output_dir", str(tmp_path / "out"), "--seeds", "0", "1", *pairs]
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Arms and seeds in the order in which they are trained."""
+    seen, train = [], program.train_arm
+    monkeypatch.setattr(program, "train_arm", lambda plan, arm, seed, *more: seen.append((arm, seed)) or train(plan, arm, seed, *more))
+    return seen
+
+
+def test_both_students_are_trained_with_every_seed_and_reported(arguments, trained, tmp_path, capsys):
+    assert main(arguments) == 0
+    assert trained == [("control", 0), ("student", 0), ("control", 1), ("student", 1)]
+    rows = read_rows(tmp_path / "out" / "metrics.csv")
+    assert {(row["arm"], row["seed"]) for row in rows} == {("teacher", 0), *trained} and len(rows) == 10
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(report["arms"]) == ["teacher", "control", "student"] and len(report["comparisons"]) == 9
+    assert set(report["curves"]["student"]) == {"0", "1"} and report["about"]["student, seed 1"].startswith("best_epoch001")
+    assert str(tmp_path) not in json.dumps(report["about"])
+    assert "<img" in (tmp_path / "out" / "report.html").read_text()
+    assert "student - control, dice" in capsys.readouterr().out
+
+
+def test_repeated_call_trains_nothing_and_leaves_the_test_list_alone(arguments, trained, tmp_path, monkeypatch, capsys):
+    assert main(arguments) == 0
+    before, trained[:] = (tmp_path / "out" / "metrics.csv").read_bytes(), []
+    monkeypatch.setattr(program, "evaluate", None)
+    assert main(arguments) == 0
+    assert trained == [] and (tmp_path / "out" / "metrics.csv").read_bytes() == before
+    assert "was read already" in capsys.readouterr().out
+
+
+def test_stopped_comparison_goes_on_with_the_next_arm(arguments, trained, tmp_path, monkeypatch):
+    def stop(plan, arm, seed, *more):
+        if (arm, seed) == ("student", 0):
+            raise KeyboardInterrupt
+        return train(plan, arm, seed, *more)
+
+    train = program.train_arm
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(program, "train_arm", stop)
+        main(arguments)
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+    trained.clear()
+    assert main(arguments) == 0
+    assert trained == [("student", 0), ("control", 1), ("student", 1)]
+
+
+def test_run_that_ended_before_it_was_noted_is_not_trained_again(arguments, trained, tmp_path, capsys):
+    assert main([*arguments, "--seeds", "0"]) == 0
+    state = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    (tmp_path / "out" / "comparison.json").write_text(json.dumps({**state, "arms": {}}))
+    (tmp_path / "out" / "metrics.csv").unlink()
+    before = (tmp_path / "out" / "runs" / "phantoms" / "student_seed0" / "models" / "last.pt").stat().st_mtime_ns
+    assert main([*arguments, "--seeds", "0"]) == 0
+    assert (tmp_path / "out" / "runs" / "phantoms" / "student_seed0" / "models" / "last.pt").stat().st_mtime_ns == before
+
+
+def test_other_settings_or_margin_are_refused(arguments, capsys):
+    assert main([*arguments, "--seeds", "0"]) == 0
+    for more, name in (["--training::lr", "0.5"], "config"), (["--margin", "0.5"], "margin"):
+        assert main([*arguments, "--seeds", "0", *more]) == 1
+        assert f"was begun with another {name}" in capsys.readouterr().err
+
+
+def test_control_keeps_the_views_and_drops_the_rest_of_the_distillation(overrides, tmp_path):
+    own = {key: value for key, value in overrides.items() if not key.startswith("run_folder")}
+    more = {"distillation::mode": "replay", "distillation::views": 3, "distillation::gamma": 1.0, "training::lr": 0.25}
+    plan = Plan(("configs/train.json",), {**own, **more}, tmp_path)
+    control, student, teacher = (plan.workflow(arm, 5).parser for arm in ("control", "student", "teacher"))
+    assert (control["distillation::gamma"], control["distillation::views"], control["training::lr"]) == (0.0, 3, 0.25)
+    assert (student["distillation::gamma"], student["training::seed"]) == (1.0, 5)
+    assert teacher["training::lr"] != 0.25 and teacher["data::img_size"] == "@teacher::img_size"
+
+
+def test_missing_checkpoint_leaves_its_arm_out_and_the_report_tells_the_rest(arguments, lora_checkpoint, tmp_path, capsys):
+    given = ["--checkpoint", f"teacher={lora_checkpoint}", f"student:3={tmp_path / 'gone.pt'}"]
+    assert main([*arguments, *given]) == 1
+    assert "arm student, seed 3: the checkpoint" in capsys.readouterr().err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(report["arms"]) == ["teacher"] and any("gone.pt" in warning for warning in report["warnings"])
+
+
+def test_no_arm_at_all_is_an_error_without_a_report(arguments, tmp_path, capsys):
+    assert main([*arguments, "--checkpoint", f"student={tmp_path / 'gone.pt'}"]) == 1
+    assert "no arm can be evaluated" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_missing_test_list_is_refused_before_any_training(arguments, phantoms, trained, tmp_path, capsys):
+    content = json.loads((phantoms / "dataset.json").read_text())
+    lists = {split: content[split] for split in ("training", "validation")}
+    absolute = {split: [{k: str(phantoms / v) if k in ("image", "label") else v for k, v in c.items()} for c in cases] for split, cases in lists.items()}
+    (tmp_path / "dataset.json").write_text(json.dumps({**content, **absolute, "test": []}))
+    assert main([*arguments, "--data::datalist", str(tmp_path / "dataset.json")]) == 1
+    assert "has no test cases" in capsys.readouterr().err and trained == []
+
+
+def rows_of(arm, cases, **more):
+    counts = {"empty_label": 0, "empty_prediction": 0, "both_empty": 0, "one_empty": 0}
+    measured = {"hd95": 3.0, "nsd": 0.9, "iou": 0.6, "sensitivity": 0.8, "specificity": 0.9, "pixel_accuracy": 0.9, "ece": 0.1}
+    areas = {"label_area": 40, "predicted_area": 44}
+    return [
+        {"case": f"{c}.png", "patient": c, "arm": arm, "seed": 0, "dice": 0.5 + c / 100, **measured, **areas, **counts, **more} for c in cases
+    ]
+
+
+def write(path: Path, rows) -> str:
+    path.write_text(table(rows))
+    return str(path)
+
+
+def test_tables_of_evaluations_are_reported_together(tmp_path, capsys):
+    files = [write(tmp_path / f"{arm}.csv", rows_of(arm, range(12))) for arm in ("student", "control")]
+    assert main(["--output_dir", str(tmp_path / "out"), "--tables", *files]) == 0
+    assert len(json.loads((tmp_path / "out" / "report.json").read_text())["comparisons"]) == 3
+
+
+def test_tables_of_other_cases_are_told_but_not_compared(tmp_path, capsys):
+    files = [write(tmp_path / "a.csv", rows_of("student", range(12))), write(tmp_path / "b.csv", rows_of("control", range(1, 13)))]
+    assert main(["--output_dir", str(tmp_path / "out"), "--tables", *files]) == 1
+    assert "12.png" in capsys.readouterr().err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["arms"]) == {"student", "control"} and report["comparisons"] == []
+
+
+def test_all_predictions_empty_and_unknown_patients_are_warnings(tmp_path):
+    empty = rows_of("student", range(12), patient="", empty_prediction=1, one_empty=1, predicted_area=0)
+    assert main(["--output_dir", str(tmp_path / "out"), "--tables", write(tmp_path / "a.csv", empty)]) == 0
+    warnings = " ".join(json.loads((tmp_path / "out" / "report.json").read_text())["warnings"])
+    assert "patient" in warnings and "empty" in warnings
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seeds", "1", "1"], "holds one twice"),
+        (["--margin", "0"], "--margin must be positive, got 0.0"),
+        (["--training::lr"], "has no partner"),
+        (["training::lr", "1"], "unknown argument training::lr"),
+        (["--tables", "gone.csv"], "gone.csv does not exist"),
+        (["--checkpoint", "pupil=x.pt"], "must be ARM"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, capsys, more, message):
+    assert main([*arguments, *more]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_overrides_are_literals_or_texts():
+    assert parse_overrides(["--training::lr", "1e-3", "--a::b", "some/path", "--hardware::gpu_ids", "[]"]) == {
+        "training::lr": 1e-3, "a::b": "some/path", "hardware::gpu_ids": [],
+    }  # fmt: skip

@@ -1,0 +1,84 @@
+"""What a report is made of: arms in order, comparisons, failures, the cases to draw, and what cannot be told."""
+
+import pytest
+
+from scripts.calibration import Reliability
+from scripts.findings import compile_report, list_failures, pick_cases, read_curves
+
+METRICS = {"hd95": 3.0, "nsd": 0.9, "iou": 0.6, "sensitivity": 0.8, "specificity": 0.9, "pixel_accuracy": 0.9, "ece": 0.1}
+COUNTS = {"empty_label": 0, "empty_prediction": 0, "both_empty": 0, "one_empty": 0}
+
+
+def row(case, arm="student", seed=0, dice=0.8, **more):
+    measured = {**METRICS, **COUNTS, "label_area": 40 + 3 * case, "predicted_area": 44 + 2 * case}
+    return {"case": f"{case}.png", "patient": case // 2, "arm": arm, "seed": seed, "dice": dice, **measured, **more}
+
+
+def three_arms():
+    dices = {"student": 0.82, "teacher": 0.85, "control": 0.7}
+    return [
+        row(case, arm, seed, dice + 0.01 * seed + 0.001 * case) for arm, dice in dices.items() for seed in (0, 1) for case in range(12)
+    ]
+
+
+def test_arms_are_compared_in_order_and_the_margin_is_the_dices_to_the_teacher():
+    report = compile_report(three_arms(), {}, "A", margin=0.05)
+    assert list(report["arms"]) == ["teacher", "control", "student"]
+    pairs = [(found["arm"], found["reference"], found["metric"], found["margin"]) for found in report["comparisons"]]
+    assert pairs[0] == ("student", "control", "dice", None) and ("student", "teacher", "dice", 0.05) in pairs
+    assert len(pairs) == 9
+    best = report["comparisons"][0]
+    assert best["difference"] == pytest.approx(0.12) and "better" in best["verdict"]
+
+
+def test_millimeters_take_the_place_of_pixels_where_all_cases_have_them():
+    rows = [row(case, hd95_mm=1.0, nsd_mm=0.5) for case in range(4)]
+    found = compile_report(rows, {}, "A")["arms"]["student"]["metrics"]
+    assert "hd95_mm" in found and "hd95" not in found and "nsd_mm" in found
+    del rows[0]["hd95_mm"]
+    found = compile_report(rows, {}, "A")["arms"]["student"]["metrics"]
+    assert "hd95" in found and "hd95_mm" not in found
+
+
+def test_arms_on_other_cases_are_told_apart_but_not_compared():
+    rows = [row(case) for case in range(4)] + [row(case, "control") for case in range(1, 5)]
+    report = compile_report(rows, {}, "A")
+    assert set(report["arms"]) == {"student", "control"} and report["comparisons"] == [] and report["subgroups"] == []
+    assert any("4.png" in warning for warning in report["warnings"])
+
+
+def test_problems_and_unknown_patients_are_warnings():
+    rows = [row(case, patient="") for case in range(4)]
+    warnings = compile_report(rows, {}, "A", problems=["the control is lost"])["warnings"]
+    assert warnings[0] == "the control is lost" and any("patient" in warning for warning in warnings)
+    assert any("one seed" in warning or "seed" in warning for warning in warnings)
+
+
+def test_empty_calibration_is_left_out_of_the_report_and_does_not_end_it():
+    assert compile_report([row(case) for case in range(3)], {}, "A")["calibration"] == {}
+    assert isinstance(Reliability(), Reliability)
+
+
+def test_failures_are_the_worst_first_with_the_reason():
+    rows = [
+        row(0), row(1, dice=0.3), row(2, dice=0.0, one_empty=1, empty_prediction=1), row(3, dice=0.1, one_empty=1, empty_label=1),
+    ]  # fmt: skip
+    assert [(found["case"], found["reason"]) for found in list_failures(rows)] == [
+        ("2.png", "a class was missed"), ("3.png", "found what is not there"), ("1.png", "Dice 0.300"),
+    ]  # fmt: skip
+
+
+def test_best_median_and_worst_cases_are_drawn_once_each():
+    rows = [row(case, dice=case / 10) for case in range(10)] + [row(case, "teacher", dice=0.5) for case in range(10)]
+    picked = pick_cases(rows)
+    assert [(one.group, one.index) for one in picked] == [
+        ("best", 9), ("best", 8), ("best", 7), ("median", 6), ("median", 5), ("median", 4), ("worst", 0), ("worst", 1), ("worst", 2),
+    ]  # fmt: skip
+    assert picked[0].title == "9.png: student Dice 0.900"
+    assert [(one.group, one.index) for one in pick_cases(rows[:2])] == [("worst", 0), ("worst", 1)]
+
+
+def test_curves_are_the_columns_of_a_history(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,loss,lr,val_mean_dice\n1,0.5,1e-3,\n2,0.25,1e-3,0.75\n")
+    assert read_curves(tmp_path / "history.csv") == {"epoch": [1, 2], "loss": [0.5, 0.25], "val_mean_dice": [None, 0.75]}
+    assert read_curves(tmp_path / "none.csv") == {}
