@@ -7,15 +7,19 @@ that counts is the best on the validation list; no training here reads the test 
 from __future__ import annotations
 
 import csv
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigWorkflow
 from torch import nn
 
+from scripts.config_check import check_config, find_user_error
 from scripts.evaluation import Arm
 from scripts.networks.tinyusfm import load_trained_student
 from scripts.run_folder import LAST_CHECKPOINT
@@ -40,12 +44,14 @@ class Plan:
         overrides: config ids and values, as on the command line.
         output_dir: of the comparison; the runs lie in its folder runs.
         teacher_config: overlays for the teacher's fine-tuning alone.
+        student_config: overlays for the distilled student alone, such as a backbone that a teacher has taught already.
     """
 
     config_files: tuple[str, ...]
     overrides: Mapping[str, Any]
     output_dir: Path
     teacher_config: tuple[str, ...] = ()
+    student_config: tuple[str, ...] = ()
 
     def workflow(self, arm: str, seed: int, more: Mapping[str, Any] | None = None) -> ConfigWorkflow:
         """The bundle's run of an arm, not started.
@@ -56,7 +62,7 @@ class Plan:
             more: further config ids and values.
         """
         overlays = [str(CONFIGS / name) for name in OVERLAYS[arm]]
-        extra = self.teacher_config if arm == TEACHER else ()
+        extra = {TEACHER: self.teacher_config, STUDENT: self.student_config}.get(arm, ())
         fixed = {
             "bundle_root": str(ROOT),
             "training::seed": seed,
@@ -79,6 +85,15 @@ class Plan:
     def given_teacher(self) -> Any:
         """What the config says of teacher::lora_checkpoint: a path, a list, a reference that makes one, or None."""
         return self.workflow(STUDENT, 0).parser["teacher::lora_checkpoint"]
+
+
+def report_error(program: str, error: Exception) -> int:
+    """Print what a user can mend and return 1; any other error is raised again."""
+    found = find_user_error(error)
+    if found is None:
+        raise error
+    print(f"{program}: {found}", file=sys.stderr)
+    return 1
 
 
 def _own(overrides: Mapping[str, Any], arm: str) -> dict[str, Any]:
@@ -110,14 +125,44 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
     more = {"teacher::lora_checkpoint": teacher_file} if arm == STUDENT else {}
     start, parser = time.perf_counter(), plan.workflow(arm, seed, more).parser
     run = parser.get_parsed_content("run_folder")
-    done = _progress(run.path).get("epochs", 0) >= parser.get_parsed_content("training::num_epochs")
-    if not done:
-        if (run.models / LAST_CHECKPOINT).is_file():
+    epochs = _completed_epochs(run.models / LAST_CHECKPOINT)
+    if epochs < parser.get_parsed_content("training::num_epochs"):
+        if epochs:
             more["training::resume"] = str(run.path)
+        elif run.path.is_dir():  # stopped before anything was saved
+            shutil.rmtree(run.path)
         flow = plan.workflow(arm, seed, more)
         flow.initialize()
         flow.run()
     return {"checkpoint": str(run.best_model()), "run": str(run.path), "seconds": time.perf_counter() - start, **_progress(run.path)}
+
+
+def _completed_epochs(checkpoint: Path) -> int:
+    """Of the run that wrote it; 0 where there is none."""
+    if not checkpoint.is_file():
+        return 0
+    return torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["progress"]["epoch"]
+
+
+def check_plan(plan: Plan) -> None:
+    """Look at the configuration of every arm before the first is trained: ids, values, loss, the teacher's files.
+
+    Raises:
+        Exception: MONAI's around the ValueError or OSError, see `report_error`.
+    """
+    for arm in OVERLAYS:
+        parser = plan.workflow(arm, 0).parser
+        check_config(parser.config)
+        for section in ("data", "distillation", "hardware", "augmentation"):
+            parser.get_parsed_content(section)
+        given = parser["teacher::lora_checkpoint"]
+        if arm == STUDENT and given is not None and not is_reference(given):
+            parser.get_parsed_content("teacher").load()
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a config value is made by another part of the configuration."""
+    return isinstance(value, str) and value.startswith(("@", "$"))
 
 
 def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:
@@ -125,7 +170,7 @@ def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:
     given = plan.given_teacher()
     if given is None:
         return train_arm(plan, TEACHER, seed)
-    if isinstance(given, str) and given.startswith(("@", "$")):
+    if is_reference(given):
         start = time.perf_counter()
         path = plan.workflow(STUDENT, seed).parser.get_parsed_content("teacher::lora_checkpoint")
         run = Path(path).parent.parent
@@ -153,10 +198,12 @@ def build_arm(plan: Plan, arm: str, seed: int, checkpoint: Any) -> Arm:
     """
     for path in checkpoint if isinstance(checkpoint, Sequence) and not isinstance(checkpoint, str) else [checkpoint]:
         if not Path(path).exists():
-            raise FileNotFoundError(f"arm {arm}, seed {seed}: the checkpoint {path} does not exist.")
+            raise FileNotFoundError(f"the checkpoint {path} does not exist.")
     if arm == TEACHER:
         parser = plan.workflow(STUDENT, seed, {"teacher::lora_checkpoint": checkpoint}).parser
-        return Arm(arm, parser.get_parsed_content("teacher"), parser.get_parsed_content("teacher::img_size"), seed)
+        teacher = parser.get_parsed_content("teacher")
+        teacher.load()
+        return Arm(arm, teacher, parser.get_parsed_content("teacher::img_size"), seed)
     parser = plan.workflow(arm, seed, {"student::pretrained": False, "student::checkpoint": None}).parser
     network: nn.Module = load_trained_student(parser.get_parsed_content("network_def"), checkpoint, f"arm {arm}, seed {seed}")
     return Arm(arm, network, parser.get_parsed_content("data::img_size"), seed)

@@ -1,8 +1,12 @@
-"""Trainings through the bundle itself, as `python -m monai.bundle run training` does them, and what their records say."""
+"""Trainings through the bundle itself, as `python -m monai.bundle run training` does them, and what their records say.
+
+A panel and the final evaluation are part of each, so that peak memory is what a user has; neither is in an epoch's seconds.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 import time
 from pathlib import Path
@@ -11,11 +15,12 @@ from typing import Any
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
-from .cases import workflow
+from .cases import CONFIGS, workflow
 from .measure import peak_memory
 from .settings import Settings
 
 CONTROL = "train_student.json"
+PANEL_WRITER = "scripts.handlers.PanelWriter"
 TINY_STUDENT = {
     "_target_": "scripts.networks.tinyusfm.TinyUSFMSeg",
     "num_classes": "@data::num_classes",
@@ -26,7 +31,8 @@ TINY_STUDENT = {
 def train(
     settings: Settings, name: str, mode: str | None = None, model: str = "vit_b", epochs: int | None = None
 ) -> dict[str, float]:
-    """Seconds an epoch (median without the first), of the first epoch and before it, share of waiting for data, peak memory.
+    """Seconds an epoch (median without the first), of the first epoch and before it, share of waiting for data, peak memory, and
+    whether the teacher's weights were ever loaded.
 
     Args:
         settings: of the run.
@@ -42,11 +48,11 @@ def train(
         flow = workflow(settings, {**overrides, **_distillation(settings, mode, model, settings.num_images)})
     start = _run(flow)
     history = read_history(_folder(settings, name) / "history.csv")
-    return {**history, "start_seconds": start, **peak_memory(settings.device)}
+    return {**history, "start_seconds": start, "teacher_loaded": _teacher_loaded(flow), **peak_memory(settings.device)}
 
 
 def fill(settings: Settings, name: str, mode: str, model: str, num_images: int) -> dict[str, float]:
-    """The price of a cache: seconds until the first epoch of a run starts, and bytes.
+    """The price of a cache: seconds until the first epoch of a run starts, the weights' loading included, and bytes.
 
     Args:
         settings: of the run.
@@ -56,14 +62,15 @@ def fill(settings: Settings, name: str, mode: str, model: str, num_images: int) 
         num_images: of the training list.
     """
     overrides = {**_overrides(settings, name, settings.epochs), **_distillation(settings, mode, model, num_images)}
-    seconds = _run(workflow(settings, {**overrides, "data::datalist": f"{num_images}.json"}), start_only=True)
-    views = num_images * (settings.views if mode == "replay" else 1)
-    folder = cache_folder(settings, mode, model, num_images)
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    own = {"data::datalist": f"{num_images}.json", "training::final_evaluation": None}  # it ends before there are weights
+    seconds = _run(workflow(settings, {**overrides, **own}), start_only=True)
+    files = [path for path in cache_folder(settings, mode, model, num_images).rglob("*") if path.is_file()]
+    size, views = sum(path.stat().st_size for path in files), sum(path.suffix == ".safetensors" for path in files)
     return {
         "fill_seconds": seconds,
         "view_seconds": seconds / views,
         "images": num_images,
+        "views": views,
         "cache_bytes": size,
         "view_bytes": size / views,
         **peak_memory(settings.device),
@@ -105,8 +112,15 @@ def read_history(path: Path) -> dict[str, float]:
 
 
 def _run(flow: ConfigWorkflow, start_only: bool = False) -> float:
-    """Run it to its end, or to the start of its first epoch; seconds from when all is built to that start."""
+    """Run it to its end, or to the start of its first epoch.
+
+    Returns:
+        Seconds to build the teacher, and from when the rest is built too to the start of the first epoch.
+    """
     flow.initialize()
+    began = time.perf_counter()
+    flow.parser.get_parsed_content("frozen_teacher")  # loads the weights where they are needed
+    teacher_seconds = time.perf_counter() - began
     trainer, starts = flow.parser.get_parsed_content("train::trainer"), []
 
     def start_epoch() -> None:
@@ -117,7 +131,13 @@ def _run(flow: ConfigWorkflow, start_only: bool = False) -> float:
     trainer.add_event_handler(Events.EPOCH_STARTED(once=1), start_epoch)
     built = time.perf_counter()
     flow.run()
-    return starts[0] - built
+    return teacher_seconds + starts[0] - built
+
+
+def _teacher_loaded(flow: ConfigWorkflow) -> bool:
+    """Whether the weights are in memory after a run; never those of a control, which has no teacher."""
+    teacher = flow.parser.get_parsed_content("frozen_teacher")
+    return teacher is not None and getattr(teacher, "teacher", teacher).is_loaded
 
 
 def _overrides(settings: Settings, name: str, epochs: int) -> dict[str, Any]:
@@ -125,7 +145,7 @@ def _overrides(settings: Settings, name: str, epochs: int) -> dict[str, Any]:
         "run_folder::root": str(settings.folder / "logs"),
         "run_folder::timestamp": f"{settings.device}_{name}",
         "model_file": None,
-        "final_evaluation": None,
+        f"{_panel_writer()}::interval": epochs // 2 + 1,  # once, between epochs: what it leaves in memory lies beside later steps
         "val_interval": epochs,
         "student::pretrained": False,
         "training::num_epochs": epochs,
@@ -134,6 +154,12 @@ def _overrides(settings: Settings, name: str, epochs: int) -> dict[str, Any]:
         "training::lr": settings.lr,
     }
     return {**overrides, "network_def": {**TINY_STUDENT, **settings.student}} if settings.student else overrides
+
+
+def _panel_writer() -> str:
+    """The config id of the handler that draws panels."""
+    handlers = json.loads((CONFIGS / "train.json").read_text())["train"]["handlers"]
+    return f"train::handlers::{[handler['_target_'] for handler in handlers].index(PANEL_WRITER)}"
 
 
 def _distillation(settings: Settings, mode: str, model: str, num_images: int) -> dict[str, Any]:

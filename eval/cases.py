@@ -15,7 +15,7 @@ from monai.bundle import ConfigWorkflow
 from scripts.data.dataset import ViewDataset
 from scripts.data.phantoms import write_phantom_dataset
 
-from .settings import HELD_OUT, ROOT, Settings
+from .settings import ROOT, Settings
 
 CONFIGS = ROOT / "configs"
 
@@ -31,19 +31,20 @@ def write_datalists(settings: Settings, dataset_dir: str | None = None) -> None:
         ValueError: the data set has fewer cases than the run needs.
     """
     if dataset_dir is None:
-        phantoms, counts = settings.folder / "phantoms", (settings.num_images, HELD_OUT, HELD_OUT)
+        phantoms, counts = settings.folder / "phantoms", (settings.num_images, settings.num_validation, settings.num_test)
         dataset_dir = write_phantom_dataset(phantoms, *counts, seed=settings.seed, size=settings.teacher_size)
     source = Path(dataset_dir).expanduser().resolve()
     content = json.loads((source / "dataset.json").read_text())
     target = settings.folder / "cases"
     target.mkdir()
     for count in settings.image_counts:
-        lists = {split: _first(content, split, source, count) for split in ("training", "validation", "test")}
+        counts = {"training": count, "validation": settings.num_validation, "test": settings.num_test}
+        lists = {split: _first(content, split, source, number) for split, number in counts.items()}
         (target / f"{count}.json").write_text(json.dumps({"labels": content.get("labels"), **lists}))
 
 
-def _first(content: dict, split: str, source: Path, num_training: int) -> list[dict]:
-    count = num_training if split == "training" else min(HELD_OUT, len(content[split]))
+def _first(content: dict, split: str, source: Path, count: int) -> list[dict]:
+    count = count if split == "training" else min(count, len(content[split]))
     if not 0 < count <= len(content[split]):
         raise ValueError(f"dataset_dir {source} has {len(content[split])} {split} cases, expected at least {max(count, 1)}.")
     paths = ("image", "label")
@@ -76,22 +77,25 @@ def workflow(settings: Settings, overrides: dict[str, Any], *overlays: str) -> C
     )
 
 
-def training_views(settings: Settings, augmented: bool, img_size: int | None = None) -> ViewDataset:
-    """The training list through the bundle's own preprocessing, kept in memory.
+def list_views(settings: Settings, augmented: bool, img_size: int | None = None, split: str = "training") -> ViewDataset:
+    """A list through the bundle's own preprocessing, kept in memory.
 
     Args:
         settings: of the run.
         augmented: with the bundle's random views, else the images as they are.
         img_size: in pixels; the student's when None.
+        split: `training` or `validation`.
     """
     parser = workflow(settings, {"data::img_size": img_size or settings.img_size}).parser
     augmentation = parser.get_parsed_content("augmentation") if augmented else None
-    data, transform = parser.get_parsed_content("data").training, parser.get_parsed_content("train::preprocessing")
+    data, transform = getattr(parser.get_parsed_content("data"), split), parser.get_parsed_content("preprocessing")
     return ViewDataset(data, transform, augmentation, settings.seed)
 
 
-def load_cases(settings: Settings, img_size: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images in [0, 1] and labels, class indices, (count, 1, H, W) each, of the training list, repeated where it is shorter."""
-    views = training_views(settings, augmented=False, img_size=img_size)
-    items = [views[i % len(views)] for i in range(count)]
+def load_cases(
+    settings: Settings, img_size: int, count: int | None = None, split: str = "training"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images in [0, 1] and labels, class indices, (count, 1, H, W) each, of a list: all of it, or repeated where it is shorter."""
+    views = list_views(settings, augmented=False, img_size=img_size, split=split)
+    items = [views[i % len(views)] for i in range(count or len(views))]
     return torch.stack([item["image"] for item in items]), torch.stack([item["label"] for item in items])

@@ -22,20 +22,23 @@ from typing import Any
 
 from monai.utils import set_determinism
 
+from scripts.config_check import find_user_error
 from scripts.evaluation import Arm, CaseDrawer, Evaluation, evaluate, write_report_with_cases
 from scripts.files import atomic_path
 from scripts.findings import compile_report, read_curves
 from scripts.report import write_report
 from scripts.results import TABLE, read_rows, table
 
-from .arms import CONTROL, STUDENT, TEACHER, Plan, build_arm, teacher_file, train_arm
+from .arms import CONTROL, STUDENT, TEACHER, Plan, build_arm, check_plan, is_reference, report_error, teacher_file, train_arm
 from .machine import describe_machine, git_revision, without_folders
 from .settings import ROOT
 
 STATE = "comparison.json"
 ORDER = (TEACHER, CONTROL, STUDENT)
 MARGIN = 0.02  # mean Dice
+WHERE = ("_meta_", "bundle_root", "run_folder", "hardware")  # of a configuration, not what is trained
 
+PROGRESS = {"epochs": "epochs", "seconds": "s", "val_dice": "validation Dice"}
 State = dict[str, Any]
 
 
@@ -44,9 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options, plan = _parse(sys.argv[1:] if arguments is None else arguments)
         problems = report_tables(options) if options.tables else compare(options, plan)
-    except (ValueError, OSError) as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return report_error("compare", error)
     for problem in problems:
         print(f"compare: {problem}", file=sys.stderr)
     print(f"report: {options.output_dir / 'report.html'}")
@@ -58,6 +60,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--output_dir", type=Path, required=True, help="of the runs and results; the same again to go on")
     parser.add_argument("--config_file", nargs="+", default=[str(ROOT / "configs" / "train.json")], help="train.json and overlays")
     parser.add_argument("--teacher_config", nargs="*", default=[], help="overlays for the teacher's fine-tuning alone")
+    parser.add_argument("--student_config", nargs="*", default=[], help="overlays for the distilled student alone")
     parser.add_argument("--dataset_dir", help="short for --data::dataset_dir")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--margin", type=float, default=MARGIN, help="Dice the student may lose against its teacher")
@@ -73,7 +76,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
         raise ValueError(f"--margin must be positive, got {options.margin}: it is the Dice that may be lost.")
     options.command = without_folders(" ".join(["python -m eval.compare", *arguments]))
     files = tuple(str(Path(path)) for path in options.config_file)
-    return options, Plan(files, overrides, options.output_dir.resolve(), tuple(options.teacher_config))
+    return options, Plan(
+        files, overrides, options.output_dir.resolve(), tuple(options.teacher_config), tuple(options.student_config)
+    )
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
@@ -101,37 +106,42 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     Raises:
         ValueError: a list that cannot be compared on, another plan than the folder's, or no arm to evaluate.
     """
-    _check_lists(plan)
-    state = open_state(options, plan)
+    check_plan(plan)
+    data = plan.workflow(STUDENT, 0).parser.get_parsed_content("data")  # a missing test list is refused here
+    print(f"{data.name}: {len(data.training)} training, {len(data.validation)} validation, {len(data.test)} test cases")
+    state = open_state(options, plan, [data.training, data.validation, data.test])
     if (plan.output_dir / TABLE).is_file():
         print("the test list was read already; its results are kept. Pass another --output_dir for another comparison.")
-        return []
-    given = dict(_given(text) for text in options.checkpoint)
+        return state.get("problems", [])
+    given = [_given(text) for text in options.checkpoint]
+    if len(dict(given)) < len(given):
+        raise ValueError(f"--checkpoint names an arm and seed twice: {' '.join(options.checkpoint)}.")
     if given:
-        found = {key: {"checkpoint": path} for key, path in given.items()}
+        found = {key: {"checkpoint": path} for key, path in given}
     else:
         found = train_all(options.seeds, plan, state)
-    return _evaluate_all(found, options, plan)
+    state["problems"] = _evaluate_all(found, options, plan)
+    save_state(state, plan)
+    return state["problems"]
 
 
-def _check_lists(plan: Plan) -> None:
-    """The lists are read before hours are spent; a missing test list is refused here."""
-    data = plan.workflow(STUDENT, 0).parser.get_parsed_content("data")
-    print(f"{data.name}: {len(data.training)} training, {len(data.validation)} validation, {len(data.test)} test cases")
-
-
-def open_state(options: argparse.Namespace, plan: Plan) -> State:
+def open_state(options: argparse.Namespace, plan: Plan, lists: Sequence[Any]) -> State:
     """What is trained already, from the folder's file; a new one is written where there is none.
 
+    Args:
+        options: of the command line.
+        plan: of the comparison.
+        lists: of the cases.
+
     Raises:
-        ValueError: the folder belongs to a comparison with other settings.
+        ValueError: the folder belongs to a comparison with other settings or lists.
     """
-    config = json.dumps([plan.workflow(STUDENT, 0).parser.config, plan.teacher_config], sort_keys=True, default=str)
-    found = {"config": hashlib.sha256(config.encode()).hexdigest(), "margin": options.margin, "arms": {}}
+    configs = [{key: value for key, value in plan.workflow(arm, 0).parser.config.items() if key not in WHERE} for arm in ORDER]
+    found = {"config": _digest(configs), "lists": _digest(lists), "margin": options.margin, "arms": {}}
     path = plan.output_dir / STATE
     if path.is_file():
         state = json.loads(path.read_text())
-        changed = [key for key in ("config", "margin") if state.get(key) != found[key]]
+        changed = [key for key in ("config", "lists", "margin") if state.get(key) != found[key]]
         if changed:
             raise ValueError(
                 f"{path} was begun with another {' and '.join(changed)}; arms of different settings cannot be compared, and the margin "
@@ -140,6 +150,10 @@ def open_state(options: argparse.Namespace, plan: Plan) -> State:
         return state
     save_state(found, plan)
     return found
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def save_state(state: State, plan: Plan) -> None:
@@ -151,7 +165,7 @@ def save_state(state: State, plan: Plan) -> None:
 def train_all(seeds: Sequence[int], plan: Plan, state: State) -> dict[tuple[str, int], dict[str, Any]]:
     """By arm and seed what `train_arm` returns; what the state has is not trained again."""
     shared = plan.given_teacher()
-    fixed = shared is not None and not (isinstance(shared, str) and shared.startswith(("@", "$")))
+    fixed = shared is not None and not is_reference(shared)
     found = {}
     for seed in seeds:
         teacher_seed = seeds[0] if fixed else seed  # one file is one teacher
@@ -205,8 +219,11 @@ def _build_all(found: dict[tuple[str, int], dict[str, Any]], plan: Plan) -> tupl
     for (arm, seed), about in found.items():
         try:
             arms.append(build_arm(plan, arm, seed, about["checkpoint"]))
-        except (ValueError, OSError) as error:
-            problems.append(f"{error} The arm is left out.")
+        except Exception as error:
+            cause = find_user_error(error)
+            if cause is None:
+                raise
+            problems.append(f"arm {arm}, seed {seed} is left out: {cause}")
     if not arms:
         raise ValueError("no arm can be evaluated: " + " ".join(problems))
     return arms, problems
@@ -215,8 +232,9 @@ def _build_all(found: dict[tuple[str, int], dict[str, Any]], plan: Plan) -> tupl
 def _about(found: dict[tuple[str, int], dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     about = {"command": options.command, "revision": git_revision() or "unknown", "processor": describe_machine(0)["cpu"]}
     for (arm, seed), run in found.items():
-        told = [f"{run[key]:.4g} {unit}" for key, unit in (("epochs", "epochs"), ("seconds", "s"), ("val_dice", "validation Dice")) if run.get(key)]
-        about[f"{arm}, seed {seed}"] = ", ".join([Path(str(run["checkpoint"])).name, *told])
+        files = run["checkpoint"] if isinstance(run["checkpoint"], list) else [run["checkpoint"]]
+        told = [f"{run[key]:.4g} {unit}" for key, unit in PROGRESS.items() if run.get(key)]
+        about[f"{arm}, seed {seed}"] = ", ".join([*(Path(str(file)).name for file in files), *told])
     return about
 
 
@@ -231,7 +249,8 @@ def _print_verdicts(report: dict[str, Any]) -> None:
         dice = found["metrics"]["dice"]
         print(f"{arm:<8} Dice {dice['mean']:.4f} [{dice['low']:.4f}, {dice['high']:.4f}], {found['num_seeds']} seeds")
     for row in report["comparisons"]:
-        print(f"{row['arm']} - {row['reference']}, {row['metric']}: {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] {row['verdict']}")
+        interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+        print(f"{row['arm']} - {row['reference']}, {row['metric']}: {row['difference']:+.4f} {interval} {row['verdict']}")
     for warning in report["warnings"]:
         print(f"warning: {warning}")
 

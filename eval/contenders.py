@@ -19,6 +19,7 @@ from .students import BF16, EXPORTS, FP32, OURS, export, infer, train_step
 from .teachers import FORMS, teacher_pass, write_weights
 
 GPU = "cuda_"
+KEPT = "_kept_memory"  # the end of the names of those that get our allocator, to tell what that alone gives
 ONLINE_EPOCHS = 3  # they are long, and the first one counts
 
 
@@ -38,7 +39,7 @@ def list_contenders(settings: Settings) -> list[Contender]:
     on_device = _trainings(settings) + _seeds(settings) + _teachers(settings) + _students()
     found += on_device + _exports() + _scaling(settings)
     if torch.cuda.is_available() and not settings.quick:
-        found += map(_on_gpu, on_device)
+        found += [_on_gpu(contender) for contender in on_device if not contender.name.endswith(KEPT)]  # it is the CPU's
     return found
 
 
@@ -93,9 +94,13 @@ def _fill(name: str, mode: str, model: str, num_images: int) -> Contender:
 
 
 def _seeds(settings: Settings) -> list[Contender]:
-    """The seed's loops; the one of vit_b also with our allocator, to tell what that alone gives it."""
+    """The seed's loops."""
     found = [Contender(f"seed_{model}", seed_loop, {"model": model}, (f"weights_{model}",)) for model in settings.models]
-    return [*found, Contender("seed_vit_b_kept_memory", seed_loop, {"model": "vit_b", "keep_memory": True}, ("weights_vit_b",))]
+    return found + [_kept(contender) for contender in found]
+
+
+def _kept(contender: Contender) -> Contender:
+    return contender._replace(name=f"{contender.name}{KEPT}", options={**contender.options, "keep_memory": True})
 
 
 def _teachers(settings: Settings) -> list[Contender]:
@@ -104,14 +109,14 @@ def _teachers(settings: Settings) -> list[Contender]:
         for form in FORMS:
             needs = (f"weights_{model}",) + ((f"teacher_{model}_{FORMS[0]}",) if form != FORMS[0] else ())
             found.append(Contender(f"teacher_{model}_{form}", teacher_pass, {"model": model, "form": form}, needs))
-    return found
+    return [*found, *(_kept(contender) for contender in found if contender.name == f"teacher_vit_b_{FORMS[0]}")]
 
 
 def _students() -> list[Contender]:
     steps = [Contender(f"student_step_{form}", train_step, {"form": form}) for form in (FP32, OURS)]
     first = Contender("student_infer_fp32", infer, {"form": FP32}, ("control",))
     bf16 = Contender("student_infer_bf16", infer, {"form": BF16}, ("control", first.name))
-    return [*steps, first, bf16]
+    return [*steps, _kept(steps[0]), first, bf16]
 
 
 def _exports() -> list[Contender]:

@@ -60,15 +60,15 @@ def wait_for(device: str) -> None:
 
 
 def peak_memory(device: str = "cpu") -> dict[str, float]:
-    """Peak memory in MB: `peak_mb` of this process, and `gpu_peak_mb` of its tensors on a GPU."""
+    """Peak memory in MB (1e6 bytes): `peak_mb` of this process, and `gpu_peak_mb` of its tensors on a GPU."""
     fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines()) if STATUS.is_file() else {}
     if "VmHWM" in fields:
-        kilobytes = int(fields["VmHWM"].split()[0])
+        kibibytes = int(fields["VmHWM"].split()[0])  # which it calls kB
     else:
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
-    peak = {"peak_mb": kilobytes / 1024}
+        kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+    peak = {"peak_mb": kibibytes * 1024 / 1e6}
     if device == "cuda":
-        peak["gpu_peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
+        peak["gpu_peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
     return peak
 
 

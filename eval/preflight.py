@@ -18,19 +18,21 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from scripts.calibration import fit_temperature
+from scripts.calibration import TEMPERATURES, fit_temperature
+from scripts.case_table import FEW_PATIENTS
 from scripts.evaluation import Arm, evaluate, predict
 from scripts.files import atomic_path
 from scripts.findings import compile_report
 from scripts.report import write_report
 
-from .arms import CONTROL, TEACHER, Plan, build_arm
+from .arms import CONTROL, TEACHER, Plan, build_arm, check_plan, report_error
 from .compare import parse_overrides
 from .settings import ROOT
 
 GO, NO_GO = "go", "no-go"
 MANY_CONFIDENT_ERRORS = 0.4  # of the wrong pixels; upstream's teacher, which hurt its student, had 0.43 to 0.75
 POOR_CALIBRATION = 1.5  # temperature, or one over it
+RUN_NOISE = 0.02  # Dice by which runs of one config differ
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,9 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options, plan = _parse(sys.argv[1:] if arguments is None else arguments)
         found = look(plan, options.control, options.output_dir)
-    except (ValueError, OSError) as error:
-        print(f"preflight: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return report_error("preflight", error)
     print(describe(found))
     return 0 if found["decision"] == GO else 2
 
@@ -68,7 +69,7 @@ def look(plan: Plan, control: Path, output_dir: Path | None = None) -> dict[str,
 
     Returns:
         decision (go or no-go), reason, advice (settings to pass), teacher_dice, control_dice, difference with low and high,
-        accuracy, ece, confident_errors, temperature.
+        accuracy, ece, confident_errors, temperature, warnings.
 
     Raises:
         FileNotFoundError: a checkpoint misses.
@@ -77,6 +78,7 @@ def look(plan: Plan, control: Path, output_dir: Path | None = None) -> dict[str,
     teacher_path = plan.given_teacher()
     if not teacher_path:
         raise ValueError("teacher::lora_checkpoint is required for a preflight; pass --teacher::lora_checkpoint PATH.")
+    check_plan(plan)
     arms = [build_arm(plan, TEACHER, 0, teacher_path), build_arm(plan, CONTROL, 0, str(control))]
     parser = plan.workflow(CONTROL, 0, {"test::dataset::data": "$@data.validation"}).parser
     dataset, num_classes = parser.get_parsed_content("test::dataset"), parser.get_parsed_content("data::num_classes")
@@ -116,7 +118,7 @@ def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
     # the comparison is control less teacher
     gain, low, high = -compared["difference"], -compared["high"], -compared["low"]
     calibration, dice = report["calibration"][TEACHER], {arm: found["metrics"]["dice"]["mean"] for arm, found in report["arms"].items()}
-    decision, reason = _decide(gain, low, high)
+    decision, reason = _decide(gain, low, high, compared["num_patients"])
     return {
         "decision": decision,
         "reason": reason,
@@ -130,15 +132,20 @@ def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
         "ece": calibration["ece"],
         "confident_errors": calibration["confident_errors"],
         "temperature": temperature,
+        "warnings": report["warnings"],
     }
 
 
-def _decide(gain: float, low: float, high: float) -> tuple[str, str]:
+def _decide(gain: float, low: float, high: float, num_patients: int) -> tuple[str, str]:
     interval = f"{gain:+.4f} Dice, 95 % interval [{low:+.4f}, {high:+.4f}]"
+    if num_patients < FEW_PATIENTS:
+        return NO_GO, f"{num_patients} patients cannot tell ({interval}); at least {FEW_PATIENTS} are needed on the validation list."
     if high < 0:
         return NO_GO, f"the teacher is worse than the student that it would teach ({interval}); tune it longer first."
     if low <= 0:
         return NO_GO, f"the teacher is not shown to be better than the control ({interval}); there is nothing to hand on."
+    if gain <= RUN_NOISE:
+        return NO_GO, f"the teacher is better than the control by no more than runs of one config differ ({interval}, {RUN_NOISE})."
     return GO, f"the teacher is better than the control ({interval}); there is something to hand on."
 
 
@@ -149,7 +156,10 @@ def _advice(confident_errors: float, temperature: float) -> list[str]:
             f"{confident_errors:.0%} of the teacher's wrong pixels are said with a confidence above 0.9, and the student would learn "
             "them: pass --distillation::gate agreement."
         )
-    if not 1 / POOR_CALIBRATION < temperature < POOR_CALIBRATION:
+    lowest, highest = TEMPERATURES
+    if not lowest * 1.01 < temperature < highest / 1.01:
+        advice.append(f"no temperature calibrates the teacher (the best is at the end of the search, {temperature:.2f}): none is advised.")
+    elif not 1 / POOR_CALIBRATION < temperature < POOR_CALIBRATION:
         kind = "too sure" if temperature > 1 else "not sure enough"
         advice.append(f"the teacher is {kind} of itself: pass --distillation::teacher_temperature {temperature:.2f}.")
     return advice
@@ -161,6 +171,7 @@ def describe(found: dict[str, Any]) -> str:
         f"teacher Dice {found['teacher_dice']:.4f}, control {found['control_dice']:.4f} on the validation list",
         f"teacher's pixels that agree with the ground truth {found['accuracy']:.2%}, ECE {found['ece']:.4f}, wrong pixels with "
         f"confidence above 0.9: {found['confident_errors']:.1%}, calibrating temperature {found['temperature']:.2f}",
+        *(f"warning: {warning}" for warning in found["warnings"]),
         *found["advice"],
         f"{found['decision'].upper()}: {found['reason']}",
     ]

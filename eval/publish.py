@@ -23,7 +23,7 @@ from scripts.evaluation import Arm, evaluate
 from scripts.files import atomic_path
 from scripts.networks.tinyusfm import load_trained_student
 
-from .arms import STUDENT, Plan
+from .arms import STUDENT, Plan, report_error
 from .compare import STATE, parse_overrides
 from .settings import ROOT
 
@@ -39,9 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         figures = eval_metrics(report.get("arms", {}))
         change = publish_weights(plan, find_checkpoint(options.comparison, options.seed), options.bundle / "models")
         publish_results(report, figures, options.bundle, options.name or options.comparison.resolve().name)
-    except (ValueError, OSError) as error:
-        print(f"publish: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return report_error("publish", error)
     print(f"models/model.pt, models/model.safetensors: half precision changes the validation Dice by {change:+.5f}")
     return 0
 

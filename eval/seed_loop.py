@@ -20,7 +20,7 @@ from scripts.data.dataset import ViewLoader, ViewSampler
 from scripts.hardware import keep_freed_memory, worker_count
 from scripts.losses import TaskLoss, class_logits, resize
 
-from .cases import training_views
+from .cases import list_views
 from .measure import step_figures, wait_for
 from .settings import Settings
 from .students import MAX_NORM, build_student
@@ -81,7 +81,7 @@ def seed_loss(student_logits: torch.Tensor, label: torch.Tensor, teacher_logits:
 
 
 def _loader(settings: Settings) -> ViewLoader:
-    views = training_views(settings, augmented=True)
+    views = list_views(settings, augmented=True)
     sampler = ViewSampler(views, seed=settings.seed)
     return ViewLoader(views, settings.batch_size, sampler=sampler, num_workers=worker_count(NUM_WORKERS))
 

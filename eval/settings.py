@@ -13,7 +13,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LITE_MEDSAM = "lite_medsam"
 SAM_NAMES = ("vit_b", "vit_l", "vit_h")
-HELD_OUT = 8  # validation and test cases each
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Settings:
         student_sizes: of the scaling fit, in pixels; likewise teacher_sizes.
         batch_size: images a training step.
         num_images: of the training list.
+        num_validation: images of the validation list, on which exports are compared; num_test: of the final evaluation. Fewer where
+            a data set has fewer.
         views: of an image in `replay`.
         epochs: of a training; the first is left out of its median.
         steps: timed steps; likewise seed_steps, of the seed's loop.
@@ -52,6 +53,8 @@ class Settings:
     teacher_sizes: tuple[int, ...] = (256, 384, 512)
     batch_size: int = 16
     num_images: int = 64
+    num_validation: int = 64
+    num_test: int = 8
     views: int = 2
     epochs: int = 9
     steps: int = 8
@@ -104,6 +107,7 @@ def quick_settings(work: str, threads: int, checkpoint: str | None = None) -> Se
         teacher_sizes=(64, 96, 128),
         batch_size=4,
         num_images=8,
+        num_validation=8,
         views=1,
         epochs=2,
         steps=1,

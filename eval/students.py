@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from scripts.forms import FORMS, load_runner
-from scripts.hardware import Hardware
+from scripts.hardware import Hardware, keep_freed_memory
 from scripts.losses import DistillationLoss
 from scripts.networks.tinyusfm import TinyUSFMSeg, load_trained_student
 from scripts.optimization import build_optimizer
@@ -28,6 +28,7 @@ from .settings import Settings
 FP32, OURS, BF16 = "fp32", "ours", "bf16"
 # of scripts.forms
 EXPORTS = ("onnx", "onnx_int8", "openvino", "openvino_bf16", "openvino_int8")
+SCORED, CALIBRATED = "validation", "training"  # lists: forms are compared on one that int8 was not calibrated on
 CALIBRATION = 16  # images
 EXPORT_FOLDER = "exports"
 MAX_NORM = 1.0
@@ -38,14 +39,17 @@ def build_student(settings: Settings, img_size: int | None = None) -> TinyUSFMSe
     return TinyUSFMSeg(img_size=img_size or settings.img_size, **settings.student)
 
 
-def train_step(settings: Settings, form: str, img_size: int | None = None) -> dict[str, float]:
+def train_step(settings: Settings, form: str, img_size: int | None = None, keep_memory: bool = False) -> dict[str, float]:
     """Figures of a training step on one batch: forward, distillation loss, backward, clipping, AdamW.
 
     Args:
         settings: of the run.
         form: `fp32`, eager with the allocator as it comes, or `ours`, the bundle's precision and allocator.
         img_size: in pixels; that of the run when None.
+        keep_memory: with the bundle's allocator, which `ours` always has.
     """
+    if keep_memory:
+        keep_freed_memory()
     torch.manual_seed(settings.seed)
     device, size = settings.device, img_size or settings.img_size
     hardware = Hardware([0] if device == "cuda" else []) if form == OURS else None
@@ -67,13 +71,13 @@ def train_step(settings: Settings, form: str, img_size: int | None = None) -> di
 
 
 def infer(settings: Settings, form: str) -> dict[str, float]:
-    """Figures of one image at a time through the trained student, and how far its masks are from eager fp32's.
+    """Figures of one validation image at a time through the trained student, and how far its masks are from eager fp32's.
 
     Args:
         settings: of the run.
         form: `fp32`, `bf16` or one of `EXPORTS`.
     """
-    images, labels = load_cases(settings, settings.img_size, settings.num_images)
+    images, labels = load_cases(settings, settings.img_size, split=SCORED)
     run = _runner(settings, form)
     masks = torch.cat([torch.as_tensor(run(image)).float().cpu() > 0 for image in images.split(1)])  # the warm-up too
     one_by_one = cycle(images.split(1))
@@ -84,12 +88,13 @@ def infer(settings: Settings, form: str) -> dict[str, float]:
     reference = torch.load(path, weights_only=True)
     dice, before = mean_dice(masks, labels), mean_dice(reference, labels)
     disagreement = float((masks != reference).float().mean())
-    return {**figures, "dice": dice, "dice_change": abs(dice - before), "mask_disagreement": disagreement}
+    scored = {"list": SCORED, "images": len(images), "dice": dice}
+    return {**figures, **scored, "dice_change": abs(dice - before), "mask_disagreement": disagreement}
 
 
 def export(settings: Settings) -> dict[str, Any]:
-    """Write the trained student in all `EXPORTS`; what kept a form from being written is in `failed`."""
-    images, _ = load_cases(settings, settings.img_size, min(CALIBRATION, settings.num_images))
+    """Write the trained student in all `EXPORTS`, and tell what int8 is calibrated on; what kept a form from it is in `failed`."""
+    images, _ = load_cases(settings, settings.img_size, min(CALIBRATION, settings.num_images), CALIBRATED)
     student, folder, failed = _trained_student(settings), settings.folder / EXPORT_FOLDER, {}
     folder.mkdir()
     start = time.perf_counter()
@@ -99,7 +104,8 @@ def export(settings: Settings) -> dict[str, Any]:
                 FORMS[form].write(student, folder, images.split(1))
         except Exception as error:  # each library has its own; the other forms go on
             failed[form] = without_folders(f"{type(error).__name__}: {error}")
-    return {"export_seconds": time.perf_counter() - start, **({"failed": failed} if failed else {})}
+    calibration = {"list": CALIBRATED, "images": len(images)}
+    return {"export_seconds": time.perf_counter() - start, "calibration": calibration, **({"failed": failed} if failed else {})}
 
 
 def _trained_student(settings: Settings) -> TinyUSFMSeg:

@@ -119,7 +119,9 @@ def _stock_lite_medsam() -> Sam:
     return sam
 
 
-def teacher_pass(settings: Settings, model: str, form: str, img_size: int | None = None) -> dict[str, float]:
+def teacher_pass(
+    settings: Settings, model: str, form: str, img_size: int | None = None, keep_memory: bool = False
+) -> dict[str, float]:
     """Figures of encoder and decoder on batches of images; with the stock pass before, how far the logits are from its.
 
     Args:
@@ -127,13 +129,12 @@ def teacher_pass(settings: Settings, model: str, form: str, img_size: int | None
         model: vit_b, vit_l, vit_h or lite_medsam.
         form: one of `FORMS`.
         img_size: the teacher's, in pixels; that of the run when None.
+        keep_memory: with the bundle's allocator, which the fast forms always have, as every run of the bundle.
     """
-    device, bf16 = settings.device, form.endswith("bf16")
-    if form == "stock_fp32":
-        teacher = stock_teacher(settings, model)
-    else:
-        keep_freed_memory()  # as every run of the bundle does
-        teacher = build_teacher(**settings.teacher(model, img_size))
+    device, bf16, stock = settings.device, form.endswith("bf16"), form == "stock_fp32"
+    if keep_memory or not stock:
+        keep_freed_memory()
+    teacher = stock_teacher(settings, model) if stock else build_teacher(**settings.teacher(model, img_size))
     batch, steps = 2 if model in SMALL_BATCHES else 4, min(STEPS, settings.steps)
     images, _ = load_cases(settings, teacher.img_size, batch * (steps + 1))
     teacher, batches, logits = teacher.to(device), cycle(images.to(device).split(batch)), []

@@ -33,6 +33,7 @@ TRACKING_IDS = {
 RESERVED = {"_target_", "_requires_", "_disabled_", "_desc_", "_mode_"}
 PLAIN_SECTIONS = ("train", "validate", "test")
 POINTERS = {"dataset_dir": ("@data::dataset_dir", "data::dataset_dir")}
+REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
 TYPES = {"bool": bool, "int": int, "float": (int, float)}
 
 
@@ -57,21 +58,31 @@ def section_texts(config: dict, **ids: str) -> dict[str, str]:
     Args:
         config: as `checked_config` returns it.
         ids: the id of a section, by the name that it shall have.
+
+    Raises:
+        ValueError: a section holds an expression, whose text does not say what it gives.
     """
-    return {name: json.dumps(_without_references(f"@{id}", config), sort_keys=True, default=str) for name, id in ids.items()}
+    return {name: json.dumps(_without_references(f"@{id}", config, id), sort_keys=True, default=str) for name, id in ids.items()}
 
 
-def _without_references(value: Any, config: dict) -> Any:
+def _without_references(value: Any, config: dict, id: str) -> Any:
     if isinstance(value, dict):
-        return {key: _without_references(part, config) for key, part in value.items() if key not in ("_desc_", "_requires_")}
+        parts = {key: part for key, part in value.items() if key not in ("_desc_", "_requires_")}
+        return {key: _without_references(part, config, f"{id}::{key}") for key, part in parts.items()}
     if isinstance(value, list):
-        return [_without_references(part, config) for part in value]
-    if isinstance(value, str) and value.startswith("@"):
-        found = config
-        for key in re.split("::|#", value[1:]):
-            found = found[int(key)] if isinstance(found, list) else found[key]
-        return _without_references(found, config)
-    return value
+        return [_without_references(part, config, f"{id}::{number}") for number, part in enumerate(value)]
+    if not isinstance(value, str) or value[:1] not in ("@", "$"):
+        return value
+    reference = REFERENCE.fullmatch(value)
+    if reference is None:
+        raise ValueError(
+            f"{id} is the expression {value!r}, whose text does not say what it gives, so that a cache or a resumed run could not "
+            "tell one value from another; write the value, or a reference to it (@id)."
+        )
+    found = config
+    for key in re.split("::|#", reference[1]):
+        found = found[int(key)] if isinstance(found, list) else found[key]
+    return _without_references(found, config, reference[1])
 
 
 def refuse_none(arguments: list[str]) -> None:
@@ -270,16 +281,19 @@ def _is_command_line() -> bool:
 
 
 def _brief_excepthook(kind: type, error: BaseException, traceback: TracebackType | None) -> None:
-    root = error
-    while root.__cause__ or root.__context__:
-        if is_user_error(root):
-            break
-        root = root.__cause__ or root.__context__
-    if not is_user_error(root):
+    found = find_user_error(error)
+    if found is None:
         sys.__excepthook__(kind, error, traceback)
         return
     logger.debug("the run ended", exc_info=(kind, error, traceback))
-    print(f"error: {root}", file=sys.stderr)
+    print(f"error: {found}", file=sys.stderr)
+
+
+def find_user_error(error: BaseException | None) -> BaseException | None:
+    """The first in MONAI's chain of an error's causes that a user can mend, see `is_user_error`; None where there is none."""
+    while error is not None and not is_user_error(error):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -289,4 +303,7 @@ def is_user_error(error: BaseException) -> bool:
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    return traceback is not None and BUNDLE_ROOT / "scripts" in Path(traceback.tb_frame.f_code.co_filename).resolve().parents
+    if traceback is None:
+        return False
+    parents = Path(traceback.tb_frame.f_code.co_filename).resolve().parents
+    return BUNDLE_ROOT / "scripts" in parents or BUNDLE_ROOT / "eval" in parents

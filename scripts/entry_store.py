@@ -1,13 +1,15 @@
 """Tensors kept on disk under a key, one file an entry: written whole or not at all, memory-mapped and checked when read.
 
-The files are safetensors with a checksum among their metadata. Any number of processes may read and write one folder: the same key
-always means the same content, and a file takes its name only when it is complete.
+The files are safetensors. Their metadata say whose output they hold, and under which key, so that a folder or file under another's
+name is no hit, and have a checksum over all of it. Any number of processes may read and write one folder: the same key always means
+the same content, and a file takes its name only when it is complete.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ from .files import atomic_path
 logger = logging.getLogger(__name__)
 
 CHECKSUM = "blake2b"
+LABELS = ("owner", "key")  # what an entry is of
 
 
 class EntryStore:
@@ -28,17 +31,19 @@ class EntryStore:
 
     Args:
         folder: made when the first entry is written.
+        owner: what the entries of the folder depend on beside their keys, as a text such as a hash.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, owner: str) -> None:
         self.folder = Path(folder)
+        self.owner = owner
 
     def path(self, key: str) -> Path:
         """The file of an entry, in one of 256 subfolders."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def read(self, key: str) -> dict[str, torch.Tensor] | None:
-        """The tensors of an entry; None where there is none, or, with a warning, where its file is damaged."""
+        """The tensors of an entry; None where there is none, or, with a warning, where its file is damaged or another's."""
         path = self.path(key)
         if not path.is_file():
             return None
@@ -46,12 +51,16 @@ class EntryStore:
             with safe_open(path, framework="pt") as file:
                 # copied, so that a file that is cut off later cannot end the process by a bus error
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-                expected = (file.metadata() or {}).get(CHECKSUM)
+                metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             logger.warning("cache entry %s is damaged (%s): it counts as missing.", path, error)
             return None
-        if checksum(tensors) != expected:
+        labels = {name: metadata.get(name, "") for name in LABELS}
+        if checksum(tensors, labels) != metadata.get(CHECKSUM):
             logger.warning("cache entry %s is damaged (its checksum differs): it counts as missing.", path)
+            return None
+        if labels != self._labels(key):
+            logger.warning("cache entry %s is another's (of %s, key %s): it counts as missing.", path, *labels.values())
             return None
         return tensors
 
@@ -63,17 +72,21 @@ class EntryStore:
         """
         path = self.path(key)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        labels = self._labels(key)
         try:
             # not flushed to the disk: after a crash of the machine the checksum tells
             with atomic_path(path, flush=False) as partial:
-                save_file(tensors, partial, {CHECKSUM: checksum(tensors)})
+                save_file(tensors, partial, {**labels, CHECKSUM: checksum(tensors, labels)})
         except (OSError, SafetensorError) as error:
             raise OSError(getattr(error, "errno", None) or errno.EIO, explain(self.folder, error)) from error
 
+    def _labels(self, key: str) -> dict[str, str]:
+        return dict(zip(LABELS, (self.owner, key)))
 
-def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    """BLAKE2b in hex over names, types, shapes and bytes, whatever the order."""
-    digest = hashlib.blake2b(digest_size=16)
+
+def checksum(tensors: Mapping[str, torch.Tensor], labels: Mapping[str, str] | None = None) -> str:
+    """BLAKE2b in hex over names, types, shapes and bytes, whatever the order, and over labels."""
+    digest = hashlib.blake2b(json.dumps(labels or {}, sort_keys=True).encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -26,9 +26,9 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .calibration import Reliability, logits_to_probabilities
-from .findings import compile_report, pick_cases, read_curves
+from .findings import compile_report, judged_arm, pick_cases, read_curves
 from .metrics import AREAS, COUNTS, METRICS, SegmentationMetrics, logits_to_classes
-from .panels import draw_panels
+from .panels import SOURCES, draw_panels
 from .report import write_report
 from .results import write_results
 
@@ -85,11 +85,11 @@ def run_evaluation(
         num_classes: with the background.
         device: of the networks.
         img_size: side of the networks' input; a mapping gives one to each network.
-        num_panels: cases to draw, spread evenly over the list; of the networks student and teacher, or else of the first.
+        num_panels: cases to draw, spread evenly over the list.
         autocast: context in which the networks run.
         class_names: of the foreground classes, for the panels.
         margin: mean Dice by which a student may be below its teacher and still count as non-inferior.
-        seed: of the trainings, for the tables.
+        seed: of the training of the student or control, for the tables.
 
     Returns:
         By network `SegmentationMetrics.summary`: num_cases, means over all cases, and counts of empty masks.
@@ -98,7 +98,8 @@ def run_evaluation(
         ValueError: no cases, no network, or a case or network that does not fit.
     """
     sizes = {name: img_size[name] if isinstance(img_size, Mapping) else img_size for name in networks}
-    arms = [Arm(name, network, sizes[name], seed) for name, network in networks.items() if network is not None]
+    seeds = {name: 0 if name == "teacher" else seed for name in networks}  # this run has not trained the teacher
+    arms = [Arm(name, network, sizes[name], seeds[name]) for name, network in networks.items() if network is not None]
     found = evaluate(dataset, arms, num_classes, device, autocast)
     output_dir = Path(output_dir)
     draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
@@ -106,7 +107,7 @@ def run_evaluation(
         draw(index, output_dir / "visualizations" / f"test_sample_{i:03d}.png")
     summary = {name: means for (name, _), means in found.summary.items()}
     write_results(found.rows, summary, output_dir)
-    curves = {"student" if "student" in networks else arms[0].name: {str(seed): read_curves(output_dir / "history.csv")}}
+    curves = {judged_arm([arm.name for arm in arms]): {str(seed): read_curves(output_dir / "history.csv")}}
     report = compile_report(found.rows, found.reliability, title="Evaluation", curves=curves, margin=margin)
     write_report_with_cases(report, found.rows, draw, output_dir)
     return summary
@@ -226,7 +227,7 @@ def _check_logits(logits: torch.Tensor, name: str, case: str, num_classes: int) 
 
 
 class CaseDrawer:
-    """Draws cases with the masks of student and teacher, or else of the first arm; of several seeds the first is drawn.
+    """Draws cases with the masks of the teacher and of `judged_arm`; of several seeds the first is drawn.
 
     Args:
         dataset: as `evaluate`'s, and the other arguments too.
@@ -243,8 +244,8 @@ class CaseDrawer:
         class_names: Sequence[str] = (),
     ) -> None:
         by_name = {arm.name: arm for arm in reversed(arms)}
-        shown = [by_name[name] for name in ("teacher", "student") if name in by_name]
-        self.shown = {arm.name: arm for arm in shown} or {"student": arms[0]}
+        judged = judged_arm(list(by_name))
+        self.shown = {name if name in SOURCES else "student": by_name[name] for name in ("teacher", judged) if name in by_name}
         self.dataset, self.num_classes, self.class_names = dataset, num_classes, class_names
         self.device, self.autocast = device, autocast
 

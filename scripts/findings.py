@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .calibration import Reliability
+from .case_table import check_rows, warnings
 from .metrics import METRICS
-from .statistics import LESION_SIZE, bland_altman, check_rows, compare_arms, subgroup_table, summarize_arms, warnings
+from .results import is_measured
+from .statistics import compare_arms, summarize_arms
+from .subgroups import LESION_SIZE, bland_altman, subgroup_table
 
 ARMS = ("teacher", "control", "student")  # student: the distilled one
 COMPARED = ("dice", "hd95", "nsd")
@@ -55,25 +58,49 @@ def compile_report(
         problems: warnings that are known already.
     """
     told = list(problems)
+    rows = drop_copies(rows, told)
     arms = sorted({row["arm"] for row in rows}, key=lambda arm: (*ARMS, arm).index(arm))
     by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
     comparable = _attempt(told, lambda: check_rows(rows) or True, False)
-    summaries: dict[str, Any] = {}
+    summaries, areas = {}, {}
     for arm, own in by_arm.items():
         summaries.update(_attempt(told, lambda own=own: summarize_arms(own, _metrics(own)), {}))
-    return {
+        if comparable:
+            areas[arm] = _attempt(told, lambda arm=arm: bland_altman(rows, arm), None)
+    report = {
         "title": title,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "about": {**(about or {}), **({"margin (Dice)": margin} if margin is not None else {}), **_versions()},
-        "warnings": [*told, *warnings(rows)],
+        "warnings": told,
         "arms": summaries,
-        "comparisons": _comparisons(rows, arms, margin) if comparable else [],
-        "subgroups": subgroup_table(rows, [*_columns(rows), LESION_SIZE]) if comparable and rows else [],
+        "comparisons": _comparisons(rows, arms, margin, told) if comparable else [],
+        "subgroups": _subgroups(rows, told) if comparable else [],
         "calibration": {arm: found.summary() for arm, found in reliability.items()},
-        "areas": {arm: bland_altman(rows, arm) for arm in arms} if comparable else {},
+        "areas": {arm: found for arm, found in areas.items() if found},
         "failures": list_failures(rows),
         "curves": {arm: {seed: curve for seed, curve in found.items() if curve} for arm, found in (curves or {}).items()},
     }
+    told.extend(warnings(rows))
+    return report
+
+
+def drop_copies(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[Mapping[str, Any]]:
+    """The rows without what is there twice: the same row again, and an arm whose seeds agree to the last digit, which is one training
+    evaluated several times (a teacher in the tables of several students). What was dropped is told."""
+    distinct = list({tuple(sorted((key, str(value)) for key, value in row.items())): row for row in rows}.values())
+    seen: dict[tuple, Any] = {}
+    kept, copies = [], set()
+    runs: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
+    for row in distinct:
+        runs.setdefault((row["arm"], row["seed"]), []).append(row)
+    for (arm, seed), own in runs.items():
+        content = (arm, *sorted((row["case"], *(str(row[key]) for key in row if is_measured(key))) for row in own))
+        if seen.setdefault(content, seed) == seed:
+            kept += own
+        else:
+            copies.add(arm)
+    told += [f"Arm {arm} was evaluated several times with the same results: it counts as one training." for arm in sorted(copies)]
+    return kept
 
 
 def _attempt(told: list[str], compute: Callable[[], Any], default: Any) -> Any:
@@ -89,33 +116,36 @@ def _attempt(told: list[str], compute: Callable[[], Any], default: Any) -> Any:
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The metrics that every row has, in mm where every image has a spacing and in pixels elsewhere."""
     names = [name for metric in (*METRICS, "ece") for name in (metric, f"{metric}_mm")]
+    names += sorted({name for row in rows for name in row if "_class" in name and is_measured(name)})
     shared = [name for name in names if all(name in row for row in rows)]
     return [name for name in shared if f"{name}_mm" not in shared]
 
 
-def _comparisons(rows: Sequence[Mapping[str, Any]], arms: Sequence[str], margin: float | None) -> list[dict[str, Any]]:
+def _comparisons(
+    rows: Sequence[Mapping[str, Any]], arms: Sequence[str], margin: float | None, told: list[str]
+) -> list[dict[str, Any]]:
     """Student against teacher and control, control against teacher; the margin is of the Dice to the teacher."""
     pairs = [(a, b) for a, b in (("student", "control"), ("student", "teacher"), ("control", "teacher")) if {a, b} <= {*arms}]
     shared = _metrics(rows)
     metrics = [f"{name}_mm" if f"{name}_mm" in shared else name for name in COMPARED]
-    return [
-        compare_arms(rows, arm, reference, metric, margin=margin if (metric, reference) == ("dice", "teacher") else None)
-        for arm, reference in pairs
-        for metric in metrics
-    ]
+    found = []
+    for arm, reference, metric in ((*pair, metric) for pair in pairs for metric in metrics if metric in shared):
+        own = margin if (metric, reference) == ("dice", "teacher") else None
+        found.append(_attempt(told, lambda a=arm, r=reference, m=metric, own=own: compare_arms(rows, a, r, m, margin=own), None))
+    return [comparison for comparison in found if comparison]
+
+
+def _subgroups(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[dict[str, Any]]:
+    columns = [*_columns(rows), LESION_SIZE]
+    return [row for column in columns for row in _attempt(told, lambda column=column: subgroup_table(rows, [column]), [])]
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Columns of the datalist with few values, whose cases are groups."""
     own = {"case", "patient", "arm", "seed"}
-    texts = dict.fromkeys(key for row in rows for key in row if key not in own and not _is_measured(key))
+    texts = dict.fromkeys(key for row in rows for key in row if key not in own and not is_measured(key))
     counts = {key: len({row.get(key) for row in rows}) for key in texts}
     return [key for key, count in counts.items() if 1 < count <= MOST_GROUPS]
-
-
-def _is_measured(key: str) -> bool:
-    metric = key.partition("_class")[0].removesuffix("_mm").removesuffix("_mm2")
-    return metric in (*METRICS, "ece") or metric.endswith("_area") or "empty" in metric
 
 
 def list_failures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -131,13 +161,12 @@ def list_failures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:
-    """Cases to draw: the best, those in the middle and the worst by the Dice of the student, or else of the last arm; each once.
+    """Cases to draw: the best, those in the middle and the worst by the Dice of `judged_arm`; each once.
 
     Args:
         rows: an arm's and seed's are in the data set's order; the first seed decides.
     """
-    arms = {row["arm"] for row in rows}
-    arm = next((name for name in reversed(ARMS) if name in arms), rows[0]["arm"])
+    arm = judged_arm({row["arm"] for row in rows})
     seed = next(row["seed"] for row in rows if row["arm"] == arm)
     own = [row for row in rows if (row["arm"], row["seed"]) == (arm, seed)]
     order = sorted(range(len(own)), key=lambda index: -own[index]["dice"])
@@ -150,6 +179,11 @@ def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:
         seen.update(fresh)
         picked += [Picked(group, index, f"{Path(own[index]['case']).name}: {arm} Dice {own[index]['dice']:.3f}") for index in fresh]
     return sorted(picked, key=lambda one: ("best", "median", "worst").index(one.group))
+
+
+def judged_arm(arms: Collection[str]) -> str:
+    """Whose cases are ranked and drawn: the student's, or else the control's, the teacher's, any other's."""
+    return next((name for name in reversed(ARMS) if name in arms), next(iter(arms)))
 
 
 def read_curves(history: Path) -> dict[str, list[float | None]]:

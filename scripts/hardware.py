@@ -39,6 +39,11 @@ class Hardware:
             raise ValueError(f"hardware::precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
         self.bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(self.device))
 
+    @property
+    def resolved(self) -> str:
+        """The precision that is in force: `fp32` or `bf16`."""
+        return "bf16" if self.bf16 else "fp32"
+
     def autocast(self) -> torch.autocast:
         """A context in which networks run in the run's precision."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)

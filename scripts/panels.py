@@ -23,11 +23,12 @@ from .files import atomic_path
 from .metrics import case_metrics
 
 # after Okabe and Ito, told apart by color-blind readers; classes have other colors than sources
-SOURCE_COLORS = {"label": "#2FBF71", "teacher": "#56B4E9", "student": "#F59E0B"}
+SOURCE_COLORS = {"label": "#2FBF71", "teacher": "#56B4E9", "control": "#AA4499", "student": "#F59E0B"}
 CLASS_COLORS = ("#F0E442", "#E15759", "#CC79A7", "#4C72FF", "#B07AA1", "#9C755F")
 AGREE_COLOR, OTHER_CLASS_COLOR, NOTHING_COLOR = "#B8BEC6", "#B565F2", "#14171A"
 TEXT_COLOR = "#202124"
-NAMES = {"label": "Ground truth", "teacher": "Teacher", "student": "Student"}
+NAMES = {"label": "Ground truth", "teacher": "Teacher", "control": "Control", "student": "Student"}
+SOURCES = ("teacher", "control", "student")  # of predictions
 CELL, GAP, TITLE, LEGEND = 2.1, 0.08, 0.34, 0.42  # inches
 DPI = 130
 
@@ -56,7 +57,7 @@ def draw_panels(
     `scripts.metrics.case_metrics`'.
 
     Args:
-        cases: dicts of arrays (H, W): "image" in [0, 1], "label", "student" and/or "teacher" class indices; "title" (str) optional.
+        cases: dicts of arrays (H, W): "image" in [0, 1], "label" and one or two of `SOURCES`, class indices; "title" (str) optional.
             All cases have the same predictions.
         path: of the PNG.
         num_classes: with the background; None takes the largest class drawn.
@@ -67,9 +68,9 @@ def draw_panels(
     """
     if not cases:
         raise ValueError("there are no cases to draw, expected at least one.")
-    sources = [name for name in ("teacher", "student") if name in cases[0]]
-    if not sources:
-        raise ValueError(f"a case has the items {sorted(cases[0])}, expected a student's or a teacher's mask to draw.")
+    sources = [name for name in SOURCES if name in cases[0]]
+    if not 1 <= len(sources) <= 2:
+        raise ValueError(f"a case has the items {sorted(cases[0])}, expected one or two masks of {', '.join(SOURCES)} to draw.")
     rows = [{key: value if key == "title" else np.asarray(value) for key, value in case.items()} for case in cases]
     num_classes = num_classes or max(2, 1 + max(int(row[name].max()) for row in rows for name in ("label", *sources)))
     figure, grid = _layout(len(rows), len(sources) + 4)

@@ -34,7 +34,7 @@ class ArmStyle(NamedTuple):
 # the colors of the panels, and for the control Paul Tol's purple, darker than both
 ARM_STYLES = {
     "teacher": ArmStyle("Teacher", SOURCE_COLORS["teacher"], "solid", "s"),
-    "control": ArmStyle("Control", "#AA4499", "dashed", "D"),
+    "control": ArmStyle("Control", SOURCE_COLORS["control"], "dashed", "D"),
     "student": ArmStyle("Student", SOURCE_COLORS["student"], "solid", "o"),
 }
 OTHER_COLOR = "#7A8594"

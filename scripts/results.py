@@ -76,7 +76,7 @@ def _line(title: str, values: Sequence[str]) -> str:
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv; numbers are numbers again, blanks are left out.
+    """The rows of a metrics.csv; measurements are numbers again, blanks are left out.
 
     Raises:
         FileNotFoundError: no such file.
@@ -85,20 +85,27 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a {TABLE} of an evaluation.")
     with open(path, newline="", encoding="utf-8") as file:
-        rows = [{key: _value(key, text) for key, text in row.items() if text} for row in csv.DictReader(file)]
-    missing = [key for key in ("case", "arm", "seed", "dice") if rows and key not in rows[0]]
-    if not rows or missing:
-        raise ValueError(f"{path} has {'no column ' + missing[0] if missing else 'no rows'}; expected a {TABLE} of an evaluation.")
+        lines = list(csv.DictReader(file))
+    if not lines:
+        raise ValueError(f"{path} has no rows; expected a {TABLE} of an evaluation.")
+    for number, line in enumerate(lines, 1):
+        missing = [key for key in ("case", "arm", "seed", "dice") if not line.get(key)]
+        if missing:
+            raise ValueError(f"row {number} of {path} has no {missing[0]}; expected a {TABLE} of an evaluation.")
+    rows = [{key: _value(key, text, str(path)) for key, text in line.items() if text} for line in lines]
     return [{"patient": "", **row} for row in rows]
 
 
-def _value(key: str, text: str) -> str | int | float:
-    """A number where the text is one; names stay texts."""
-    if key in ("case", "arm"):
-        return text
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def _value(key: str, text: str, where: str) -> str | int | float:
+    """A number in the columns that hold measurements; names, patients and columns of the datalist stay texts."""
+    kind = int if key == "seed" or key in COUNTS or key in AREAS else float if is_measured(key) else str
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{where} has {text!r} in the column {key}, expected a number.") from None
+
+
+def is_measured(key: str) -> bool:
+    """Whether a column holds a metric, an area or a count, of all classes or of one, in pixels or mm."""
+    name = key.partition("_class")[0].removesuffix("_mm2").removesuffix("_mm")
+    return name in (*METRICS, "ece", *AREAS, *COUNTS)

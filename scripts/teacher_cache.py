@@ -8,9 +8,9 @@ A teacher is frozen, so what it says of an image never changes. Two modes use th
   gamma and contrast change the image alone. An approximation: a teacher is not quite equivariant.
 
 Entries are fp16 at the decoder's resolution (8 KiB a view for SAM at 256 pixels, two classes) and are enlarged as the teacher does it.
-Each is found by what it depends on: the teacher's files by content and its settings, the image file, the preprocessing, the
+Each is found by what it depends on: the teacher's files by content, its settings and precision, the image file, the preprocessing, the
 augmentation and the seed. Anything else is a miss. Beside its outputs an entry holds a thumbnail of the image that the teacher saw, so
-that even a view whose name is the same, but not its pixels (code that changed), is refused.
+that even a view whose name is the same, but not its pixels (code that changed), is refused (replay) or computed again (warp).
 
 Shapes: B batch, C classes, H W pixels of the student's image, h w of the decoder's logits.
 """
@@ -24,7 +24,8 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ from .sections import MODES, ONLINE, REPLAY, WARP
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the entries: raised when their content changes
+VERSION = 2  # of the entries: raised when their content changes
 THUMBNAIL, TOLERANCE = 16, 3  # pixels a side; gray levels of 255: other processors round differently
 SPARE_BYTES = 2**26  # of the disk, left free
 
@@ -59,14 +60,13 @@ def teacher_for_mode(
     mode: str,
     dataset: Dataset,
     cache_dir: str | Path | None,
-    inferer: Callable,
     device: torch.device,
     num_epochs: int,
+    needed: bool = True,
     keep_features: bool = False,
-    precision: str = "auto",
     batch_size: int = 4,
     num_workers: int = 0,
-) -> nn.Module:
+) -> nn.Module | None:
     """The teacher to train with: itself (online), or a `CachedTeacher`; its weights are loaded if they are going to be needed.
 
     Args:
@@ -74,11 +74,10 @@ def teacher_for_mode(
         mode: `online`, `replay` or `warp`.
         dataset: the training views.
         cache_dir: of the entries.
-        inferer: runs a network on a batch in the run's precision.
         device: of the teacher.
         num_epochs: of the training; views that it does not reach are left out.
+        needed: whether the loss reads the teacher; if not, there is none.
         keep_features: whether the loss reads embeddings.
-        precision: that was asked for, part of every key.
         batch_size: images a teacher pass while the cache fills.
         num_workers: processes that prepare views while the cache fills.
 
@@ -88,20 +87,29 @@ def teacher_for_mode(
     """
     if mode not in MODES:
         raise ValueError(f"distillation::mode must be one of {', '.join(MODES)}, got {mode!r}.")
+    if not needed:
+        logger.info("no term of the loss reads the teacher: it is neither loaded nor evaluated")
+        return None
     teacher.to(device)
     if mode == ONLINE:
         teacher.load()
         return teacher
     if not cache_dir:
         raise ValueError(f"distillation::mode {mode} needs a folder, got {cache_dir!r}; pass --teacher::cache_dir PATH.")
-    cached = CachedTeacher(teacher, mode, dataset, cache_dir, inferer, num_epochs, keep_features, precision, batch_size, num_workers)
+    cached = CachedTeacher(teacher, mode, dataset, cache_dir, num_epochs, keep_features, batch_size, num_workers)
     return cached.to(device)
+
+
+def teacher_key(teacher: nn.Module | None) -> str:
+    """What tells a teacher of `teacher_for_mode` from others, as a hash in hex; `none` where there is none (the control)."""
+    return "none" if teacher is None else teacher.key  # a None would vanish from the settings that the config collects
 
 
 class CachedTeacher(nn.Module):
     """A teacher whose outputs for the views of a data set are read from disk: (images, view) -> `CachedOutput`.
 
-    Images without a view (panels, an evaluation) are looked up by their pixels and computed at the first meeting.
+    Images without a view (panels, an evaluation) are looked up by their pixels, and computed where `fill` was not told of them.
+    What is computed after the fill and cannot be written is used all the same.
 
     Args:
         teacher: frozen; offers `segment`, `enlarge`, `load`, `key`, `description`, `mask_shape` and `feature_shape`, as
@@ -120,26 +128,25 @@ class CachedTeacher(nn.Module):
         mode: str,
         dataset: Dataset,
         cache_dir: str | Path,
-        inferer: Callable,
         num_epochs: int,
         keep_features: bool = False,
-        precision: str = "auto",
         batch_size: int = 4,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.teacher, self.mode, self.dataset, self.inferer = teacher, mode, dataset, inferer
+        self.teacher, self.mode, self.dataset = teacher, mode, dataset
         self.keep_features = keep_features
         self.batch_size, self.num_workers = batch_size, num_workers
         self.num_epochs = num_epochs
-        self.about = {"version": VERSION, "precision": precision, "teacher": teacher.description}
-        name = hashlib.blake2b(json.dumps(self.about, sort_keys=True).encode(), digest_size=10).hexdigest()
-        self.store = EntryStore(Path(cache_dir) / f"teacher-{name}")
+        self.writable = True  # until a write fails
+        self.about = {"version": VERSION, "teacher": teacher.description}
+        owner = hashlib.blake2b(json.dumps(self.about, sort_keys=True).encode(), digest_size=20).hexdigest()
+        self.store = EntryStore(Path(cache_dir) / f"teacher-{owner[:20]}", owner)
         self.views = self._views()
         self.missing = self._find_missing(self.views)
         if self.missing:
-            self._require_space()
             teacher.load()  # a file that does not fit shows before the run has written anything
+            self._require_space()
 
     def forward(self, image: torch.Tensor, view: Mapping[str, torch.Tensor] | None = None) -> CachedOutput:
         """What the teacher says of a batch.
@@ -149,52 +156,73 @@ class CachedTeacher(nn.Module):
             view: "index" (B,) and "number" (B,) of the views, and for warp "theta" (B, 2, 3); None looks the images up by content.
 
         Raises:
-            ValueError: an entry belongs to another image than this one.
+            ValueError: an entry belongs to another image than this one, or is gone and cannot be computed.
+            FloatingPointError: the teacher, asked anew, gives no finite numbers.
         """
         if view is None:
-            keys, numbers = [self._content_key(one) for one in image], None
+            keys, names = [self._content_key(one) for one in image], ["an image without a name"] * len(image)
+            entries = self._entries(keys, image, names, keep_features=False)
+            return CachedOutput(self.teacher.enlarge(_stack(entries, "masks", image.device)), None)
+        numbers = [BASE] * len(image) if self.mode == WARP else view["number"].tolist()
+        indices = view["index"].tolist()
+        keys = [self._key(index, number) for index, number in zip(indices, numbers)]
+        if self.mode == WARP:
+            entries = self._present(keys)
         else:
-            numbers = [BASE] * len(image) if self.mode == WARP else view["number"].tolist()
-            keys = [self._key(index, number) for index, number in zip(view["index"].tolist(), numbers)]
-        entries = self._entries(keys, image, computable=view is None or self.mode == REPLAY)
-        if view is None or self.mode == REPLAY:
-            self._check_thumbnails(keys, entries, image)
+            entries = self._entries(keys, image, [self._case(index) for index in indices], self.keep_features)
         masks = _stack(entries, "masks", image.device)
-        if view is not None and "theta" in view and self.mode == WARP:
+        if self.mode == WARP and "theta" in view:
             masks = warp(masks, view["theta"].to(masks))
-        features = None
-        if all("features" in entry for entry in entries):
-            features = _stack(entries, "features", image.device)
+        features = _stack(entries, "features", image.device) if self.keep_features else None
         return CachedOutput(self.teacher.enlarge(masks), features)
 
-    def fill(self) -> None:
+    @property
+    def key(self) -> str:
+        """The teacher's own, whatever the mode."""
+        return self.teacher.key
+
+    def fill(self, images: Iterable[torch.Tensor] = ()) -> None:
         """Compute the entries that are missing, with a progress bar; resumable at any moment, and shared by all ranks.
+
+        Args:
+            images: further ones (1, H, W), that the run will ask about without a view.
 
         Raises:
             OSError: the disk is full or the folder cannot be written.
+            FloatingPointError: the teacher gives no finite numbers.
         """
-        if not self.missing:
-            logger.info("teacher cache: complete, %d entries in %s; the teacher's weights are not loaded", len(self.views), self.store.folder)
-            return
-        logger.info("teacher cache: %s", self._plan())
+        mine = self._find_missing(self.views[idist.get_rank() :: idist.get_world_size()], look=self.mode == WARP)
+        if mine:
+            self._fill_views(mine)
+        self._fill_images(islice(images, idist.get_rank(), None, idist.get_world_size()))
+        idist.barrier()
+        self.missing = self._find_missing(self.views) if self.missing or mine else []
+        if self.missing:
+            raise OSError(errno.EIO, f"{len(self.missing)} entries of the cache {self.store.folder} vanished while it was filled.")
+        unused = "" if self.teacher.is_loaded else "; the teacher's weights are not loaded"
+        logger.info("teacher cache: complete, %d entries in %s%s", len(self.views), self.store.folder, unused)
+
+    def _fill_views(self, missing: list[tuple[int, int]]) -> None:
+        logger.info("teacher cache: %s", self._plan(len(missing)))
         with atomic_path(self.store.folder / "about.json") as partial:
             partial.write_text(json.dumps(self.about, indent=4) + "\n")
-        mine = self.missing[idist.get_rank() :: idist.get_world_size()]
-        loader = ViewLoader(self.dataset, batch_size=self.batch_size, sampler=mine, num_workers=self.num_workers)
+        loader = ViewLoader(self.dataset, batch_size=self.batch_size, sampler=missing, num_workers=self.num_workers)
         seconds = []
-        with tqdm(total=len(mine), desc="Filling the teacher cache", unit="view", disable=None) as progress:
+        with tqdm(total=len(missing), desc="Filling the teacher cache", unit="view", disable=None) as progress:
             for batch in loader:
                 started = time.perf_counter()
                 done = self._fill_batch(batch)
                 seconds += [(time.perf_counter() - started) / done] if done else []
                 if len(seconds) == 2:  # the first pass of a process is slow
-                    logger.info("teacher cache: %s", self._payback(seconds[-1]))
+                    logger.info("teacher cache: %s", self._payback(seconds[-1], len(missing)))
                 progress.update(len(batch["case"]))
-        idist.barrier()
-        self.missing = self._find_missing(self.views)
-        if self.missing:
-            raise OSError(errno.EIO, f"{len(self.missing)} entries of the cache {self.store.folder} vanished while it was filled.")
-        logger.info("teacher cache: complete, %d entries in %s", len(self.views), self.store.folder)
+
+    def _fill_images(self, images: Iterable[torch.Tensor]) -> None:
+        """Ask about images (1, H, W) without a view, one by one as an evaluation does; ends where nothing can be kept."""
+        for image in tqdm(images, "Filling for panels and evaluation", unit="image", leave=False, disable=None):
+            self(image[None].to(self._device))
+            if not self.writable:
+                break
 
     def _views(self) -> list[tuple[int, int]]:
         """(index, number) of every view that the training will ask for."""
@@ -217,58 +245,91 @@ class CachedTeacher(nn.Module):
         digest.update(f"{tuple(image.shape)}".encode())
         return digest.hexdigest()
 
-    def _find_missing(self, views: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The views without a whole entry; damaged ones count."""
-        return [view for view in views if not self._is_usable(self.store.read(self._key(*view)))]
+    def _case(self, index: int) -> str:
+        return str(self.dataset.data[index]["image"])
 
-    def _is_usable(self, entry: Mapping[str, torch.Tensor] | None) -> bool:
-        return entry is not None and (not self.keep_features or "features" in entry)
+    @property
+    def _device(self) -> torch.device:
+        return next(self.teacher.buffers()).device
+
+    def _find_missing(self, views: Sequence[tuple[int, int]], look: bool = False) -> list[tuple[int, int]]:
+        """The views without a whole entry; damaged ones count, and after a look at the images those of other pixels too."""
+        if not look:
+            return [view for view in views if not self._is_usable(self.store.read(self._key(*view)), self.keep_features)]
+        self.dataset.fill()
+        missing = [view for view in views if not self._is_of(self._key(*view), self.dataset[view]["image"])]
+        stale = sum(self.store.path(self._key(*view)).is_file() for view in missing)
+        if stale:
+            logger.warning("%d entries in %s are of other pixels or damaged: they are computed again.", stale, self.store.folder)
+        return missing
+
+    def _is_usable(self, entry: Mapping[str, torch.Tensor] | None, keep_features: bool) -> bool:
+        return entry is not None and (not keep_features or "features" in entry)
+
+    def _is_of(self, key: str, image: torch.Tensor) -> bool:
+        """Whether a key has a usable entry, and it was computed from this image (1 or 3, H, W)."""
+        entry = self.store.read(key)
+        return self._is_usable(entry, self.keep_features) and not _differing([entry], image[None])
 
     def _fill_batch(self, batch: Mapping) -> int:
         """Compute what another run has not done by now; returns how many views that were."""
         pairs = zip(batch["view"]["index"].tolist(), batch["view"]["number"].tolist())
         todo = [(i, self._key(*pair)) for i, pair in enumerate(pairs)]
-        todo = [(i, key) for i, key in todo if not self._is_usable(self.store.read(key))]
+        todo = [(i, key) for i, key in todo if not self._is_of(key, batch["image"][i])]
         if todo:
-            self._compute([key for _, key in todo], batch["image"][[i for i, _ in todo]], self.keep_features)
+            entries = self._compute(batch["image"][[i for i, _ in todo]], [batch["case"][i] for i, _ in todo], self.keep_features)
+            for (_, key), entry in zip(todo, entries):
+                self.store.write(key, entry)
         return len(todo)
 
     @torch.inference_mode()
-    def _compute(self, keys: list[str], images: torch.Tensor, keep_features: bool) -> list[dict[str, torch.Tensor]]:
-        """Run the teacher on images (B, 1, H, W), and keep what it says in fp16."""
-        device = next(self.teacher.buffers()).device
-        masks, features = self.inferer(images.to(device), self.teacher.segment)
+    def _compute(self, images: torch.Tensor, names: list[str], keep_features: bool) -> list[dict[str, torch.Tensor]]:
+        """What the teacher says of images (B, 1 or 3, H, W), in fp16."""
+        masks, features = self.teacher.segment(images.to(self._device))
         entries = []
-        for i, key in enumerate(keys):
-            entry = {"masks": masks[i], "thumbnail": thumbnails(images[i : i + 1])[0]}
-            if keep_features:
-                entry["features"] = features[i]
-            entry = {name: _storable(tensor) for name, tensor in entry.items()}
-            self.store.write(key, entry)
-            entries.append(entry)
+        for i, name in enumerate(names):
+            parts = {"masks": masks[i], **({"features": features[i]} if keep_features else {})}
+            _require_finite(parts, name)
+            parts = {part: _storable(tensor) for part, tensor in parts.items()}
+            entries.append({**parts, "thumbnail": thumbnails(images[i : i + 1])[0].clone()})
         return entries
 
-    def _entries(self, keys: list[str], image: torch.Tensor, computable: bool) -> list[dict[str, torch.Tensor]]:
+    def _entries(
+        self, keys: list[str], image: torch.Tensor, names: list[str], keep_features: bool
+    ) -> list[dict[str, torch.Tensor]]:
+        """Entries of images (B, 1 or 3, H, W) that are at hand; what is missing is computed, and kept if possible."""
         entries = [self.store.read(key) for key in keys]
-        lost = [i for i, entry in enumerate(entries) if not (self._is_usable(entry) or (entry and not computable))]
-        if lost and not computable:
-            raise ValueError(
-                f"{len(lost)} entries of the teacher cache {self.store.folder} are gone or damaged since the run started; start it "
-                "again, which computes them, by --training::resume."
-            )
-        for i, entry in zip(lost, self._compute([keys[i] for i in lost], image[lost], self.keep_features) if lost else ()):
+        lost = [i for i, entry in enumerate(entries) if not self._is_usable(entry, keep_features)]
+        for i, entry in zip(lost, self._compute(image[lost], [names[i] for i in lost], keep_features) if lost else ()):
             entries[i] = entry
-        return entries
-
-    def _check_thumbnails(self, keys: list[str], entries: list[dict[str, torch.Tensor]], image: torch.Tensor) -> None:
-        stored = torch.stack([entry["thumbnail"] for entry in entries]).int()
-        wrong = ((stored - thumbnails(image).int()).abs().flatten(1).amax(1) > TOLERANCE).nonzero().flatten().tolist()
-        if wrong:
+            self._try_to_keep(keys[i], entry)
+        if wrong := _differing(entries, image):
             raise ValueError(
                 f"the teacher cache entry {self.store.path(keys[wrong[0]])} was computed from another image than the one it is to go "
                 f"with: preprocessing or augmentation have changed in the code. Delete {self.store.folder}, or pass another "
                 "--teacher::cache_dir."
             )
+        return entries
+
+    def _present(self, keys: list[str]) -> list[dict[str, torch.Tensor]]:
+        """Entries whose images are not at hand."""
+        entries = [self.store.read(key) for key in keys]
+        lost = sum(not self._is_usable(entry, self.keep_features) for entry in entries)
+        if lost:
+            raise ValueError(
+                f"{lost} entries of the teacher cache {self.store.folder} are gone or damaged since the run started; start it "
+                "again, which computes them, by --training::resume."
+            )
+        return entries
+
+    def _try_to_keep(self, key: str, entry: Mapping[str, torch.Tensor]) -> None:
+        if not self.writable:
+            return
+        try:
+            self.store.write(key, entry)
+        except OSError as error:
+            self.writable = False
+            logger.warning("%s The run goes on, and computes what it cannot keep each time anew.", error.strerror)
 
     def _entry_bytes(self) -> int:
         numbers = torch.Size(self.teacher.mask_shape).numel()
@@ -288,19 +349,19 @@ class CachedTeacher(nn.Module):
         if free < needed + SPARE_BYTES:
             raise OSError(errno.ENOSPC, explain(folder, f"it needs {_size(needed)} and {_size(free)} are free"))
 
-    def _plan(self) -> str:
+    def _plan(self, missing: int) -> str:
         kind = "one view" if self.mode == WARP else f"{len(self.views) // len(self.dataset)} views"
-        total, missing = len(self.views), len(self.missing)
+        total = len(self.views)
         return (
             f"{len(self.dataset)} images, {kind} each, {_size(total * self._entry_bytes())} in {self.store.folder}; "
             f"{missing} of {total} are to be computed, once"
         )
 
-    def _payback(self, seconds: float) -> str:
+    def _payback(self, seconds: float, missing: int) -> str:
         """When the cache has cost less than the teacher in every step."""
-        epochs = len(self.missing) / len(self.dataset)
+        epochs = missing / len(self.dataset)
         return (
-            f"{seconds:.2f} s a view, about {len(self.missing) * seconds / 60:.1f} min in all, what the teacher would take in "
+            f"{seconds:.2f} s a view, about {missing * seconds / 60:.1f} min in all, what the teacher would take in "
             f"{epochs:.2g} epochs online: it pays from epoch {int(epochs) + 1} of {self.num_epochs} on"
             + ("" if self.num_epochs > epochs else ", and in later runs that share it")
         )
@@ -326,6 +387,21 @@ def warp(logits: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
 def thumbnails(image: torch.Tensor) -> torch.Tensor:
     """Images (B, 1 or 3, H, W) in [0, 1] -> (B, 16, 16) uint8."""
     return (F.adaptive_avg_pool2d(image.float().mean(1), THUMBNAIL) * 255).round().to(torch.uint8).cpu()
+
+
+def _differing(entries: Sequence[Mapping[str, torch.Tensor]], image: torch.Tensor) -> list[int]:
+    """Which entries are not of their images (B, 1 or 3, H, W), by the thumbnails."""
+    stored = torch.stack([entry["thumbnail"] for entry in entries]).int()
+    return ((stored - thumbnails(image).int()).abs().flatten(1).amax(1) > TOLERANCE).nonzero().flatten().tolist()
+
+
+def _require_finite(parts: Mapping[str, torch.Tensor], name: str) -> None:
+    for part, tensor in parts.items():
+        if not tensor.isfinite().all():
+            raise FloatingPointError(
+                f"the teacher's {part} of {name} are not finite; look at this file and at teacher::lora_checkpoint, or pass "
+                "--teacher::precision fp32."
+            )
 
 
 def _stack(entries: Iterable[Mapping[str, torch.Tensor]], name: str, device: torch.device) -> torch.Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import EarlyStopHandler, stopping_fn_from_metric
 from monai.utils import CommonKeys as Keys
@@ -107,6 +108,18 @@ def freeze(teacher: nn.Module) -> nn.Module:
     return teacher.requires_grad_(False).eval()
 
 
+def _restore_patience(trainer: Engine, evaluator: Engine, stopper: EarlyStopHandler, val_interval: int) -> None:
+    """Count the validations without a better metric as the run did that this one goes on from."""
+    best = evaluator.state.best_metric_epoch
+    if trainer.state.epoch == 0 or best < 1:
+        return
+    stopper.best_score = evaluator.state.best_metric
+    stopper.counter = (trainer.state.epoch - best) // val_interval
+    if stopper.counter >= stopper.patience:
+        logger.info("the run had stopped early: no better validation in %d", stopper.counter)
+        trainer.terminate()
+
+
 def run_training(
     trainer: SupervisedTrainer,
     evaluator: SupervisedEvaluator,
@@ -146,8 +159,9 @@ def run_training(
     if isinstance(val_interval, str) or not 1 <= val_interval <= num_epochs:
         raise ValueError(f"val_interval must be from 1 to training::num_epochs ({num_epochs}), got {val_interval}.")
     if patience:
-        key = evaluator.state.key_metric_name
-        EarlyStopHandler(patience, stopping_fn_from_metric(key), trainer).attach(evaluator)
+        stopper = EarlyStopHandler(patience, stopping_fn_from_metric(evaluator.state.key_metric_name), trainer)
+        stopper.attach(evaluator)
+        trainer.add_event_handler(Events.STARTED, _restore_patience, evaluator, stopper, val_interval)  # after the checkpoint's
     logger.info(
         "training on %s: %d epochs of %s iterations, batch size %d, %d workers, lr %g, %d warm-up epochs, seed %d%s",
         trainer.state.device, num_epochs, trainer.state.epoch_length, batch_size, num_workers, lr, warmup_epochs, seed,

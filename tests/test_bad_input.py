@@ -279,6 +279,13 @@ def test_number_out_of_range_is_refused(refusal, changes, message):
     assert re.search(message, refusal(changes))
 
 
+def test_mistyped_section_gets_the_nearest_name_from_monai(overrides):
+    """MONAI refuses it before any code of the bundle runs, so that this one message comes at the end of a traceback."""
+    with pytest.raises(KeyError, match="distilation") as refusal:
+        workflow({**overrides, "distilation::temperature": 3.0})
+    assert "did you mean 'distillation'" in str(root_cause(refusal.value))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

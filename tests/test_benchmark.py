@@ -2,21 +2,24 @@
 
 import json
 import re
+import time
 
 import pytest
 import torch
 from conftest import ROOT
 
-from eval.bars import BARS, judge
+from eval.bars import BARS, SAME_ALLOCATOR, judge
 from eval.benchmark import main, run_all, run_apart
-from eval.cases import write_datalists
+from eval.bundle_runs import fill, train
+from eval.cases import load_cases, write_datalists
 from eval.contenders import list_contenders, select
 from eval.fits import fit_line, fit_power
 from eval.machine import without_folders
+from eval.measure import peak_memory
 from eval.plots import main as draw
 from eval.seed_loop import seed_loss
 from eval.settings import Settings, quick_settings
-from eval.students import mean_dice
+from eval.students import EXPORTS, mean_dice
 from eval.teachers import compare_logits, stock_teacher, write_weights
 from scripts.losses import DistillationLoss
 from scripts.networks.teacher import build_teacher
@@ -43,6 +46,12 @@ def report(report_file):
 def test_every_bar_has_a_value(report):
     assert [row["name"] for row in report["bars"]] == [bar.name for bar in BARS]
     assert all(isinstance(row["value"], float) and row["met"] in (True, False) for row in report["bars"])
+
+
+@pytest.mark.slow
+def test_every_ratio_with_our_allocator_on_both_sides_has_a_value(report):
+    assert [row["name"] for row in report["same_allocator"]] == [ratio.name for ratio in SAME_ALLOCATOR]
+    assert all(row["value"] > 0 for row in report["same_allocator"])
 
 
 @pytest.mark.slow
@@ -76,6 +85,20 @@ def test_caches_are_complete_before_they_are_timed(report):
 
 
 @pytest.mark.slow
+def test_trainings_with_a_complete_cache_never_load_the_teacher(report):
+    loaded = {name: found["teacher_loaded"] for name, found in report["figures"].items() if "teacher_loaded" in found}
+    assert [name for name, was_loaded in loaded.items() if was_loaded] == ["online_vit_b"]
+    assert {"control", "replay_vit_h", "warp_vit_b"} <= loaded.keys()
+
+
+@pytest.mark.slow
+def test_forms_are_compared_on_images_that_int8_was_not_calibrated_on(report):
+    figures = report["figures"]
+    assert figures["exports"]["calibration"]["list"] == "training"
+    assert {figures[f"student_infer_{form}"]["list"] for form in ("fp32", "bf16", *EXPORTS)} == {"validation"}
+
+
+@pytest.mark.slow
 def test_plots_are_small_files(report_file, tmp_path, capsys):
     draw(["--report", str(report_file), "--output_dir", str(tmp_path)])
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
@@ -89,6 +112,29 @@ def test_contender_runs_in_a_process_of_its_own(tmp_path):
     write_datalists(settings)
     figures = run_apart("student_step_fp32", settings)
     assert figures["step_seconds"] > 0 and figures["peak_mb"] > 100
+
+
+@pytest.mark.slow
+def test_training_draws_a_panel_and_ends_with_the_final_evaluation(tmp_path):
+    settings = quick_settings(str(tmp_path), threads=1)
+    write_datalists(settings)
+    train(settings, "control", epochs=3)
+    folder = tmp_path / "logs" / "cases" / "cpu_control"
+    assert [path.name for path in (folder / "visualizations").glob("epoch_*")] == ["epoch_002.png"]
+    assert (folder / "test_results.txt").is_file()
+
+
+@pytest.mark.slow
+def test_seconds_of_a_fill_include_the_loading_of_the_weights(tmp_path, monkeypatch):
+    def build(**options):
+        time.sleep(5)
+        return build_teacher(**options)
+
+    settings = quick_settings(str(tmp_path), threads=1)
+    write_datalists(settings)
+    write_weights(settings, "vit_b")
+    monkeypatch.setattr("scripts.networks.frozen_teacher.build_teacher", build)
+    assert fill(settings, "fill", "warp", "vit_b", 2)["fill_seconds"] > 5
 
 
 def test_contender_that_fails_does_not_end_the_run(tmp_path):
@@ -134,6 +180,23 @@ def test_only_takes_what_is_needed_along_and_refuses_other_names(tmp_path):
         select(contenders, ["vit_x"])
 
 
+def test_contenders_with_our_allocator_stay_on_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    kept = [c for c in list_contenders(Settings(str(tmp_path))) if c.name.endswith("kept_memory")]
+    assert {c.name for c in kept} >= {f"seed_{model}_kept_memory" for model in ("vit_b", "vit_l", "vit_h")}
+    assert all(c.device == "cpu" and c.options["keep_memory"] for c in kept)
+
+
+def test_lists_are_as_long_as_asked_for_or_as_the_data_set(phantoms, tmp_path):
+    settings = Settings(str(tmp_path), num_images=4, num_validation=64, num_test=1)
+    write_datalists(settings, phantoms)
+    whole = json.loads((phantoms / "dataset.json").read_text())
+    lists = json.loads((tmp_path / "cases" / "4.json").read_text())
+    assert [len(lists[split]) for split in ("training", "validation", "test")] == [4, len(whole["validation"]), 1]
+    images, labels = load_cases(settings, 64, split="validation")
+    assert len(images) == len(labels) == len(whole["validation"])
+
+
 def test_data_set_with_too_few_cases_is_refused(phantoms, tmp_path):
     with pytest.raises(ValueError, match="has 6 training cases, expected at least 8"):
         write_datalists(quick_settings(str(tmp_path), 1), phantoms)
@@ -170,6 +233,12 @@ def test_compared_masks_are_cut_at_each_image_median():
     assert found["max_difference"] == 3 and found["scaled_difference"] == pytest.approx(3 / float(stock.std()))
     assert compare_logits(stock + 5, stock)["mask_dice"] == 1
     assert compare_logits(-stock, stock)["mask_dice"] == 0
+
+
+def test_megabyte_is_a_million_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.measure.STATUS", tmp_path / "status")
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t 1000000 kB\n")
+    assert peak_memory() == {"peak_mb": 1024.0}
 
 
 def test_mean_dice_counts_two_empty_masks_as_one():

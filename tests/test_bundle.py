@@ -211,7 +211,7 @@ def test_options_of_a_program_in_a_readme_exist(name):
         importlib.import_module(name)._parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("name", ["eval.compare", "eval.preflight", "eval.benchmark"])
+@pytest.mark.parametrize("name", ["eval.compare", "eval.preflight", "eval.publish", "eval.benchmark", "eval.recipes"])
 def test_options_of_a_measuring_program_in_a_readme_exist(name, capsys):
     found = commands(name)
     assert found

@@ -1,14 +1,26 @@
 """The comparison: what is trained and how often, one reading of the test list, what is refused, and what is told all the same."""
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import run
 
+from eval import arms
 from eval import compare as program
-from eval.arms import Plan
+from eval.arms import Plan, build_arm, train_arm
 from eval.compare import main, parse_overrides
 from scripts.results import read_rows, table
+from scripts.trainer import DistillationTrainer
+
+
+NUM_TEST = 2  # of conftest's phantoms
+
+
+def lists(arguments: list[str]) -> str:
+    return (Path(ast.literal_eval(arguments[arguments.index("--data::dataset_dir") + 1])) / "dataset.json").read_text()
 
 
 @pytest.fixture
@@ -31,7 +43,8 @@ def test_both_students_are_trained_with_every_seed_and_reported(arguments, train
     assert main(arguments) == 0
     assert trained == [("control", 0), ("student", 0), ("control", 1), ("student", 1)]
     rows = read_rows(tmp_path / "out" / "metrics.csv")
-    assert {(row["arm"], row["seed"]) for row in rows} == {("teacher", 0), *trained} and len(rows) == 10
+    assert {(row["arm"], row["seed"]) for row in rows} == {("teacher", 0), *trained} and len(rows) == 5 * NUM_TEST
+    assert {row["case"] for row in rows} == {Path(case["image"]).name for case in json.loads(lists(arguments))["test"]}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(report["arms"]) == ["teacher", "control", "student"] and len(report["comparisons"]) == 9
     assert set(report["curves"]["student"]) == {"0", "1"} and report["about"]["student, seed 1"].startswith("best_epoch001")
@@ -65,6 +78,87 @@ def test_stopped_comparison_goes_on_with_the_next_arm(arguments, trained, tmp_pa
     assert trained == [("student", 0), ("control", 1), ("student", 1)]
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_arm_killed_in_an_epoch_ends_as_the_whole_one(overrides, tmp_path, monkeypatch, epoch):
+    own = {key: value for key, value in overrides.items() if not key.startswith("run_folder")}
+    plans = [Plan(("configs/train.json",), own, tmp_path / name) for name in ("whole", "killed")]
+
+    def kill(self):
+        if self.state.epoch == epoch:
+            raise KeyboardInterrupt
+        return clip(self)
+
+    clip = DistillationTrainer._clip_gradients
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DistillationTrainer, "_clip_gradients", kill)
+        train_arm(plans[1], "control", 0)
+    found = [train_arm(plan, "control", 0) for plan in plans]
+    assert found[0]["epochs"] == found[1]["epochs"] == 2
+    whole, killed = (torch.load(Path(run["run"]) / "models" / "last.pt", weights_only=True)["network"] for run in found)
+    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+def test_evaluated_student_has_the_weights_of_its_file(overrides, tmp_path):
+    own = {key: value for key, value in overrides.items() if not key.startswith("run_folder")}
+    plan = Plan(("configs/train.json",), own, tmp_path)
+    file = train_arm(plan, "control", 3)["checkpoint"]
+    arm, saved = build_arm(plan, "control", 3, file), torch.load(file, weights_only=True)
+    assert (arm.name, arm.seed, arm.img_size) == ("control", 3, 64)
+    assert all(torch.equal(value, saved[key]) for key, value in arm.network.state_dict().items())
+
+
+def test_without_a_teachers_file_one_is_tuned_for_each_seed(arguments, trained, monkeypatch, tmp_path, sam_checkpoint):
+    tuned, train = [], arms.train_arm
+    monkeypatch.setattr(arms, "train_arm", lambda plan, arm, seed, *more: tuned.append((arm, seed)) or train(plan, arm, seed, *more))
+    overlay = tmp_path / "teacher.json"
+    overlay.write_text(json.dumps({"training::num_epochs": 1, "training::warmup_epochs": 0, "training::batch_size": 3}))
+    given = arguments.index("--teacher::lora_checkpoint")
+    assert main([*arguments[:given], *arguments[given + 2 :], "--teacher_config", str(overlay)]) == 0
+    assert [key for key in tuned if key[0] == "teacher"] == [("teacher", 0), ("teacher", 1)]
+    state = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
+    assert len({run["checkpoint"] for run in state["teacher"].values()}) == 2
+    for seed in ("0", "1"):
+        config = json.loads((Path(state["student"][seed]["run"]) / "config.json").read_text())
+        assert config["teacher"]["lora_checkpoint"] == state["teacher"][seed]["checkpoint"]
+
+
+def test_start_that_a_teacher_has_taught_is_the_students_alone(overrides, tmp_path):
+    (tmp_path / "start.json").write_text(json.dumps({"student::checkpoint": "taught.pt"}))
+    plan = Plan(("configs/train.json",), overrides, tmp_path, student_config=(str(tmp_path / "start.json"),))
+    starts = {arm: plan.workflow(arm, 0).parser["student::checkpoint"] for arm in ("student", "control", "teacher")}
+    assert starts == {"student": "taught.pt", "control": None, "teacher": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--distillation::gamm", "1.0"], "unknown key distillation::gamm; did you mean distillation::gamma"),
+        (["--distillation::dist_inter", "1.0"], "dist_inter"),
+        (["--hardware::precision", "fp99"], "hardware::precision must be one of"),
+        (["--data::dataset_dir", "nowhere"], "data::dataset_dir"),
+    ],
+)
+def test_bad_settings_are_refused_before_the_first_training(arguments, trained, tmp_path, capsys, more, message):
+    assert main([*arguments, *more]) == 1
+    assert message in capsys.readouterr().err and trained == [] and not (tmp_path / "out").exists()
+
+
+def test_damaged_teacher_leaves_its_arm_out(arguments, trained, lora_checkpoint, tmp_path, capsys):
+    assert main([*arguments, "--seeds", "0"]) == 0
+    control = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]["control"]["0"]["checkpoint"]
+    (tmp_path / "broken.pth").write_bytes(b"broken")
+    given = ["--checkpoint", f"teacher={tmp_path / 'broken.pth'}", f"control={control}"]
+    more = [*arguments, "--output_dir", str(tmp_path / "other"), *given]
+    assert main(more) == 1 and main(more) == 1  # said again, not forgotten
+    assert "arm teacher, seed 0 is left out" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "other" / "report.json").read_text())["arms"]) == ["control"]
+
+
+def test_control_run_of_the_bundle_calls_itself_control(overrides, run_folder):
+    run({**overrides, "training::num_epochs": 1}, "train_student.json")
+    assert {row["arm"] for row in read_rows(run_folder / "metrics.csv")} == {"control"}
+
+
 def test_run_that_ended_before_it_was_noted_is_not_trained_again(arguments, trained, tmp_path, capsys):
     assert main([*arguments, "--seeds", "0"]) == 0
     state = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -88,6 +182,8 @@ def test_control_keeps_the_views_and_drops_the_rest_of_the_distillation(override
     plan = Plan(("configs/train.json",), {**own, **more}, tmp_path)
     control, student, teacher = (plan.workflow(arm, 5).parser for arm in ("control", "student", "teacher"))
     assert (control["distillation::gamma"], control["distillation::views"], control["training::lr"]) == (0.0, 3, 0.25)
+    assert control["frozen_teacher"] is None and control["distillation::beta"] == 0
+    assert not control.get_parsed_content("distillation").needs_teacher and student.get_parsed_content("distillation").needs_teacher
     assert (student["distillation::gamma"], student["training::seed"]) == (1.0, 5)
     assert teacher["training::lr"] != 0.25 and teacher["data::img_size"] == "@teacher::img_size"
 
@@ -95,7 +191,7 @@ def test_control_keeps_the_views_and_drops_the_rest_of_the_distillation(override
 def test_missing_checkpoint_leaves_its_arm_out_and_the_report_tells_the_rest(arguments, lora_checkpoint, tmp_path, capsys):
     given = ["--checkpoint", f"teacher={lora_checkpoint}", f"student:3={tmp_path / 'gone.pt'}"]
     assert main([*arguments, *given]) == 1
-    assert "arm student, seed 3: the checkpoint" in capsys.readouterr().err
+    assert "arm student, seed 3 is left out: the checkpoint" in capsys.readouterr().err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(report["arms"]) == ["teacher"] and any("gone.pt" in warning for warning in report["warnings"])
 
@@ -159,6 +255,7 @@ def test_all_predictions_empty_and_unknown_patients_are_warnings(tmp_path):
         (["training::lr", "1"], "unknown argument training::lr"),
         (["--tables", "gone.csv"], "gone.csv does not exist"),
         (["--checkpoint", "pupil=x.pt"], "must be ARM"),
+        (["--checkpoint", "student=a.pt", "student:0=b.pt"], "names an arm and seed twice"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, capsys, more, message):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from scripts.config_check import BUNDLE_ROOT, check_config, known_ids, refuse_none, target_parameters
+from scripts.config_check import BUNDLE_ROOT, check_config, known_ids, refuse_none, section_texts, target_parameters
 
 TRAIN = BUNDLE_ROOT / "configs" / "train.json"
 
@@ -83,6 +83,38 @@ def test_missing_target_is_refused():
         target_parameters("scripts.losses.Loss")
     with pytest.raises(ValueError, match="there is no module scripts.loss in this bundle"):
         target_parameters("scripts.loss.DistillationLoss")
+
+
+TEXTS = {"preprocessing": "train::dataset::transform", "augmentation": "train::dataset::augmentation"}
+
+
+def test_section_texts_hold_the_values_that_references_lead_to():
+    config = train_config(**{"data::img_size": "$@training::batch_size", "augmentation::prob": "@training::lr"})
+    text = section_texts(config, **TEXTS)
+    assert '"spatial_size": [16, 16]' in text["preprocessing"] and '"prob": 0.0001' in text["augmentation"]
+    assert "@" not in "".join(text.values()) and "_desc_" not in text["augmentation"]
+    assert section_texts(train_config(**{"train::dataset::augmentation": None}), **TEXTS)["augmentation"] == "null"
+
+
+def test_section_texts_are_of_what_the_data_set_is_given():
+    own = train_config(**{"train::dataset::transform": {"_target_": "Compose", "transforms": []}})
+    assert section_texts(own, **TEXTS)["preprocessing"] == '{"_target_": "Compose", "transforms": []}'
+    assert train_config()["train"]["dataset"]["settings"] == {
+        "_target_": "scripts.config_check.section_texts", "config": "@checked_config", **TEXTS,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "id"),
+    [
+        ({"augmentation::rotate_degrees": "$1.0 * @training::num_epochs"}, "augmentation::rotate_degrees"),
+        ({"augmentation::zoom_range": [0.9, "$1.1"]}, "augmentation::zoom_range::1"),
+        ({"data::img_size": "$@data.size"}, "data::img_size"),
+    ],
+)
+def test_expression_whose_text_is_no_value_is_refused_in_section_texts(change, id):
+    with pytest.raises(ValueError, match=rf"^{id} is the expression '\$.*write the value, or a reference to it \(@id\)"):
+        section_texts(train_config(**change), **TEXTS)
 
 
 def test_every_section_of_the_seed_is_a_component():

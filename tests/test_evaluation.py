@@ -15,6 +15,7 @@ from torch import nn
 
 from scripts.evaluation import Arm, evaluate, predict, run_evaluation
 from scripts.metrics import case_metrics
+from scripts.panels import draw_panels
 
 TeacherOutput = namedtuple("TeacherOutput", "logits features")
 DEMO = Path(__file__).parents[2] / "shared" / "data" / "demo_busbra24"
@@ -175,6 +176,14 @@ def test_report_compares_student_and_teacher_with_the_margin(tmp_path):
     assert 0 <= report["calibration"]["student"]["ece"] <= 1
     assert any("teacher" in warning for warning in report["warnings"])  # all its predictions are empty
     assert "Not for clinical use" in (tmp_path / "report.html").read_text()
+
+
+def test_control_is_drawn_under_its_own_name(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("scripts.evaluation.draw_panels", lambda cases, path, *more: seen.append(set(cases[0])) or draw_panels(cases, path, *more))
+    networks = {"control": Threshold(), "teacher": Teacher()}
+    run_evaluation(cases(2), networks, tmp_path, 2, img_size=32, num_panels=1)
+    assert seen and all(drawn == {"image", "label", "control", "teacher", "title"} for drawn in seen)
 
 
 def test_columns_of_the_datalist_make_subgroups(tmp_path):

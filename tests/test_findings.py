@@ -47,6 +47,35 @@ def test_arms_on_other_cases_are_told_apart_but_not_compared():
     assert any("4.png" in warning for warning in report["warnings"])
 
 
+@pytest.mark.parametrize("key", ["nsd", "label_area"])
+def test_tables_without_a_metric_or_areas_are_told_all_the_same(key):
+    rows = [{k: v for k, v in row.items() if k != key} for row in three_arms()]
+    report = compile_report(rows, {}, "A")
+    assert set(report["arms"]) == {"teacher", "control", "student"} and report["comparisons"]
+    assert (report["areas"] == {}) == (key == "label_area")
+
+
+def test_value_that_is_not_finite_is_a_warning_and_the_rest_is_told():
+    rows = three_arms()
+    rows[0]["hd95"] = float("nan")
+    report = compile_report(rows, {}, "A")
+    assert "student" not in report["arms"] and {"teacher", "control"} <= set(report["arms"])
+    assert any("0.png" in warning for warning in report["warnings"])
+    assert [found["metric"] for found in report["comparisons"] if found["arm"] == "student"].count("dice") == 2
+
+
+def test_one_teacher_in_the_tables_of_several_students_is_one_training():
+    teacher = [row(case, "teacher", seed) for seed in (0, 1, 2) for case in range(12)]
+    report = compile_report([*teacher, *teacher[:12], *(row(case, dice=0.7) for case in range(12))], {}, "A")
+    assert report["arms"]["teacher"]["num_seeds"] == 1
+    assert any("Arm teacher was evaluated several times" in warning for warning in report["warnings"])
+
+
+def test_classes_have_figures_of_their_own():
+    rows = [row(case, dice_class1=0.5, dice_class2=0.9, hd95_class1=2.0, hd95_class2=3.0) for case in range(12)]
+    assert {"dice_class1", "dice_class2", "hd95_class2"} <= set(compile_report(rows, {}, "A")["arms"]["student"]["metrics"])
+
+
 def test_problems_and_unknown_patients_are_warnings():
     rows = [row(case, patient="") for case in range(4)]
     warnings = compile_report(rows, {}, "A", problems=["the control is lost"])["warnings"]

@@ -261,6 +261,13 @@ def test_resuming_with_other_settings_is_refused_with_each_of_them(tmp_path):
         resume(saved(tmp_path / "old"), settings=SETTINGS)
 
 
+def test_long_settings_are_shown_where_they_differ(tmp_path):
+    text = "x" * 500
+    checkpoint = saved(tmp_path, settings={"augmentation": f"{text}15.0{text}"})
+    with pytest.raises(ValueError, match=r"augmentation was \.{3}x{40}15\.0x{36}\.{3} and is \.{3}x{40}0\.0x{37}\.{4} Pass"):
+        resume(checkpoint, settings={"augmentation": f"{text}0.0{text}"})
+
+
 def test_resuming_with_another_network_is_refused_with_its_keys_and_shapes(tmp_path):
     checkpoint = saved(tmp_path)
     match = r"training::resume: the network in .*last.pt does not fit .*: weight is \(1, 2\) in the checkpoint and \(1, 5\) in this"

@@ -79,6 +79,6 @@ def test_nothing_to_draw_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no cases to draw"):
         draw_panels([], tmp_path / "a.png")
     masks = case()
-    with pytest.raises(ValueError, match=r"items \['image', 'label'\], expected a student's or a teacher's mask"):
+    with pytest.raises(ValueError, match=r"items \['image', 'label'\], expected one or two masks of teacher, control, student"):
         draw_panels([{"image": masks["image"], "label": masks["label"]}], tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

@@ -10,11 +10,11 @@ from eval.preflight import describe, judge, main
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
 
-def report(difference, low, high, confident_errors=0.1):
+def report(difference, low, high, confident_errors=0.1, num_patients=40):
     """Control less teacher."""
     dices = {"teacher": 0.8, "control": 0.8 + difference}
     return {
-        "comparisons": [{"metric": "dice", "difference": difference, "low": low, "high": high}],
+        "comparisons": [{"metric": "dice", "difference": difference, "low": low, "high": high, "num_patients": num_patients}],
         "arms": {arm: {"metrics": {"dice": {"mean": dice}}} for arm, dice in dices.items()},
         "calibration": {"teacher": {"ece": 0.02, "accuracy": 0.95, "confident_errors": confident_errors}},
         "warnings": [],
@@ -36,6 +36,29 @@ def test_worse_teacher_is_no_go():
 def test_teacher_within_noise_of_the_control_is_no_go():
     found = judge(report(-0.01, -0.05, 0.03), 1.0)
     assert found["decision"] == "no-go" and "not shown to be better" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (report(-0.1, -0.1, -0.1, num_patients=1), "1 patients cannot tell"),
+        (report(-0.01, -0.015, -0.005), "by no more than runs of one config differ"),
+    ],
+)
+def test_gain_of_few_patients_or_within_a_runs_noise_is_no_go(found, message):
+    decision = judge(found, 1.0)
+    assert decision["decision"] == "no-go" and message in decision["reason"]
+
+
+@pytest.mark.parametrize("temperature", [0.05, 20.0])
+def test_temperature_at_the_end_of_the_search_is_not_advised(temperature):
+    (advice,) = judge(report(-0.1, -0.15, -0.05), temperature)["advice"]
+    assert "none is advised" in advice and "--distillation" not in advice
+
+
+def test_warnings_of_the_report_are_kept_and_told():
+    found = judge({**report(-0.1, -0.15, -0.05), "warnings": ["one seed"]}, 1.0)
+    assert found["warnings"] == ["one seed"] and "warning: one seed" in describe(found)
 
 
 def test_confident_errors_call_for_the_gate_and_poor_calibration_for_its_temperature():

@@ -13,7 +13,8 @@ from PIL import Image
 
 from scripts.data.phantoms import make_phantom
 from scripts.panels import draw_panels
-from scripts.report import MAX_BYTES, SECTIONS, fit_picture, write_report
+from scripts.report import MAX_BYTES, SECTIONS, write_report
+from scripts.report_pictures import fit_picture
 from scripts.report_plots import MANY_POINTS, area_limits, bland_altman_plot, curve_points, interval_plot
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

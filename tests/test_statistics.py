@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from scripts.statistics import (
-    Interval,
-    bland_altman,
-    check_rows,
-    cluster_bootstrap,
-    compare_arms,
-    subgroup_table,
-    summarize_arms,
-    warnings,
-)
+from scripts.case_table import check_rows, warnings
+from scripts.statistics import Interval, cluster_bootstrap, compare_arms, summarize_arms
+from scripts.subgroups import bland_altman, subgroup_table
 
 FAST = {"num_resamples": 500}
 
@@ -207,16 +200,24 @@ def test_a_gain_beyond_the_spread_with_an_interval_around_0_tells_nothing():
     assert verdict.startswith("no difference can be told: the interval holds 0 (gain 0.100, -0.300 to 0.")
 
 
+def test_few_patients_are_said_not_to_be_relied_on():
+    values = {name: {0: [base + 0.01 * i for i in range(12)]} for name, base in (("a", 0.8), ("b", 0.5))}
+    assert "not to be relied on" not in compare_arms(make_rows(values), "a", "b", "dice")["verdict"]
+    few = {name: {0: seeds[0][:2]} for name, seeds in values.items()}
+    assert compare_arms(make_rows(few), "a", "b", "dice")["verdict"].endswith("; only 2 patients: not to be relied on")
+
+
 def test_one_seed_is_said_to_leave_the_spread_unknown():
     rows = make_rows({"a": {0: [0.9, 0.8, 0.85]}, "b": {0: [0.5, 0.5, 0.6]}})
     result = compare_arms(rows, "a", "b", "dice")
     assert result["seed_spread"] is None
     assert result["verdict"].startswith("better: ")
-    assert result["verdict"].endswith("; with one seed the spread between seeds is unknown")
+    assert "; with one seed the spread between seeds is unknown; " in result["verdict"]
+
     rows += make_rows({"a": {1: [0.9, 0.8, 0.85]}})
     result = compare_arms(rows, "a", "b", "dice")
     assert result["seed_spread"] == 0.0
-    assert result["verdict"].endswith("; with one seed the spread between seeds is unknown for b")
+    assert "; with one seed the spread between seeds is unknown for b; " in result["verdict"]
 
 
 def test_one_patient_tells_no_difference_and_shows_no_non_inferiority():

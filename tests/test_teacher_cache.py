@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import root_cause, run, workflow
+from conftest import CONFIGS, root_cause, run, workflow
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -25,15 +25,12 @@ from scripts.teacher_cache import teacher_for_mode, thumbnails, warp
 SETTINGS = {"preprocessing": "resize to 64", "augmentation": "the default"}
 
 
-def run_plainly(image, network):
-    return network(image)
-
-
 @pytest.fixture
 def frozen(sam_checkpoint, lora_checkpoint):
     return partial(
-        FrozenTeacher, "vit_test", img_size=64, sam_checkpoint=str(sam_checkpoint), lora_checkpoint=str(lora_checkpoint)
-    )
+        FrozenTeacher, "vit_test", img_size=64, sam_checkpoint=str(sam_checkpoint), lora_checkpoint=str(lora_checkpoint),
+        precision="fp32",
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -66,7 +63,7 @@ def cached(frozen, views, tmp_path):
     def make(mode="replay", teacher=None, dataset=None, num_epochs=10, **options):
         dataset = dataset or views(None if mode == "warp" else 2)
         return teacher_for_mode(
-            teacher or frozen(), mode, dataset, tmp_path / "cache", run_plainly, torch.device("cpu"), num_epochs, **options
+            teacher or frozen(), mode, dataset, tmp_path / "cache", torch.device("cpu"), num_epochs, **options
         )
 
     return make
@@ -131,6 +128,24 @@ def test_warp_flips_exactly_and_fills_the_outside_with_background():
     torch.testing.assert_close(outside[0, :, 0, 0], logits.flatten(2)[0, :, surest])
 
 
+def test_warp_looks_at_every_image_and_computes_those_of_other_pixels_again(cached, views, frozen, caplog):
+    """A reader or library that changed, under the same settings."""
+    cached("warp").fill()
+    dataset = views(None)
+    read = dataset.transform
+    dataset.transform = lambda entry: {"image": read(entry)["image"].flip(-1) if "0001" in entry["image"] else read(entry)["image"]}
+    changed = [index for index in range(3) if "0001" in dataset.data[index]["image"]]
+    teacher = cached("warp", dataset=dataset)
+    assert not teacher.missing and len(changed) == 1
+    teacher.fill()
+    assert caplog.text.count("1 entries in ") == 1 and "are of other pixels" in caplog.text and not teacher.missing
+    images, _ = batch(dataset, (changed[0], BASE))
+    view = {"index": torch.tensor(changed), "number": torch.tensor([5])}
+    torch.testing.assert_close(teacher(images, view).logits, frozen()(images).logits, atol=1e-3, rtol=1e-3)
+    other = [index for index in range(3) if index not in changed]
+    assert [teacher._is_of(teacher._key(index, BASE), dataset[index, BASE]["image"]) for index in other] == [True, True]
+
+
 def test_views_beyond_the_last_epoch_are_left_out(cached, views):
     assert len(cached(dataset=views(8), num_epochs=3).views) == 9
     assert len(cached(dataset=views(8, augmentation=None), num_epochs=3).views) == 3
@@ -141,7 +156,7 @@ CHANGES = {
     "ensemble": lambda f, v, other: {"teacher": f(lora_checkpoint=[f().adapters[0], other])},
     "flips": lambda f, v, other: {"teacher": f(flips=True)},
     "normalization": lambda f, v, other: {"teacher": f(normalization="sam")},
-    "precision": lambda f, v, other: {"precision": "bf16"},
+    "precision": lambda f, v, other: {"teacher": f(precision="bf16")},
     "seed": lambda f, v, other: {"dataset": v(seed=1)},
     "preprocessing": lambda f, v, other: {"dataset": v(settings={**SETTINGS, "preprocessing": "resize to 32"})},
     "augmentation": lambda f, v, other: {"dataset": v(settings={**SETTINGS, "augmentation": "flips only"})},
@@ -216,6 +231,29 @@ def test_entry_of_another_image_under_the_same_name_is_refused(cached, views):
         teacher(images.flip(0), view)
 
 
+def test_folder_copied_over_another_teachers_name_is_no_hit(cached, views, frozen, other_lora, tmp_path, caplog):
+    teacher, other = cached(), cached(teacher=frozen(lora_checkpoint=other_lora))
+    teacher.fill()
+    shutil.copytree(teacher.store.folder, other.store.folder, dirs_exist_ok=True)
+    other = cached(teacher=frozen(lora_checkpoint=other_lora))
+    assert len(other.missing) == 6 and "is another's" in caplog.text
+    other.fill()
+    images, view = batch(views(), (0, 0), (2, 1))
+    torch.testing.assert_close(other(images, view).logits, frozen(lora_checkpoint=other_lora)(images).logits, atol=1e-3, rtol=1e-3)
+
+
+def test_entry_renamed_to_anothers_name_is_no_hit(cached, tmp_path, caplog):
+    teacher = cached("warp")
+    teacher.fill()
+    first, second, third = entries(tmp_path)
+    before = load_file(second)["masks"].clone()
+    shutil.copyfile(first, second)
+    teacher = cached("warp")
+    assert len(teacher.missing) == 1 and f"cache entry {second} is another's" in caplog.text
+    teacher.fill()
+    torch.testing.assert_close(load_file(second)["masks"], before, atol=1e-3, rtol=1e-3)
+
+
 def test_interrupted_fill_goes_on_where_it_was(cached, tmp_path, monkeypatch):
     teacher = cached(batch_size=2)
     write, written = EntryStore.write, []
@@ -259,6 +297,29 @@ def test_ranks_share_the_work(cached, monkeypatch, world, tmp_path):
     assert counts == [6 // world] * world
 
 
+def test_ranks_share_the_work_whenever_they_look(cached, monkeypatch, tmp_path):
+    monkeypatch.setattr(teacher_cache.idist, "get_world_size", lambda: 2)
+    for rank in range(2):  # the second is built when the first has written
+        monkeypatch.setattr(teacher_cache.idist, "get_rank", lambda rank=rank: rank)
+        teacher = cached(batch_size=2)
+        assert len(teacher.missing) == 6 - 3 * rank
+        if rank == 0:
+            with pytest.raises(OSError, match="3 entries .* vanished"):  # without a barrier, the other's are not there
+                teacher.fill()
+        else:
+            teacher.fill()
+        assert len(entries(tmp_path)) == 3 + 3 * rank
+    assert not teacher.missing
+
+
+def test_rank_with_nothing_to_do_waits_for_the_others(cached, monkeypatch):
+    cached().fill()
+    teacher, calls = cached(), []
+    monkeypatch.setattr(teacher_cache.idist, "barrier", lambda: calls.append("barrier"))
+    teacher.fill()
+    assert calls == ["barrier"]
+
+
 def test_full_disk_is_refused_before_anything_is_computed(cached, monkeypatch, tmp_path):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: usage(10, 10, 1000))
@@ -298,6 +359,43 @@ def test_read_only_folder_serves_a_complete_cache_and_refuses_to_grow(cached, vi
         cached(dataset=views(seed=3))
 
 
+def test_write_that_fails_after_the_fill_is_a_warning(cached, views, frozen, monkeypatch, tmp_path, caplog):
+    teacher = cached()
+    teacher.fill()
+    entries(tmp_path)[0].unlink()
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(entry_store, "save_file", refuse)
+    images, view = batch(views(), *((index, number) for index in range(3) for number in range(2)))
+    torch.testing.assert_close(teacher(images, view).logits, frozen()(images).logits, atol=1e-3, rtol=1e-3)
+    for _ in range(2):
+        torch.testing.assert_close(teacher(images.sqrt()).logits, frozen()(images.sqrt()).logits, atol=1e-3, rtol=1e-3)
+    assert caplog.text.count("cannot be written") == 1 and "The run goes on" in caplog.text
+
+
+def test_fill_for_panels_and_evaluation_ends_where_nothing_can_be_kept(cached, monkeypatch, caplog):
+    cached().fill()
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(entry_store, "save_file", refuse)
+    images = iter(torch.rand(3, 1, 64, 64))
+    cached().fill(images)
+    assert len(list(images)) == 2 and "Read-only file system" in caplog.text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_refused_with_the_file(cached, monkeypatch, tmp_path, value):
+    teacher = cached()
+    monkeypatch.setattr(teacher.teacher, "segment", lambda image: (torch.full((len(image), 1, 16, 16), value), None))
+    with pytest.raises(FloatingPointError, match=r"the teacher's masks of .*_\d+.png are not finite.*--teacher::precision fp32"):
+        teacher.fill()
+    assert not entries(tmp_path)
+
+
 def test_images_without_a_view_are_found_by_their_pixels(cached, frozen):
     image = torch.rand(2, 1, 64, 64)
     first = cached()(image)
@@ -323,6 +421,13 @@ def test_size_and_payback_are_logged(cached, caplog, tmp_path):
     assert about["teacher"]["model_name"] == "vit_test" and len(about["teacher"]["adapters"]) == 1
 
 
+def test_teacher_that_the_loss_does_not_read_is_none(cached, frozen, monkeypatch, tmp_path):
+    monkeypatch.setattr(FrozenTeacher, "load", lambda self: pytest.fail("loaded"))
+    for mode in ("online", "replay", "warp"):
+        assert cached(mode, needed=False) is None
+    assert not (tmp_path / "cache").exists()
+
+
 def test_mode_without_what_it_needs_is_refused(cached, frozen, views, tmp_path):
     with pytest.raises(ValueError, match="replay needs views that come back"):
         cached(dataset=views(None))
@@ -331,7 +436,7 @@ def test_mode_without_what_it_needs_is_refused(cached, frozen, views, tmp_path):
     with pytest.raises(ValueError, match="mode must be one of online, replay, warp, got 'cache'"):
         cached("cache")
     with pytest.raises(ValueError, match="needs a folder, got None; pass --teacher::cache_dir PATH"):
-        teacher_for_mode(frozen(), "warp", views(None), None, run_plainly, torch.device("cpu"), 1)
+        teacher_for_mode(frozen(), "warp", views(None), None, torch.device("cpu"), 1)
 
 
 # the teacher of several members
@@ -362,6 +467,50 @@ def test_shapes_are_known_without_weights(frozen):
     assert shapes == tuple(part.shape[1:] for part in teacher.segment(torch.rand(1, 1, 64, 64)))
 
 
+# precision
+
+
+def test_precision_is_what_auto_gives_on_the_processor(frozen, monkeypatch):
+    for native in (True, False):
+        monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device, native=native: native)
+        auto, told = frozen(precision="auto"), frozen(precision="bf16" if native else "fp32")
+        assert auto.description["precision"] == ("bf16" if native else "fp32") and auto.key == told.key
+        assert frozen(precision="fp32").resolved_precision == "fp32" and frozen(precision="bf16").resolved_precision == "bf16"
+    assert frozen(precision="fp32").key != frozen(precision="bf16").key
+    with pytest.raises(ValueError, match="teacher::precision must be one of auto, fp32, bf16, got 'fp16'"):
+        frozen(precision="fp16")
+
+
+def test_auto_is_fp32_for_lite_medsam(monkeypatch, tmp_path):
+    monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device: True)
+    teacher = build_trainable_teacher("lite_medsam", "mask_decoder")
+    torch.save(export_adapter(teacher), tmp_path / "decoder.pth")
+    options = {"module": "mask_decoder", "lora_checkpoint": str(tmp_path / "decoder.pth")}
+    assert FrozenTeacher("lite_medsam", **options).resolved_precision == "fp32"
+    assert FrozenTeacher("lite_medsam", **options, precision="bf16").resolved_precision == "bf16"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_teacher_runs_in_its_own_precision_whatever_the_students(frozen, precision):
+    teacher, image = frozen(precision=precision), torch.rand(2, 1, 64, 64)
+    plain = teacher(image)
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            for found, expected in zip(teacher(image), plain):
+                assert torch.equal(found, expected) and found.dtype == expected.dtype
+    other = frozen(precision="bf16" if precision == "fp32" else "fp32")(image)
+    assert not torch.equal(other.logits, plain.logits)
+
+
+def test_bf16_cache_is_read_where_bf16_is_not_native(cached, frozen, monkeypatch):
+    monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device: True)
+    cached(teacher=frozen(precision="auto")).fill()
+    monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device: False)
+    assert len(cached(teacher=frozen(precision="auto")).missing) == 6
+    teacher = cached(teacher=frozen(precision="bf16"))
+    assert not teacher.missing and not teacher.teacher.is_loaded
+
+
 # whole runs
 
 
@@ -373,8 +522,8 @@ def trained(overrides, **changes):
 def test_replay_trains_what_online_trains_on_the_same_views(overrides, gamma):
     """Up to the rounding of the logits to fp16, 2^-11 of their size."""
     changes = {
-        "final_evaluation": None, "hardware::precision": "fp32", "train::dataset::views": 2, "distillation::gamma": gamma,
-        "distillation::student_channels": 6, "training::num_epochs": 3, "training::lr": 1e-3,
+        "final_evaluation": None, "hardware::precision": "fp32", "teacher::precision": "fp32", "train::dataset::views": 2,
+        "distillation::gamma": gamma, "distillation::student_channels": 6, "training::num_epochs": 3, "training::lr": 1e-3,
     }  # fmt: skip
     states = {}
     for mode in ("online", "replay"):
@@ -394,13 +543,54 @@ def test_second_run_of_a_sweep_never_loads_the_teacher(overrides):
     assert not teacher.missing and not teacher.teacher.is_loaded
 
 
+def panels_every_epoch():
+    """The override that draws them."""
+    handlers = json.loads((CONFIGS / "train.json").read_text())["train"]["handlers"]
+    (number,) = [i for i, handler in enumerate(handlers) if handler["_target_"] == "scripts.handlers.PanelWriter"]
+    return {f"train::handlers::{number}::interval": 1}
+
+
+@pytest.mark.parametrize("img_size", [64, 48])
+def test_complete_cache_serves_panels_and_final_evaluation_too(overrides, run_folder, img_size):
+    sizes = {"student": 64, "teacher": img_size}
+    overrides = {**overrides, **panels_every_epoch(), "final_evaluation::img_size": sizes, "distillation::mode": "warp"}
+    run(overrides)
+    flow = run({**overrides, "training::seed": 1, "run_folder::timestamp": "two"})
+    second = run_folder.parent / "two"
+    assert (second / "visualizations" / "epoch_002.png").is_file() and "teacher" in (second / "test_results.txt").read_text()
+    assert not flow.parser.get_parsed_content("frozen_teacher").teacher.is_loaded
+
+
+def test_run_whose_folder_fills_up_after_the_fill_ends_well(overrides, run_folder, monkeypatch):
+    views, write = 6, EntryStore.write
+    count = []
+
+    def full_after_the_views(self, key, tensors):
+        count.append(key)
+        if len(count) > views:
+            raise OSError(errno.ENOSPC, entry_store.explain(self.folder, "No space left on device"))
+        write(self, key, tensors)
+
+    monkeypatch.setattr(EntryStore, "write", full_after_the_views)
+    run({**overrides, **panels_every_epoch(), "distillation::mode": "warp"})
+    assert "teacher" in (run_folder / "test_results.txt").read_text()
+    assert (run_folder / "distill.log").read_text().count("No space left on device") == 1
+
+
+def test_loss_that_reads_no_teacher_fills_and_loads_none(overrides, run_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(FrozenTeacher, "load", lambda self: pytest.fail("loaded"))
+    flow = run({**overrides, **panels_every_epoch(), "distillation::beta": 0.0})
+    assert flow.parser.get_parsed_content("frozen_teacher") is None and not (tmp_path / "cache").exists()
+    assert (run_folder / "visualizations" / "epoch_001.png").is_file() and (run_folder / "test_results.txt").is_file()
+
+
 def test_teacher_that_does_not_fit_leaves_no_run_folder(overrides, tmp_path):
     flow = workflow({**overrides, "teacher::rank": 8})
     with pytest.raises(Exception) as error:
         flow.initialize()
         flow.run()
     assert "has LoRA rank 4, but teacher::rank is 8" in str(root_cause(error.value))
-    assert not (tmp_path / "logs").exists() and not entries(tmp_path)
+    assert not (tmp_path / "logs").exists() and not (tmp_path / "cache").exists()
 
 
 def test_wrong_teachers_cache_is_not_used_by_a_run(overrides, other_lora, tmp_path):
@@ -414,8 +604,8 @@ def test_wrong_teachers_cache_is_not_used_by_a_run(overrides, other_lora, tmp_pa
 def test_checksum_covers_names_types_and_shapes(tmp_path):
     tensor = torch.arange(6.0)
     sums = {checksum({"a": tensor}), checksum({"b": tensor}), checksum({"a": tensor.view(2, 3)}), checksum({"a": tensor.int()})}
-    assert len(sums) == 4
-    store = EntryStore(tmp_path)
+    assert len({*sums, checksum({"a": tensor}, {"key": "a"}), checksum({"a": tensor}, {"key": "b"})}) == 6
+    store = EntryStore(tmp_path, "me")
     store.write("abcd", {"a": tensor})
     held = store.read("abcd")["a"]
     with open(store.path("abcd"), "r+b") as file:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 
 from scripts.networks.teacher import build_teacher
 from scripts.networks.weights import fingerprint
+from scripts.teacher_cache import teacher_key
 
 
 def read_history(run_folder) -> list[dict]:
@@ -127,6 +129,67 @@ def test_run_resumed_with_other_values_is_refused_and_nothing_is_written(overrid
             run({**resumed, **changes}, "train_student.json")
         assert isinstance(root_cause(error.value), ValueError) and re.search(message, str(root_cause(error.value)))
     assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
+
+
+@pytest.fixture(scope="module")
+def one_epoch(request, tmp_path_factory):
+    """A distillation stopped after one epoch of two, and the overrides that go on from it."""
+    path = tmp_path_factory.mktemp("resumed")
+    phantoms, sam, lora = (request.getfixturevalue(name) for name in ("phantoms", "sam_checkpoint", "lora_checkpoint"))
+    overrides = {
+        "bundle_root": str(ROOT), "run_folder::root": str(path / "logs"), "run_folder::timestamp": "run", "model_file": None,
+        "data::dataset_dir": str(phantoms), "data::img_size": 64, "teacher::model_name": "vit_test", "teacher::img_size": 64,
+        "teacher::sam_checkpoint": str(sam), "teacher::lora_checkpoint": str(lora), "teacher::cache_dir": str(path / "cache"),
+        "network_def": TINY_STUDENT, "training::num_epochs": 1, "training::warmup_epochs": 0, "training::batch_size": 3,
+        "training::num_workers": 0, "hardware::gpu_ids": [], "hardware::precision": "fp32", "final_evaluation": None,
+    }  # fmt: skip
+    run(overrides)
+    folder = path / "logs" / "phantoms" / "run"
+    return {**overrides, "training::num_epochs": 2, "training::resume": str(folder)}
+
+
+RESUMED_WITH = {  # fmt: skip
+    "teacher::flips": ("teacher was '[0-9a-f]{40}' and is", {"teacher::flips": True}),
+    "no teacher": ("teacher was '[0-9a-f]{40}' and is 'none'", {"frozen_teacher": None}),
+    "online": ("distillation::mode was 'warp' and is 'online'", {"distillation::mode": "online"}),
+    "augmentation": ("augmentation was .*rotate_degrees.* 15.0.* and is .* 0.0", {"augmentation::rotate_degrees": 0.0}),
+    "preprocessing": (
+        "train::dataset::transform was .*true.* and is .*false", {"preprocessing::transforms::5::anti_aliasing": [False, False]},
+    ),
+    "views": ("train::dataset::views was None and is 2", {"train::dataset::views": 2}),
+    "precision": ("hardware::precision was 'fp32' and is 'bf16'", {"hardware::precision": "bf16"}),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED_WITH)
+def test_run_resumed_with_another_teacher_or_other_views_is_refused(one_epoch, name):
+    message, changes = RESUMED_WITH[name]
+    flow = workflow({**one_epoch, **changes}, *(["train_student.json"] if name == "no teacher" else []))
+    with pytest.raises(Exception) as error:
+        flow.initialize()
+        flow.parser.get_parsed_content("train::trainer")
+    assert isinstance(root_cause(error.value), ValueError) and re.search(message, str(root_cause(error.value)))
+
+
+def test_run_resumed_with_other_lists_is_refused_and_another_spelling_of_its_folder_is_not(one_epoch, monkeypatch, tmp_path):
+    dataset_dir = Path(one_epoch["data::dataset_dir"])
+    content = json.loads((dataset_dir / "dataset.json").read_text())
+    content["training"] = content["training"][::-1]
+    (tmp_path / "reversed.json").write_text(json.dumps(content))
+    with pytest.raises(Exception) as error:
+        flow = workflow({**one_epoch, "data::datalist": str(tmp_path / "reversed.json")})
+        flow.parser.get_parsed_content("train::trainer")
+    assert re.search("data::lists was '[0-9a-f]{16}' and is", str(root_cause(error.value)))
+    monkeypatch.chdir(dataset_dir.parent)
+    workflow({**one_epoch, "data::dataset_dir": dataset_dir.name}).parser.get_parsed_content("train::trainer")
+
+
+def test_online_and_cached_teacher_have_the_same_key(one_epoch):
+    found = []
+    for mode in ("online", "warp"):
+        parser = workflow({**one_epoch, "distillation::mode": mode, "training::resume": None}).parser
+        found.append(teacher_key(parser.get_parsed_content("frozen_teacher")))
+    assert found[0] == found[1] and teacher_key(None) == "none"
 
 
 def test_control_trains_the_same_student_without_a_teacher(overrides, run_folder):

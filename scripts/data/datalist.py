@@ -87,6 +87,12 @@ class SegmentationData:
             )
         return self._splits["test"]
 
+    @property
+    def digest(self) -> str:
+        """A hash, in hex, of the lists with all that they say of each case; paths below `dataset_dir` without it."""
+        text = json.dumps(self._splits, sort_keys=True, default=str).replace(json.dumps(f"{self.dataset_dir}{os.sep}")[1:-1], "")
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
     def check_files(self) -> None:
         """Decodes every image and label once.
 

@@ -150,6 +150,14 @@ class ViewDataset(Dataset):
         return {key: torch.as_tensor(result[key]) for key in _KEYS if key in result}
 
 
+def view_settings(dataset: Dataset) -> dict[str, str | int | None]:
+    """What the views of a data set depend on beside files and seed, by config key; nothing where it does not tell."""
+    settings = getattr(dataset, "settings", None)
+    if settings is None:
+        return {}
+    return {"transform": settings["preprocessing"], "augmentation": settings["augmentation"], "views": dataset.views}
+
+
 class ViewSampler(Sampler):
     """(index, epoch) pairs of every item, in an order fixed by (seed, epoch): independent of workers and resume.
 

@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import torch
 from ignite.engine import Engine, Events
+from monai.transforms import Resize
+from monai.utils import CommonKeys, convert_to_tensor
 from torch import nn
+from torch.utils.data import Dataset
 
 
 class CacheFill:
-    """Calls the teacher's `fill` when the training starts.
+    """Calls the teacher's `fill` when the training starts, with the images that panels and final evaluation will ask about.
 
     Args:
         teacher: one without `fill` (online), or None (the control), has nothing to do.
+        panels: data set whose first images `PanelWriter` draws; None draws nothing.
+        evaluation: `run_evaluation` with its arguments, as the run will call it; None where it ends without.
+        num_panels: as num_cases of `PanelWriter`.
     """
 
-    def __init__(self, teacher: nn.Module | None) -> None:
-        self.fill = getattr(teacher, "fill", None)
+    def __init__(
+        self, teacher: nn.Module | None, panels: Dataset | None = None, evaluation: partial | None = None, num_panels: int = 4
+    ) -> None:
+        self.teacher, self.panels, self.evaluation, self.num_panels = teacher, panels, evaluation, num_panels
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, after the run's log."""
-        if self.fill is not None:
-            engine.add_event_handler(Events.STARTED, self.fill)
+        if hasattr(self.teacher, "fill"):
+            engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self) -> None:
+        """Fill the cache."""
+        self.teacher.fill(self._images())
+
+    def _images(self) -> Iterator[torch.Tensor]:
+        """Images (1, H, W), one by one, exactly as the teacher will be given them."""
+        for index in range(min(self.num_panels, len(self.panels)) if self.panels is not None else 0):
+            yield self.panels[index][CommonKeys.IMAGE]
+        arguments = self.evaluation.keywords if self.evaluation is not None else {}
+        for name, network in arguments.get("networks", {}).items():
+            if network is self.teacher:
+                size = arguments["img_size"][name] if isinstance(arguments["img_size"], Mapping) else arguments["img_size"]
+                yield from _resized(arguments["dataset"], size)
+
+
+def _resized(dataset: Dataset, img_size: int) -> Iterator[torch.Tensor]:
+    resize = Resize((img_size, img_size), mode="bilinear", anti_aliasing=True)  # as scripts.evaluation.predict
+    for index in range(len(dataset)):
+        image = convert_to_tensor(dataset[index][CommonKeys.IMAGE], track_meta=False).float()
+        yield convert_to_tensor(resize(image), track_meta=False)

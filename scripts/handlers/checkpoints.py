@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..files import atomic_path
 logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.pt", "best_epoch"
+SHOWN = 80  # characters of a setting in a message
 
 
 def save_atomically(content: Any, path: Path) -> None:
@@ -171,11 +173,8 @@ class Checkpoints:
 
     def _check_settings(self, saved: dict[str, Any]) -> None:
         absent = "not recorded"
-        changed = [
-            f"{name} was {saved.get(name, absent)!r} and is {self.settings.get(name, absent)!r}"
-            for name in dict.fromkeys([*self.settings, *saved])
-            if saved.get(name, absent) != self.settings.get(name, absent)
-        ]
+        values = {name: (saved.get(name, absent), self.settings.get(name, absent)) for name in [*self.settings, *saved]}
+        changed = ["{} was {} and is {}".format(name, *_shown(*pair)) for name, pair in values.items() if pair[0] != pair[1]]
         if changed:
             raise ValueError(
                 f"training::resume: {self.resume} was trained with other settings: {'; '.join(changed)}. Pass the former values "
@@ -223,6 +222,16 @@ class Checkpoints:
         for old in former - {path}:
             old.unlink()
         logger.info("new best in epoch %d: Dice %.4f, %s", epoch, metric, path)
+
+
+def _shown(former: Any, value: Any) -> list[str]:
+    """Both values as they are written; of long ones the part where they begin to differ."""
+    texts = [repr(former), repr(value)]
+    if max(map(len, texts)) <= SHOWN:
+        return texts
+    start = max(0, len(os.path.commonprefix(texts)) - SHOWN // 2)
+    ends = ["..." if start + SHOWN < len(text) else "" for text in texts]
+    return [f"{'...' if start else ''}{text[start : start + SHOWN]}{end}" for text, end in zip(texts, ends)]
 
 
 def _load(path: Path, mmap: bool = False) -> dict[str, Any]:

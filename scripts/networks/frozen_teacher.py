@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
+from ..hardware import PRECISIONS, has_native_bf16
 from .adapters import read_adapter
 from .lite_medsam import EMBED_DIM, EMBEDDING_SIZE, shipped_checkpoint
 from .lora import normalize_module
@@ -46,6 +47,8 @@ class FrozenTeacher(nn.Module):
         normalization: None is `unit` for lite_medsam and `imagenet` for the others.
         mask_tokens: None is `single` for two classes and `multimask` for more.
         flips: average with what is said of the image flipped left-right (test-time augmentation).
+        precision: of its own pass, whatever the student's: `fp32`, `bf16` (autocast), or `auto`, which is bf16 where the processor
+            computes it natively, but fp32 for lite_medsam, whose masks in bf16 differ (Dice 0.98 with fp32).
         cache_dir: where outputs are kept in the modes replay and warp; nothing is kept here.
 
     Raises:
@@ -65,6 +68,7 @@ class FrozenTeacher(nn.Module):
         normalization: str | None = None,
         mask_tokens: str | None = None,
         flips: bool = False,
+        precision: str = "auto",
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
@@ -82,6 +86,9 @@ class FrozenTeacher(nn.Module):
         self.sam_checkpoint = _base_file(model_name, sam_checkpoint)
         self.img_size = img_size
         self.flips = flips
+        if precision not in PRECISIONS:
+            raise ValueError(f"teacher::precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        self.precision = precision
         self._fingerprints = [fingerprint(read_adapter(path).state) for path in self.adapters]
         self.register_module("members", None)
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # goes where the weights will have to go
@@ -93,6 +100,10 @@ class FrozenTeacher(nn.Module):
 
     def segment(self, image: torch.Tensor) -> TeacherOutput:
         """As `forward`, with the logits as the decoders give them, see `mask_shape`."""
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.resolved_precision == "bf16"):
+            return self._segment(image)
+
+    def _segment(self, image: torch.Tensor) -> TeacherOutput:
         outputs = [member.segment(image) for member in self.load()]
         if self.flips:
             for member in self.load():
@@ -135,12 +146,24 @@ class FrozenTeacher(nn.Module):
         side = EMBEDDING_SIZE if self.options["model_name"] == LITE_MEDSAM else self.img_size // PATCH_SIZE
         return EMBED_DIM, side, side
 
-    @cached_property
+    @property
+    def resolved_precision(self) -> str:
+        """`fp32` or `bf16`, on the device where the teacher is."""
+        if self.precision != "auto":
+            return self.precision
+        exact = self.options["model_name"] == LITE_MEDSAM
+        return "fp32" if exact or not has_native_bf16(self.anchor.device) else "bf16"
+
+    @property
     def description(self) -> dict[str, Any]:
         """All that the outputs depend on; files by their content."""
+        files = {"sam_checkpoint": self._base_digest, "adapters": self._fingerprints}
+        return {"version": VERSION, **self.options, **files, "flips": self.flips, "precision": self.resolved_precision}
+
+    @cached_property
+    def _base_digest(self) -> str:
         with open(self.sam_checkpoint or shipped_checkpoint(), "rb") as file:
-            base = _sha256(file)
-        return {"version": VERSION, **self.options, "sam_checkpoint": base, "adapters": self._fingerprints, "flips": self.flips}
+            return _sha256(file)
 
     @property
     def key(self) -> str:

@@ -29,7 +29,8 @@ class OutputCache:
     """
 
     def __init__(self, directory: str | Path, network: nn.Module) -> None:
-        self.store = EntryStore(Path(directory) / fingerprint(network.state_dict())[:16])
+        weights = fingerprint(network.state_dict())
+        self.store = EntryStore(Path(directory) / weights[:16], weights)
         self.hits = self.misses = 0
 
     def __call__(self, images: torch.Tensor, compute: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:

@@ -1,0 +1,157 @@
+"""What each addition to the loss brings: one short training a recipe and seed, and the table of docs/distillation.md.
+
+    python -m eval.recipes --output_dir logs/recipes --dataset_dir data/BUSBRA --teacher::model_name lite_medsam \
+        --teacher::module mask_decoder --teacher::lora_checkpoint PATH
+
+Small on purpose (img_size 128, 15 epochs, the first 192 training images), so that all recipes fit into an hour on two cores: it can show what
+does harm and what may be worth a comparison (eval.compare), no more. The figure is the validation Dice after the last epoch; nothing
+is selected by it, and the test list is not read. A run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from scripts.files import atomic_path
+
+from .arms import CONTROL, STUDENT, Plan, report_error, train_arm
+from .compare import parse_overrides
+from .machine import describe_machine, git_revision, list_versions, without_folders
+from .settings import ROOT
+
+RESULTS = "eval/results/recipes.json"
+REPLAY = {"distillation::mode": "replay", "distillation::views": 2}
+BASE = "distillation as it is"
+REPLAY_BASE = "the same, replay with 2 views"
+# name -> arm, overrides, and the recipe that it adds to
+RECIPES: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "control, no teacher": (CONTROL, {}, None),
+    BASE: (STUDENT, {}, None),
+    "teacher_temperature 1.64": (STUDENT, {"distillation::teacher_temperature": 1.64}, BASE),
+    "gate confidence": (STUDENT, {"distillation::gate": "confidence"}, BASE),
+    "gate agreement": (STUDENT, {"distillation::gate": "agreement"}, BASE),
+    "boundary 0.5": (STUDENT, {"distillation::boundary": 0.5}, BASE),
+    "cwd 0.1": (STUDENT, {"distillation::cwd": 0.1}, BASE),
+    "dist_intra 0.5": (STUDENT, {"distillation::dist_intra": 0.5}, BASE),
+    REPLAY_BASE: (STUDENT, REPLAY, None),
+    "gamma 0.5": (STUDENT, {**REPLAY, "distillation::gamma": 0.5}, REPLAY_BASE),
+    "mgd 0.5": (STUDENT, {**REPLAY, "distillation::mgd": 0.5}, REPLAY_BASE),
+}
+Found = dict[str, dict[str, Any]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; 0, or 1 after a message on stderr."""
+    try:
+        options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
+        found = run_all(options, overrides)
+    except Exception as error:
+        return report_error("recipes", error)
+    _write(found, options)
+    print(table(found))
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    parser = argparse.ArgumentParser(prog="python -m eval.recipes", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--output_dir", type=Path, required=True, help="of the runs; the same again to go on")
+    parser.add_argument("--dataset_dir", type=Path, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--num_images", type=int, default=192, help="of the training list, the first")
+    parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
+    options, rest = parser.parse_known_args(arguments)
+    options.command = without_folders(" ".join(["python -m eval.recipes", *arguments]))
+    return options, parse_overrides(rest)
+
+
+def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Found:
+    """By recipe: dice (by seed), mean, spread, and gain over the recipe that it adds to."""
+    short = {
+        "data::img_size": 128,
+        "training::num_epochs": options.epochs,
+        "training::warmup_epochs": 1,
+        "training::lr": 1e-3,
+        "training::patience": 0,
+        "optimizer::layer_decay": 1.0,
+        "val_interval": options.epochs,
+        "data::dataset_dir": str(options.dataset_dir.resolve()),
+        "data::datalist": str(write_datalist(options)),
+        "teacher::cache_dir": str(options.output_dir.resolve() / "cache"),
+    }
+    found: Found = {name: {"dice": {}} for name in RECIPES}
+    for seed in options.seeds:  # all recipes of a seed first, so that a stopped run can be read
+        for name, (arm, changes, _) in RECIPES.items():
+            print(f"recipe: {name}, seed {seed}", flush=True)
+            folder = options.output_dir.resolve() / name.replace(" ", "_").replace(",", "")
+            plan = Plan((str(ROOT / "configs" / "train.json"),), {**short, **overrides, **changes}, folder)
+            run = train_arm(plan, arm, seed, plan.given_teacher())["run"]
+            found[name]["dice"][str(seed)] = last_dice(Path(run) / "history.csv")
+    for name, (_, _, base) in RECIPES.items():
+        summarize(found, name, base)
+    return found
+
+
+def write_datalist(options: argparse.Namespace) -> Path:
+    """The data set's lists, the training list cut to the first images; paths stay below the data set's folder."""
+    content = json.loads((options.dataset_dir / "dataset.json").read_text())
+    path = options.output_dir.resolve() / "dataset.json"
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps({**content, "training": content["training"][: options.num_images]}))
+    return path
+
+
+def last_dice(history: Path) -> float:
+    """The validation Dice after a run's last epoch."""
+    with open(history, newline="", encoding="utf-8") as file:
+        return float(list(csv.DictReader(file))[-1]["val_mean_dice"])
+
+
+def summarize(found: Found, name: str, base: str | None) -> None:
+    """Add mean, spread (largest less smallest of the seeds) and gain (mean of the differences seed by seed) to a recipe."""
+    dice = found[name]["dice"]
+    found[name].update(mean=mean(dice.values()), spread=max(dice.values()) - min(dice.values()))
+    if base:
+        gains = [dice[seed] - found[base]["dice"][seed] for seed in dice]
+        found[name].update(base=base, gain=mean(gains), gain_spread=max(gains) - min(gains))
+
+
+def table(found: Found) -> str:
+    """Markdown; a gain inside the spread of the seeds' gains is called noise."""
+    lines = ["| recipe | validation Dice, mean of seeds (spread) | gain over its base |", "|---|---|---|"]
+    for name, row in found.items():
+        lines.append(f"| {name} | {row['mean']:.3f} ({row['spread']:.3f}) | {_gain(row)} |")
+    return "\n".join(lines)
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    if "gain" not in row:
+        return ""
+    word = "noise" if abs(row["gain"]) <= row["gain_spread"] else "gain" if row["gain"] > 0 else "loss"
+    return f"{row['gain']:+.3f}, {word}"
+
+
+def _write(found: Found, options: argparse.Namespace) -> None:
+    report = {
+        "recipes": found,
+        "seeds": options.seeds,
+        "epochs": options.epochs,
+        "num_images": options.num_images,
+        "machine": describe_machine(0),
+        "versions": list_versions(),
+        "revision": git_revision(),
+        "command": options.command,
+    }
+    with atomic_path(options.results) as partial:
+        partial.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

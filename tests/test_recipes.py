@@ -1,0 +1,54 @@
+"""The recipes: every one runs on tiny networks and goes on where it was; what is noise is called so."""
+
+import json
+
+import pytest
+
+from eval import recipes
+from eval.recipes import RECIPES, main, summarize, table
+
+
+@pytest.fixture
+def arguments(overrides, phantoms, tmp_path):
+    keep = ("teacher::", "network_def", "hardware::", "training::batch_size")
+    own = {key: value for key, value in overrides.items() if key.startswith(keep) and key != "teacher::cache_dir"}
+    pairs = [text for key, value in {**own, "data::img_size": 64, "training::warmup_epochs": 0, "distillation::student_channels": 6}.items() for text in (f"--{key}", repr(value))]
+    return [
+        "--output_dir", str(tmp_path / "out"), "--dataset_dir", str(phantoms), "--seeds", "0", "--epochs", "1", "--num_images", "4",
+        "--results", str(tmp_path / "recipes.json"), *pairs,
+    ]  # fmt: skip
+
+
+def test_every_recipe_runs_and_is_kept(arguments, tmp_path, monkeypatch, capsys):
+    assert main(arguments) == 0
+    report = json.loads((tmp_path / "recipes.json").read_text())
+    assert list(report["recipes"]) == list(RECIPES) and str(tmp_path) not in json.dumps(report)
+    assert report["recipes"]["gate agreement"]["base"] == "distillation as it is"
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| mgd 0.5 |")
+    assert len(json.loads((tmp_path / "out" / "dataset.json").read_text())["training"]) == 4
+    monkeypatch.setattr(recipes.Plan, "workflow", no_training(recipes.Plan.workflow))
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "recipes.json").read_text())["recipes"] == report["recipes"]
+
+
+def no_training(workflow):
+    def build(*args):
+        flow = workflow(*args)
+        flow.run = None
+        return flow
+
+    return build
+
+
+def test_gain_inside_the_seeds_spread_is_noise():
+    found = {"a": {"dice": {"0": 0.5, "1": 0.6}}, "b": {"dice": {"0": 0.55, "1": 0.61}}, "c": {"dice": {"0": 0.7, "1": 0.81}}}
+    for name in found:
+        summarize(found, name, None if name == "a" else "a")
+    assert found["b"]["gain"] == pytest.approx(0.03) and found["b"]["gain_spread"] == pytest.approx(0.04)
+    rows = table(found).splitlines()[2:]
+    assert rows == ["| a | 0.550 (0.100) |  |", "| b | 0.580 (0.060) | +0.030, noise |", "| c | 0.755 (0.110) | +0.205, gain |"]
+
+
+def test_missing_teacher_is_an_error(arguments, capsys):
+    assert main([*arguments, "--teacher::lora_checkpoint", "None"]) == 1
+    assert "lora_checkpoint" in capsys.readouterr().err
