@@ -7,6 +7,7 @@ that counts is the best on the validation list; no training here reads the test 
 from __future__ import annotations
 
 import csv
+import logging
 import shutil
 import sys
 import time
@@ -25,6 +26,8 @@ from scripts.networks.tinyusfm import load_trained_student
 from scripts.run_folder import LAST_CHECKPOINT
 
 from .settings import ROOT
+
+logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of what is meant, at every arm
 
 CONFIGS = ROOT / "configs"
 TEACHER, CONTROL, STUDENT = "teacher", "control", "student"
