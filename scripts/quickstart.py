@@ -91,6 +91,7 @@ def print_next_commands(run_folder: RunFolder, dataset_dir: str, img_size: int) 
     print(f"""
 The quickstart is done.
   results  {run_folder.path / "test_results.txt"}
+  report   {run_folder.path / "report.html"} (opens in a browser)
   panels   {run_folder.visualizations}
   student  {best}
 

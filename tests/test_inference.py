@@ -3,18 +3,21 @@
 import csv
 import json
 import re
+import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, TINY_STUDENT, root_cause, run, workflow
+from conftest import CONFIGS, ROOT, SHARED, TINY_STUDENT, root_cause, run, workflow
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from scripts.config_check import _brief_excepthook
-from scripts.data.readers import read_image
+from scripts.data.readers import read_image, read_mask
 from scripts.evaluation import predict
+from scripts.metrics import case_metrics
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
 SIZE = {key: value for key, value in TINY_STUDENT.items() if not isinstance(value, str)}
@@ -109,6 +112,27 @@ def test_nifti_mask_has_the_geometry_of_its_image(images, student, checkpoint, t
     assert np.array_equal(mask.affine, image.affine) and np.array_equal(mask.header["pixdim"], image.header["pixdim"])
     found = np.asarray(mask.dataobj).reshape(WIDTH, HEIGHT).T
     assert (found == expected_mask(student, images / f"{name}.nii.gz")).mean() > 0.99
+
+
+@pytest.mark.skipif(not (ROOT / "models" / "model.pt").is_file(), reason="models/model.pt is not there")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
+def test_shared_student_segments_real_lesions_out_of_the_box(tmp_path):
+    folder = SHARED / "demo_busbra24"
+    cases = json.loads((folder / "dataset.json").read_text())["test"]
+    (tmp_path / "images").mkdir()
+    for case in cases:
+        shutil.copy(folder / case["image"], tmp_path / "images")
+    flow = ConfigWorkflow(
+        config_file=str(CONFIGS / "inference.json"), meta_file=str(CONFIGS / "metadata.json"), logging_file=False, workflow_type="infer",
+        bundle_root=str(ROOT), dataset_dir=str(tmp_path / "images"), output_dir=str(tmp_path / "masks"),
+    )  # fmt: skip
+    flow.initialize()
+    flow.run()
+    scores = []
+    for case in cases:
+        found = np.asarray(Image.open(tmp_path / "masks" / f"{Path(case['image']).stem}_mask.png"))
+        scores.append(case_metrics(found, read_mask(folder / case["label"])[0].T > 0, 2)["dice"])
+    assert len(scores) == 5 and np.mean(scores) > 0.5
 
 
 def test_several_classes_give_class_indices(images, tmp_path):
