@@ -18,6 +18,7 @@ from scripts.networks.adapters import (
     save_peft_adapter,
     save_seed_checkpoint,
 )
+from scripts.networks.lite_medsam import build_lite_medsam, fuse_batch_norm
 from scripts.networks.lora import DECODER_ONLY, ENCODER, FULL, add_lora, fuse_qkv, split_qkv
 from scripts.networks.sam import build_sam
 
@@ -289,3 +290,79 @@ def test_peft_folder_of_another_scale_is_refused(adapter, tmp_path, change):
 def test_missing_adapter_names_the_config_id(tmp_path):
     with pytest.raises(FileNotFoundError, match="teacher::lora_checkpoint .*gone.pth does not exist"):
         read_adapter(tmp_path / "gone.pth")
+
+
+@pytest.fixture(scope="module")
+def lite():
+    """A small LiteMedSAM as `load_lite_medsam` leaves it: batch norms fused."""
+    torch.manual_seed(1)
+    sizes = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2), window_sizes=(7, 7, 14, 7))
+    sam = build_lite_medsam(TOKENS, **sizes).eval()
+    fuse_batch_norm(sam.image_encoder)
+    return sam
+
+
+def test_tiny_vit_trains_lora_neck_and_decoder_but_not_the_first_stage(lite):
+    model = add_lora(copy.deepcopy(lite), ENCODER, RANK)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[1] for name in trained if name.startswith("image_encoder.")} == {"vit", "neck"}
+    assert all(".lora_" in name for name in trained if ".vit." in name)
+    lora = {name.rsplit(".lora_", 1)[0] for name in trained if ".vit." in name}
+    assert len(lora) == 4 * 4 and not any(".stages.0." in name for name in lora)  # qkv, proj, fc1, fc2 of four blocks
+    assert {name for name in trained if not name.startswith("image_encoder.")} == {
+        name for name, _ in lite.named_parameters() if not name.startswith("image_encoder.")
+    }
+
+
+def test_merged_tiny_vit_adapter_computes_the_same(lite, tmp_path):
+    model, image, sam = tuned(lite, ENCODER), torch.rand(1, 3, 256, 256), copy.deepcopy(lite)
+    save_seed_checkpoint(adapter_state(model, ENCODER), tmp_path / "a.pth", ENCODER)
+    adapter = read_adapter(tmp_path / "a.pth")
+    assert adapter[:5] == (ENCODER, RANK, TOKENS, 4, 32)
+    check_adapter(adapter, sam, ENCODER, RANK, TOKENS - 1)
+    merge_adapter(sam, adapter)
+    assert sam.state_dict().keys() == lite.state_dict().keys()
+    before, after = segment(lite, image), segment(sam, image)
+    assert (before[0] - after[0]).abs().max() > 1e-2
+    assert_close(after, segment(model, image), atol=2e-5)
+
+
+def test_tiny_vit_adapter_becomes_a_peft_folder_and_back_bit_exact(lite, tmp_path):
+    from peft import PeftModel
+
+    model, image = tuned(lite, ENCODER), torch.rand(1, 3, 256, 256)
+    state = adapter_state(model, ENCODER)
+    save_peft_adapter(state, tmp_path)
+    assert_same(read_adapter(tmp_path).state, state)
+    loaded = PeftModel.from_pretrained(copy.deepcopy(lite), tmp_path).eval()
+    assert_close(segment(loaded, image), segment(model, image), atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def lite_state(lite):
+    return adapter_state(tuned(lite, ENCODER), ENCODER)
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        ("stages.2.blocks.1.mlp.fc1.lora_A", r"missing \[image_encoder.vit.stages.2.blocks.1.mlp.fc1.lora_A.weight\]"),
+        ("stages.2.blocks.1.mlp.fc1", r"LoRA is missing for \[image_encoder.vit.stages.2.blocks.1.mlp.fc1\]"),
+        ("neck.2", "1 missing: image_encoder.neck.2.weight"),
+        ("mask_decoder.iou_token", "1 missing: mask_decoder.iou_token.weight"),
+    ],
+)
+def test_cut_tiny_vit_adapter_is_refused(lite, lite_state, removed, message):
+    sam, state = copy.deepcopy(lite), {key: tensor for key, tensor in lite_state.items() if removed not in key}
+    assert len(state) < len(lite_state)
+    with pytest.raises(ValueError, match=f"x.pth .*{message}"):
+        check_adapter(read_back(state), sam, ENCODER, RANK, TOKENS - 1)
+        merge_adapter(sam, read_back(state))
+    assert_same(sam.state_dict(), lite.state_dict())
+
+
+def test_adapter_of_one_encoder_is_refused_by_the_other(base, lite, adapter, lite_state):
+    with pytest.raises(ValueError, match=r"is LoRA for vit_test \(width 64, 2 blocks\), but .*model_name is an unknown size \(width 32"):
+        check_adapter(adapter, lite, ENCODER, RANK, TOKENS - 1)
+    with pytest.raises(ValueError, match=r"is LoRA for an unknown size \(width 32, 4 blocks\), but teacher::model_name is"):
+        check_adapter(read_back(lite_state), base, ENCODER, RANK, TOKENS - 1)

@@ -191,5 +191,5 @@ def test_rank_out_of_range_is_refused(base, rank):
 def test_lora_needs_a_sam_vit(base):
     sam = copy.deepcopy(base)
     sam.image_encoder = nn.Identity()
-    with pytest.raises(ValueError, match="needs a SAM ViT, but the image encoder is Identity; pass --teacher::module mask_decoder"):
+    with pytest.raises(ValueError, match="has no LoRA for the image encoder Identity; pass --teacher::module mask_decoder"):
         add_lora(sam, ENCODER)

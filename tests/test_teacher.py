@@ -1,5 +1,6 @@
 """The teacher: segment_anything without prompts, what trains, what is written and read back, every refusal."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from scripts.networks import teacher as teacher_module
-from scripts.networks.fast_encoder import FastBlock
+from scripts.networks.fast_encoder import FastBlock, speed_up
 from scripts.networks.lite_medsam import build_lite_medsam
 from scripts.networks.lora import DECODER_ONLY, ENCODER, FULL
 from scripts.networks.sam import build_sam
@@ -18,6 +19,7 @@ from scripts.networks.teacher import (
     build_trainable_teacher,
     count_mask_tokens,
     export_adapter,
+    store_in_bf16,
 )
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
@@ -92,6 +94,12 @@ def resize(masks, size=IMG):
     return F.interpolate(masks, size=(size, size), mode="bilinear", align_corners=False)
 
 
+def speed_up_copy(sam):
+    sam = copy.deepcopy(sam)
+    speed_up(sam.image_encoder)
+    return sam
+
+
 def tune(teacher, steps=3):
     """A few real steps; B starts at 0, so that A moves from the second on."""
     optimizer = torch.optim.Adam((p for p in teacher.parameters() if p.requires_grad), lr=1e-2)
@@ -111,6 +119,18 @@ def test_logits_are_those_of_segment_anything(base, normalization):
     assert isinstance(output, TeacherOutput)
     torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=1e-5)
     assert output.features.shape == (3, 256, IMG // 16, IMG // 16)
+
+
+@torch.no_grad()
+def test_weights_stored_in_bf16_give_the_same_bits_under_autocast(base):
+    teacher, image = SamTeacher(speed_up_copy(base), IMG), torch.rand(2, 1, IMG, IMG)
+    stored = copy.deepcopy(teacher)
+    store_in_bf16(stored)
+    assert stored.sam.image_encoder.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    assert stored.sam.image_encoder.blocks[0].norm1.weight.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        for found, expected in zip(stored(image), teacher(image)):
+            assert torch.equal(found, expected) and found.dtype == expected.dtype
 
 
 def test_one_channel_and_three_equal_channels_agree(base):
@@ -264,9 +284,10 @@ def test_option_out_of_range_is_refused_by_both(options, message, adapter_file, 
         build_teacher(lora_checkpoint=adapter_file, **options)
 
 
-def test_lora_for_lite_medsam_is_refused():
-    with pytest.raises(ValueError, match=f"teacher::module for lite_medsam must be mask_decoder, got {ENCODER}"):
-        build_trainable_teacher("lite_medsam", ENCODER)
+def test_decoder_lora_for_lite_medsam_is_refused(monkeypatch):
+    monkeypatch.setattr(teacher_module, "load_lite_medsam", lambda sam, path: None)
+    with pytest.raises(ValueError, match=f"{FULL} has no LoRA for the image encoder LiteMedSamEncoder; pass .* {ENCODER} or mask_d"):
+        build_trainable_teacher("lite_medsam", FULL)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Adapters: a tuned teacher without its base, kept as the seed's .pth or as a peft folder, and merged into a plain SAM.
 
 The formats are those of the seed's fine-tuning (a flat dictionary, w_a_000 and so on) and of peft's `save_pretrained`; both
-hold the same tensors, and one becomes the other bit by bit. Surprise: an adapter holds no encoder and no position tables;
-SAM's base file is always needed too.
+hold the same tensors, and one becomes the other bit by bit. The seed has no names for LiteMedSAM's TinyViT: there the flat
+dictionary has peft's names without their prefix. Surprise: an adapter holds no encoder and no position tables; SAM's base
+file is always needed too.
 
 Shapes: D encoder width, R rank.
 """
@@ -10,7 +11,8 @@ Shapes: D encoder width, R rank.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -20,13 +22,30 @@ from segment_anything.modeling import Sam
 from torch import nn
 
 from ..files import atomic_path
-from .lora import ATTENTIONS, DECODER_ONLY, ENCODER, FINAL, FULL, normalize_module, peft_config
+from .lite_medsam import TINY_VIT
+from .lora import (
+    ATTENTIONS,
+    DECODER_ONLY,
+    ENCODER,
+    FINAL,
+    FULL,
+    TINY_VIT_TARGETS,
+    TINY_VIT_TUNED,
+    is_tiny_vit,
+    normalize_module,
+    peft_config,
+)
 from .sam import name_size
 from .weights import DECODER, LORA, check_kind, list_keys, load_strict, read_state_dict
 
 PEFT_PREFIX = "base_model.model."
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TUNED = ("prompt_encoder.", "mask_decoder.")
+TINY_VIT_PREFIX = "image_encoder.vit."
+TINY_VIT_KEPT = (*TUNED, f"{TINY_VIT_TUNED}.")
+# torch's name of a `LowRank` factor; its other entry, `.original`, is the frozen weight
+PARAMETRIZED = re.compile(r"(.*)\.parametrizations\.weight\.0\.lora_([AB])")
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 TRANSFORMER = "mask_decoder.transformer."
 DECODER_LAYERS = 2
 
@@ -57,6 +76,9 @@ def adapter_state(model: nn.Module, module: str) -> dict[str, torch.Tensor]:
     module = normalize_module(module)
     if module == DECODER_ONLY:
         state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(TUNED)}
+    elif is_tiny_vit(model):
+        names = {key: PARAMETRIZED.sub(r"\1.lora_\2.weight", key) for key in model.state_dict()}
+        state = {names[key]: tensor for key, tensor in model.state_dict().items() if key.startswith(TINY_VIT_KEPT) or names[key] != key}
     else:
         from peft import get_peft_model_state_dict
 
@@ -91,9 +113,10 @@ def save_peft_adapter(state: Mapping[str, torch.Tensor], folder: str | Path) -> 
     adapter = describe_adapter(state, "the state to save")
     if adapter.module == DECODER_ONLY:
         raise ValueError(f"a peft adapter needs LoRA, but teacher::module is {DECODER_ONLY}; write a .pth file.")
-    to_peft = {seed: peft for peft, seed in _peft_names(adapter.depth).items()}
+    tiny_vit = _is_for_tiny_vit(state)
+    to_peft = {} if tiny_vit else {seed: peft for peft, seed in _peft_names(adapter.depth).items()}
     tensors = {to_peft.get(key, f"{PEFT_PREFIX}{key}"): tensor.contiguous() for key, tensor in state.items()}
-    config = peft_config(adapter.module, adapter.rank, adapter.num_mask_tokens)
+    config = peft_config(adapter.module, adapter.rank, adapter.num_mask_tokens, tiny_vit)
     config.inference_mode = True
     with TemporaryDirectory() as scratch:
         config.save_pretrained(scratch)
@@ -131,18 +154,21 @@ def describe_adapter(state: Mapping[str, torch.Tensor], source: str) -> Adapter:
         ValueError: the keys or ranks are not those of one module; they are listed.
     """
     kind = check_kind(state, (LORA, DECODER), source)
-    depth = sum(key.startswith("w_a_") for key in state) // 2
+    tiny_vit = _is_for_tiny_vit(state)
     module = DECODER_ONLY if kind == DECODER else FULL if "fati_qa" in state else ENCODER
-    names = {key for pair in lora_layers(module, depth) for key in pair}
+    depth = sum(key.endswith(f".qkv{LORA_A}") if tiny_vit else key.startswith("w_a_") for key in state) // (1 if tiny_vit else 2)
+    layers = _layers(state, module, depth)
+    names = {key for pair in layers for key in pair}
     missing = sorted(names - state.keys())
-    foreign = sorted(key for key in state.keys() - names if not key.startswith(TUNED))
+    foreign = sorted(key for key in state.keys() - names if not key.startswith(_tuned_prefixes(state)))
     if missing or foreign or "mask_decoder.mask_tokens.weight" not in state:
         missing = missing or ([] if foreign else ["mask_decoder.mask_tokens.weight"])
         raise ValueError(
             f"{source} is no whole {module} adapter: missing [{list_keys(missing)}], unexpected [{list_keys(foreign)}]."
         )
-    rank = _common_rank([(state[a], state[b]) for a, b in lora_layers(module, depth)], source)
-    width = state["w_a_000"].shape[1] if depth else 0
+    rank = _common_rank([(state[a], state[b]) for a, b in layers], source)
+    # TinyViT widens from stage to stage: its last width counts, as in its qkv
+    width = max(state[a].shape[1] for (a, _), layer in layers.items() if ".qkv" in layer) if depth else 0
     return Adapter(module, rank, len(state["mask_decoder.mask_tokens.weight"]), depth, width, dict(state), source)
 
 
@@ -169,9 +195,14 @@ def check_adapter(adapter: Adapter, sam: Sam, module: str, rank: int, num_classe
     expected = _encoder_size(sam)
     if adapter.depth and (adapter.width, adapter.depth) != expected:
         raise ValueError(
-            f"{source} is LoRA for {name_size(adapter.width, adapter.depth)}, but teacher::model_name is "
-            f"{name_size(*expected)}; pass the --teacher::model_name it was tuned for."
+            f"{source} is LoRA for {_name_encoder(adapter.width, adapter.depth)}, but teacher::model_name is "
+            f"{_name_encoder(*expected)}; pass the --teacher::model_name it was tuned for."
         )
+    if _is_for_tiny_vit(adapter.state):
+        found = set(_tiny_vit_layers(adapter.state).values())
+        missing = sorted(name for name, _ in sam.named_modules() if re.fullmatch(TINY_VIT_TARGETS, name) and name not in found)
+        if missing:
+            raise ValueError(f"{source} is no whole {adapter.module} adapter: LoRA is missing for [{list_keys(missing)}].")
     if adapter.depth and adapter.rank != rank:
         raise ValueError(
             f"{source} has LoRA rank {adapter.rank}, but teacher::rank is {rank}; pass --teacher::rank {adapter.rank}."
@@ -194,14 +225,16 @@ def merge_adapter(sam: Sam, adapter: Adapter) -> None:
         ValueError: keys are missing, unexpected or of another shape; they are listed.
     """
     base = sam.state_dict()
-    merged = {key: tensor for key, tensor in adapter.state.items() if key.startswith(TUNED)}
-    for (a, b), layer in lora_layers(adapter.module, adapter.depth).items():
+    merged = {key: tensor for key, tensor in adapter.state.items() if key.startswith(_tuned_prefixes(adapter.state))}
+    for (a, b), layer in _layers(adapter.state, adapter.module, adapter.depth).items():
         key, rows = _weight_rows(layer, adapter.width)
         delta = adapter.state[b].float() @ adapter.state[a].float()
         if key not in base or base[key][rows].shape != delta.shape:
             raise ValueError(f"{adapter.source}: {b} @ {a} {tuple(delta.shape)} fits no rows of the base SAM's {key}.")
         merged.setdefault(key, base[key].clone())[rows] += delta.to(base[key])
-    gaps = ("image_encoder.*", f"{TRANSFORMER}*") if adapter.module == FULL else ("image_encoder.*",)
+    gaps = [f"{TINY_VIT_PREFIX}*" if _is_for_tiny_vit(adapter.state) else "image_encoder.*"]
+    if adapter.module == FULL:
+        gaps.append(f"{TRANSFORMER}*")
     load_strict(sam, merged, allowed_missing=gaps, source=adapter.source)
 
 
@@ -261,8 +294,36 @@ def _common_rank(pairs: list[tuple[torch.Tensor, torch.Tensor]], source: str) ->
     return ranks.pop() if ranks else 0
 
 
+def _layers(state: Mapping[str, torch.Tensor], module: str, depth: int) -> dict[tuple[str, str], str]:
+    """As `lora_layers`, for either encoder."""
+    return _tiny_vit_layers(state) if _is_for_tiny_vit(state) else lora_layers(module, depth)
+
+
+def _is_for_tiny_vit(state: Iterable[str]) -> bool:
+    return any(key.startswith(TINY_VIT_PREFIX) for key in state)
+
+
+def _tiny_vit_layers(state: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Names (A, B) of every LoRA pair of TinyViT -> the Linear it adapts; from half a pair too, so that its other half is missed."""
+    layers = sorted({key.removesuffix(end) for key in state for end in (LORA_A, LORA_B) if key.endswith(end)})
+    return {(layer + LORA_A, layer + LORA_B): layer for layer in layers}
+
+
+def _tuned_prefixes(state: Iterable[str]) -> tuple[str, ...]:
+    """Of the keys that are whole weights."""
+    return TINY_VIT_KEPT if _is_for_tiny_vit(state) else TUNED
+
+
+def _name_encoder(width: int, depth: int) -> str:
+    is_lite = (width, depth) == (TINY_VIT["embed_dims"][-1], sum(TINY_VIT["depths"][1:]))
+    return "lite_medsam" if is_lite else name_size(width, depth)
+
+
 def _encoder_size(sam: Sam) -> tuple[int, int]:
-    """Width and depth of a SAM ViT with fused qkv, (0, 0) for another encoder."""
+    """Width and depth of an image encoder: its attention blocks, and the channels of the last."""
+    if is_tiny_vit(sam):
+        blocks = [block for stage in list(sam.image_encoder.vit.stages)[1:] for block in stage.blocks]
+        return blocks[-1].attn.qkv.in_features, len(blocks)
     blocks = getattr(sam.image_encoder, "blocks", ())
     return (blocks[0].attn.qkv.in_features, len(blocks)) if len(blocks) else (0, 0)
 

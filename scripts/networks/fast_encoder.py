@@ -70,6 +70,8 @@ class FastAttention(nn.Module):
         q = q.unflatten(2, real)
         row_term = torch.einsum("Wnrcd,rkd->Wnrck", q, get_rel_pos(window[0], window[0], self.rel_pos_h)[:rows])
         column_term = torch.einsum("Wnrcd,ckd->Wnrck", q, get_rel_pos(window[1], window[1], self.rel_pos_w)[:columns])
+        # einsum leaves its axes permuted, and so would be their sum, which is as many times larger as there are rows
+        row_term, column_term = row_term.contiguous(), column_term.contiguous()
         bias = (row_term[..., :rows, None] + column_term[..., None, :columns]).flatten(-2).flatten(2, 3)
         if real == window:
             return bias

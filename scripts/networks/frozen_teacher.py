@@ -23,7 +23,7 @@ from .adapters import read_adapter
 from .lite_medsam import EMBED_DIM, EMBEDDING_SIZE, shipped_checkpoint
 from .lora import normalize_module
 from .sam import PATCH_SIZE
-from .teacher import LITE_MEDSAM, SamTeacher, TeacherOutput, build_teacher, enlarge, fill_options
+from .teacher import LITE_MEDSAM, SamTeacher, TeacherOutput, build_teacher, enlarge, fill_options, store_in_bf16
 from .weights import fingerprint
 
 # of the arithmetic from image to logits: raised when a change in this bundle alters the outputs of the same weights
@@ -127,6 +127,8 @@ class FrozenTeacher(nn.Module):
                 build_teacher(**self.options, sam_checkpoint=self.sam_checkpoint, lora_checkpoint=path) for path in self.adapters
             ]
             self.members = nn.ModuleList(members).requires_grad_(False).eval().to(self.anchor.device)
+            if self.resolved_precision == "bf16":
+                store_in_bf16(self.members)
         return self.members
 
     @property

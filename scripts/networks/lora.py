@@ -2,18 +2,23 @@
 
 Hu et al. 2021, arXiv:2106.09685, applied to SAM as SAMed does (Zhang and Liu 2023, arXiv:2304.13785): the q and v rows of
 every fused qkv get + B(A x), scale 1, no bias, no dropout. Surprise: peft targets whole Linears, so the fused qkv is split
-into q, k and v while LoRA trains.
+into q, k and v while LoRA trains. LiteMedSAM's TinyViT, whose qkv is interleaved per head, gets LoRA in every Linear of its
+attentions and MLPs instead, and its neck is trained; its first stage, convolutions at full size, stays as it is. With up to 16,384
+tokens an image and Linears of 128 channels, B A is added to the weights there, not B(A x) to every token.
 
-Shapes: D encoder width.
+Shapes: D encoder width, R rank.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from segment_anything.modeling import Sam
+from timm.models.tiny_vit import Attention
 from torch import nn
+from torch.nn.utils import parametrize
 
 ENCODER = "sam_lora_image_encoder"
 FULL = "sam_lora_image_encoder_mask_decoder"
@@ -25,6 +30,8 @@ ATTENTIONS = {"sa": "self_attn", "cti": "cross_attn_token_to_image", "cit": "cro
 FINAL = "final_attn_token_to_image"
 # regular expressions, because peft stores a list of names without order
 ENCODER_TARGETS = r"image_encoder\.blocks\.\d+\.attn\.qkv\.[qv]"
+TINY_VIT_TARGETS = r"image_encoder\.vit\.stages\.[1-3]\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
+TINY_VIT_TUNED = "image_encoder.neck"
 DECODER_TARGETS = rf"mask_decoder\.transformer\.(layers\.\d+\.({'|'.join(ATTENTIONS.values())})|{FINAL})\.[qv]_proj"
 
 
@@ -86,10 +93,10 @@ def add_lora(sam: Sam, module: str = ENCODER, rank: int = 4) -> nn.Module:
 
     Returns:
         A peft model that passes `image_encoder`, `prompt_encoder` and `mask_decoder` on (they lie in `base_model.model`);
-        for `mask_decoder` the SAM itself.
+        for `mask_decoder`, and for LiteMedSAM, the SAM itself.
 
     Raises:
-        ValueError: an argument out of range, or LoRA for an encoder that is no SAM ViT.
+        ValueError: an argument out of range, or a module that the encoder has no LoRA for.
     """
     module = normalize_module(module)
     sam.requires_grad_(False)
@@ -97,11 +104,16 @@ def add_lora(sam: Sam, module: str = ENCODER, rank: int = 4) -> nn.Module:
         sam.prompt_encoder.requires_grad_(True)
         sam.mask_decoder.requires_grad_(True)
         return sam
-    if not hasattr(sam.image_encoder, "blocks"):
+    tiny_vit = is_tiny_vit(sam)
+    _check_rank(rank)
+    if tiny_vit and module != ENCODER or not tiny_vit and not hasattr(sam.image_encoder, "blocks"):
+        choices = f"{ENCODER} or {DECODER_ONLY}" if tiny_vit else DECODER_ONLY
         raise ValueError(
-            f"teacher::module {module} needs a SAM ViT, but the image encoder is {type(sam.image_encoder).__name__}; "
-            f"pass --teacher::module {DECODER_ONLY}."
+            f"teacher::module {module} has no LoRA for the image encoder {type(sam.image_encoder).__name__}; "
+            f"pass --teacher::module {choices}."
         )
+    if tiny_vit:
+        return _add_tiny_vit_lora(sam, rank)
     from peft import get_peft_model  # costs 6 s: only where LoRA trains
 
     config = peft_config(module, rank, sam.mask_decoder.num_mask_tokens)
@@ -109,28 +121,70 @@ def add_lora(sam: Sam, module: str = ENCODER, rank: int = 4) -> nn.Module:
     return get_peft_model(sam, config)
 
 
-def peft_config(module: str, rank: int, num_mask_tokens: int) -> Any:
+class LowRank(nn.Module):
+    """A frozen weight plus B A, as torch's parametrization of a Linear.
+
+    Args:
+        weight: of the Linear, (out, in).
+        rank: of B A; A starts kaiming-uniform, B zero, as peft starts them.
+    """
+
+    def __init__(self, weight: torch.Tensor, rank: int) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(weight.new_empty(rank, weight.shape[1]))
+        self.lora_B = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """(out, in) -> (out, in)."""
+        return weight + self.lora_B @ self.lora_A
+
+
+def _add_tiny_vit_lora(sam: Sam, rank: int) -> Sam:
+    for name, layer in list(sam.named_modules()):
+        if re.fullmatch(TINY_VIT_TARGETS, name):
+            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
+        elif isinstance(layer, Attention):
+            layer.fused_attn = torch.cuda.is_available()  # its bf16 backward on the CPU takes twice as long
+    for part in (sam.image_encoder.neck, sam.prompt_encoder, sam.mask_decoder):
+        part.requires_grad_(True)
+    return sam
+
+
+def is_tiny_vit(sam: nn.Module) -> bool:
+    """Whether the image encoder is LiteMedSAM's."""
+    return hasattr(sam.image_encoder, "vit")
+
+
+def peft_config(module: str, rank: int, num_mask_tokens: int, tiny_vit: bool = False) -> Any:
     """peft's LoraConfig for one of the seed's two LoRA modules.
 
     Args:
         module: one of `MODULES` but `mask_decoder`.
         rank: of the LoRA.
         num_mask_tokens: of the mask decoder.
+        tiny_vit: for LiteMedSAM's encoder.
 
     Raises:
         ValueError: a rank that is no positive integer.
     """
     from peft import LoraConfig
 
-    if not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"teacher::rank must be a positive integer, got {rank!r}.")
+    _check_rank(rank)
     targets, tuned = ENCODER_TARGETS, ["prompt_encoder", "mask_decoder"]
+    if tiny_vit:
+        targets, tuned = TINY_VIT_TARGETS, [TINY_VIT_TUNED, *tuned]
     if module == FULL:
         targets = f"({ENCODER_TARGETS}|{DECODER_TARGETS})"
         hypernetworks = [f"output_hypernetworks_mlps.{i}" for i in range(num_mask_tokens)]
         parts = ("iou_token", "mask_tokens", "output_upscaling", *hypernetworks, "iou_prediction_head")
         tuned = ["prompt_encoder", *(f"mask_decoder.{part}" for part in parts)]
     return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=targets, modules_to_save=tuned)
+
+
+def _check_rank(rank: int) -> None:
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"teacher::rank must be a positive integer, got {rank!r}.")
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from .adapters import adapter_state, check_adapter, merge_adapter, read_adapter
 from .fast_encoder import speed_up
 from .lite_medsam import IMG_SIZE, build_lite_medsam, load_lite_medsam
-from .lora import DECODER_ONLY, add_lora, normalize_module
+from .lora import add_lora, normalize_module
 from .output_cache import OutputCache
 from .sam import SAM_SIZES, build_sam, load_sam_checkpoint
 
@@ -158,7 +158,8 @@ def build_teacher(
 
     Args:
         model_name: `vit_b`, `vit_l`, `vit_h` or `lite_medsam`.
-        module: what was tuned: `sam_lora_image_encoder`, `sam_lora_image_encoder_mask_decoder` or `mask_decoder`.
+        module: what was tuned: `sam_lora_image_encoder`, `sam_lora_image_encoder_mask_decoder` (not for lite_medsam) or
+            `mask_decoder`.
         img_size: a multiple of 16; 256 for lite_medsam.
         rank: of the LoRA; compared with the file.
         num_classes: with the background; 2 gives one logit channel.
@@ -182,6 +183,17 @@ def build_teacher(
     sam.requires_grad_(False)
     logger.info("teacher: %s with %s from %s", model_name, adapter.module, lora_checkpoint)
     return SamTeacher(sam, img_size, normalization, mask_tokens).eval()
+
+
+def store_in_bf16(module: nn.Module) -> None:
+    """Round the weights of a frozen network's Linears and convolutions to bf16, in place, for use under bf16 autocast.
+
+    Autocast does it in every call, and keeps the result for trainable weights alone: the outputs stay the same bit by bit, at half
+    the memory.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            layer.to(torch.bfloat16)
 
 
 def build_trainable_teacher(
@@ -210,11 +222,6 @@ def build_trainable_teacher(
             f"teacher::lora_checkpoint is what fine-tuning writes, got {lora_checkpoint}; leave it null in train_teacher.json."
         )
     module = normalize_module(module)
-    if model_name == LITE_MEDSAM and module != DECODER_ONLY:
-        raise ValueError(
-            f"teacher::module for lite_medsam must be {DECODER_ONLY}, got {module}: "
-            "its TinyViT encoder stays frozen so that its embeddings can be kept."
-        )
     normalization, mask_tokens = fill_options(model_name, num_classes, normalization, mask_tokens)
     sam = _build_base(model_name, img_size, count_mask_tokens(num_classes, mask_tokens), sam_checkpoint)
     tunable = add_lora(sam, module, rank)

@@ -22,7 +22,7 @@ MAX_LISTED = 10
 STUDENT, BACKBONE, LORA, DECODER, TEACHER, LITE_MEDSAM, SAM, UNKNOWN = (
     "a TinyUSFM student (backbone.*, neck.*, decode_head.*)",
     "a pretrained TinyUSFM backbone (model.*)",
-    "a LoRA adapter (w_a_*, w_b_*)",
+    "a LoRA adapter (w_a_*, w_b_*, or *.lora_A for LiteMedSAM)",
     "a tuned mask decoder (prompt_encoder.*, mask_decoder.*)",
     "the whole network of a teacher fine-tuning (sam.*)",
     "a LiteMedSAM file (TinyViT image_encoder.*)",
@@ -37,6 +37,7 @@ SIGNS = (
     ("w_a_", LORA),
     ("base_model.model.", LORA),
     ("sam.", TEACHER),
+    ("image_encoder.vit.", LORA),
     ("image_encoder.patch_embed.seq.", LITE_MEDSAM),
     ("image_encoder.", SAM),
     ("mask_decoder.", DECODER),
