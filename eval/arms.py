@@ -6,6 +6,8 @@ that counts is the best on the validation list; no training here reads the test 
 
 from __future__ import annotations
 
+import argparse
+import ast
 import csv
 import logging
 import shutil
@@ -90,6 +92,45 @@ class Plan:
         return self.workflow(STUDENT, 0).parser["teacher::lora_checkpoint"]
 
 
+def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """A program's options, with `config_file` and `dataset_dir`, and the overrides after them, which hold the latter too.
+
+    Args:
+        parser: with the program's own options; gets the two.
+        arguments: of the command line.
+
+    Raises:
+        ValueError: see `parse_overrides`.
+    """
+    parser.add_argument("--config_file", nargs="+", default=[str(CONFIGS / "train.json")], help="train.json and overlays")
+    parser.add_argument("--dataset_dir", help="short for --data::dataset_dir")
+    options, rest = parser.parse_known_args(arguments)
+    overrides = parse_overrides(rest)
+    if options.dataset_dir:
+        overrides["data::dataset_dir"] = options.dataset_dir
+    options.config_file = tuple(str(Path(path)) for path in options.config_file)
+    return options, overrides
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """`--id value` pairs, as monai.bundle reads them: Python literals where they are ones, else texts.
+
+    Raises:
+        ValueError: an argument without its value, or one that is no override.
+    """
+    if len(arguments) % 2:
+        raise ValueError(f"an override is --ID VALUE, and one of {' '.join(arguments)} has no partner.")
+    overrides = {}
+    for name, text in zip(arguments[::2], arguments[1::2]):
+        if not name.startswith("--"):
+            raise ValueError(f"unknown argument {name}; an override is --ID VALUE, such as --training::lr 1e-3.")
+        try:
+            overrides[name.removeprefix("--")] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            overrides[name.removeprefix("--")] = text
+    return overrides
+
+
 def report_error(program: str, error: Exception) -> int:
     """Print what a user can mend and return 1; any other error is raised again."""
     found = find_user_error(error)
@@ -137,7 +178,9 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
         flow = plan.workflow(arm, seed, more)
         flow.initialize()
         flow.run()
-    return {"checkpoint": str(run.best_model()), "run": str(run.path), "seconds": time.perf_counter() - start, **_progress(run.path)}
+        flow.finalize()
+    seconds = time.perf_counter() - start
+    return {"checkpoint": str(run.best_model()), "run": str(run.path), "seconds": seconds, **_progress(run.path)}
 
 
 def _completed_epochs(checkpoint: Path) -> int:

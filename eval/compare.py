@@ -12,7 +12,6 @@ evaluates weights that exist, and `--tables` makes the report from the metrics.c
 from __future__ import annotations
 
 import argparse
-import ast
 import hashlib
 import json
 import sys
@@ -29,9 +28,20 @@ from scripts.findings import compile_report, read_curves
 from scripts.report import write_report
 from scripts.results import TABLE, read_rows, table
 
-from .arms import CONTROL, STUDENT, TEACHER, Plan, build_arm, check_plan, is_reference, report_error, teacher_file, train_arm
+from .arms import (
+    CONTROL,
+    STUDENT,
+    TEACHER,
+    Plan,
+    build_arm,
+    check_plan,
+    is_reference,
+    parse_run,
+    report_error,
+    teacher_file,
+    train_arm,
+)
 from .machine import describe_machine, git_revision, without_folders
-from .settings import ROOT
 
 STATE = "comparison.json"
 ORDER = (TEACHER, CONTROL, STUDENT)
@@ -58,46 +68,20 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser = argparse.ArgumentParser(prog="python -m eval.compare", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, required=True, help="of the runs and results; the same again to go on")
-    parser.add_argument("--config_file", nargs="+", default=[str(ROOT / "configs" / "train.json")], help="train.json and overlays")
     parser.add_argument("--teacher_config", nargs="*", default=[], help="overlays for the teacher's fine-tuning alone")
     parser.add_argument("--student_config", nargs="*", default=[], help="overlays for the distilled student alone")
-    parser.add_argument("--dataset_dir", help="short for --data::dataset_dir")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--margin", type=float, default=MARGIN, help="Dice the student may lose against its teacher")
     parser.add_argument("--checkpoint", nargs="+", default=[], metavar="ARM[:SEED]=PATH", help="weights instead of a training")
     parser.add_argument("--tables", nargs="+", type=Path, default=[], help="metrics.csv of evaluations to report on")
-    options, rest = parser.parse_known_args(arguments)
-    overrides = parse_overrides(rest)
-    if options.dataset_dir:
-        overrides["data::dataset_dir"] = options.dataset_dir
+    options, overrides = parse_run(parser, arguments)
     if len(set(options.seeds)) != len(options.seeds):
         raise ValueError(f"--seeds holds one twice: {options.seeds}; each seed is one training.")
     if not options.margin > 0:
         raise ValueError(f"--margin must be positive, got {options.margin}: it is the Dice that may be lost.")
     options.command = without_folders(" ".join(["python -m eval.compare", *arguments]))
-    files = tuple(str(Path(path)) for path in options.config_file)
-    return options, Plan(
-        files, overrides, options.output_dir.resolve(), tuple(options.teacher_config), tuple(options.student_config)
-    )
-
-
-def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """`--id value` pairs, as monai.bundle reads them: Python literals where they are ones, else texts.
-
-    Raises:
-        ValueError: an argument without its value, or one that is no override.
-    """
-    if len(arguments) % 2:
-        raise ValueError(f"an override is --ID VALUE, and one of {' '.join(arguments)} has no partner.")
-    overrides = {}
-    for name, text in zip(arguments[::2], arguments[1::2]):
-        if not name.startswith("--"):
-            raise ValueError(f"unknown argument {name}; an override is --ID VALUE, such as --training::lr 1e-3.")
-        try:
-            overrides[name.removeprefix("--")] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            overrides[name.removeprefix("--")] = text
-    return overrides
+    own = tuple(options.teacher_config), tuple(options.student_config)
+    return options, Plan(options.config_file, overrides, options.output_dir.resolve(), *own)
 
 
 def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
@@ -144,8 +128,8 @@ def open_state(options: argparse.Namespace, plan: Plan, lists: Sequence[Any]) ->
         changed = [key for key in ("config", "lists", "margin") if state.get(key) != found[key]]
         if changed:
             raise ValueError(
-                f"{path} was begun with another {' and '.join(changed)}; arms of different settings cannot be compared, and the margin "
-                "is fixed beforehand: pass another --output_dir."
+                f"{path} was begun with another {' and '.join(changed)}; arms of different settings cannot be compared, and "
+                "the margin is fixed beforehand: pass another --output_dir."
             )
         return state
     save_state(found, plan)

@@ -25,9 +25,7 @@ from scripts.files import atomic_path
 from scripts.findings import compile_report
 from scripts.report import write_report
 
-from .arms import CONTROL, TEACHER, Plan, build_arm, check_plan, report_error
-from .compare import parse_overrides
-from .settings import ROOT
+from .arms import CONTROL, TEACHER, Plan, build_arm, check_plan, parse_run, report_error
 
 GO, NO_GO = "go", "no-go"
 MANY_CONFIDENT_ERRORS = 0.4  # of the wrong pixels; upstream's teacher, which hurt its student, had 0.43 to 0.75
@@ -49,14 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser = argparse.ArgumentParser(prog="python -m eval.preflight", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--control", type=Path, required=True, help="a student that train_student.json trained")
-    parser.add_argument("--config_file", nargs="+", default=[str(ROOT / "configs" / "train.json")], help="train.json and overlays")
-    parser.add_argument("--dataset_dir", help="short for --data::dataset_dir")
     parser.add_argument("--output_dir", type=Path, help="gets preflight.json and a report; nothing is written when left out")
-    options, rest = parser.parse_known_args(arguments)
-    overrides = parse_overrides(rest)
-    if options.dataset_dir:
-        overrides["data::dataset_dir"] = options.dataset_dir
-    return options, Plan(tuple(options.config_file), overrides, (options.output_dir or Path("logs/preflight")).resolve())
+    options, overrides = parse_run(parser, arguments)
+    return options, Plan(options.config_file, overrides, (options.output_dir or Path("logs/preflight")).resolve())
 
 
 def look(plan: Plan, control: Path, output_dir: Path | None = None) -> dict[str, Any]:
@@ -117,7 +110,8 @@ def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
         raise ValueError("teacher and control cannot be compared: " + " ".join(report["warnings"]))
     # the comparison is control less teacher
     gain, low, high = -compared["difference"], -compared["high"], -compared["low"]
-    calibration, dice = report["calibration"][TEACHER], {arm: found["metrics"]["dice"]["mean"] for arm, found in report["arms"].items()}
+    calibration = report["calibration"][TEACHER]
+    dice = {arm: found["metrics"]["dice"]["mean"] for arm, found in report["arms"].items()}
     decision, reason = _decide(gain, low, high, compared["num_patients"])
     return {
         "decision": decision,
@@ -139,7 +133,8 @@ def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
 def _decide(gain: float, low: float, high: float, num_patients: int) -> tuple[str, str]:
     interval = f"{gain:+.4f} Dice, 95 % interval [{low:+.4f}, {high:+.4f}]"
     if num_patients < FEW_PATIENTS:
-        return NO_GO, f"{num_patients} patients cannot tell ({interval}); at least {FEW_PATIENTS} are needed on the validation list."
+        few = f"{num_patients} patients cannot tell ({interval})"
+        return NO_GO, f"{few}; at least {FEW_PATIENTS} are needed on the validation list."
     if high < 0:
         return NO_GO, f"the teacher is worse than the student that it would teach ({interval}); tune it longer first."
     if low <= 0:
@@ -153,12 +148,14 @@ def _advice(confident_errors: float, temperature: float) -> list[str]:
     advice = []
     if confident_errors > MANY_CONFIDENT_ERRORS:
         advice.append(
-            f"{confident_errors:.0%} of the teacher's wrong pixels are said with a confidence above 0.9, and the student would learn "
-            "them: pass --distillation::gate agreement."
+            f"{confident_errors:.0%} of the teacher's wrong pixels are said with a confidence above 0.9, and the student would "
+            "learn them: pass --distillation::gate agreement."
         )
     lowest, highest = TEMPERATURES
     if not lowest * 1.01 < temperature < highest / 1.01:
-        advice.append(f"no temperature calibrates the teacher (the best is at the end of the search, {temperature:.2f}): none is advised.")
+        advice.append(
+            f"no temperature calibrates the teacher (the best is at the end of the search, {temperature:.2f}): none is advised."
+        )
     elif not 1 / POOR_CALIBRATION < temperature < POOR_CALIBRATION:
         kind = "too sure" if temperature > 1 else "not sure enough"
         advice.append(f"the teacher is {kind} of itself: pass --distillation::teacher_temperature {temperature:.2f}.")

@@ -23,8 +23,8 @@ from scripts.evaluation import Arm, evaluate
 from scripts.files import atomic_path
 from scripts.networks.tinyusfm import load_trained_student
 
-from .arms import STUDENT, Plan, report_error
-from .compare import STATE, parse_overrides
+from .arms import STUDENT, Plan, parse_run, report_error
+from .compare import STATE
 from .settings import ROOT
 
 MOST_DICE_CHANGE = 0.0005
@@ -50,14 +50,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--comparison", type=Path, required=True, help="output_dir of eval.compare")
     parser.add_argument("--seed", type=int, default=0, help="of the student that is shared")
     parser.add_argument("--name", help="of the results file; the comparison's folder name when left out")
-    parser.add_argument("--config_file", nargs="+", default=[str(ROOT / "configs" / "train.json")], help="train.json and overlays")
-    parser.add_argument("--dataset_dir", help="short for --data::dataset_dir")
     parser.add_argument("--bundle", type=Path, default=ROOT, help="the bundle to write to")
-    options, rest = parser.parse_known_args(arguments)
-    overrides = parse_overrides(rest)
-    if options.dataset_dir:
-        overrides["data::dataset_dir"] = options.dataset_dir
-    return options, Plan(tuple(options.config_file), overrides, options.comparison.resolve())
+    options, overrides = parse_run(parser, arguments)
+    return options, Plan(options.config_file, overrides, options.comparison.resolve())
 
 
 def _read(path: Path, what: str) -> dict[str, Any]:
@@ -88,7 +83,8 @@ def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
     Raises:
         ValueError: the file does not fit the student, or the change is too large.
     """
-    parser = plan.workflow(STUDENT, 0, {"student::pretrained": False, "student::checkpoint": None, "test::dataset::data": "$@data.validation"}).parser
+    more = {"student::pretrained": False, "student::checkpoint": None, "test::dataset::data": "$@data.validation"}
+    parser = plan.workflow(STUDENT, 0, more).parser
     student = load_trained_student(parser.get_parsed_content("network_def"), checkpoint, "the student's checkpoint")
     data, classes = parser.get_parsed_content("test::dataset"), parser.get_parsed_content("data::num_classes")
     where = (parser.get_parsed_content("device"), parser.get_parsed_content("hardware").autocast())
@@ -102,7 +98,9 @@ def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
     student.load_state_dict(halved)
     change = dice() - before
     if abs(change) > MOST_DICE_CHANGE:
-        raise ValueError(f"half precision changes the validation Dice by {change:+.5f}, more than {MOST_DICE_CHANGE}; nothing is written.")
+        raise ValueError(
+            f"half precision changes the validation Dice by {change:+.5f}, more than {MOST_DICE_CHANGE}; nothing is written."
+        )
     with atomic_path(folder / "model.pt") as partial:
         torch.save(halved, partial)
     with atomic_path(folder / "model.safetensors") as partial:

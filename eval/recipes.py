@@ -3,9 +3,9 @@
     python -m eval.recipes --output_dir logs/recipes --dataset_dir data/BUSBRA --teacher::model_name lite_medsam \
         --teacher::module mask_decoder --teacher::lora_checkpoint PATH
 
-Small on purpose (img_size 128, 15 epochs, the first 192 training images), so that all recipes fit into an hour on two cores: it can show what
-does harm and what may be worth a comparison (eval.compare), no more. The figure is the validation Dice after the last epoch; nothing
-is selected by it, and the test list is not read. A run that was stopped goes on where it was.
+Small on purpose (img_size 128, 15 epochs, the first 192 training images), so that all recipes fit into an hour on two cores: it can
+show what does harm and what may be worth a comparison (eval.compare), no more. The figure is the validation Dice after the last
+epoch; nothing is selected by it, and the test list is not read. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from typing import Any
 
 from scripts.files import atomic_path
 
-from .arms import CONTROL, STUDENT, Plan, report_error, train_arm
-from .compare import parse_overrides
+from .arms import CONTROL, STUDENT, Plan, parse_overrides, report_error, train_arm
 from .machine import describe_machine, git_revision, list_versions, without_folders
 from .settings import ROOT
 

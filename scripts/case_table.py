@@ -1,7 +1,7 @@
 """Rows of cases that several arms and seeds were evaluated on: checked, put in order, and what is to be said of them.
 
-A row is a dict, one a case, arm and seed: case, patient, arm, seed, metrics, areas, counts and columns of the datalist. All arms and
-seeds hold the same cases. A case without a patient counts as one of its own.
+A row is a dict, one a case, arm and seed: case, patient, arm, seed, metrics, areas, counts and columns of the datalist. All arms
+and seeds hold the same cases. A case without a patient counts as one of its own.
 
 Legend: S seeds of an arm, N cases.
 """

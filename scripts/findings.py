@@ -85,8 +85,8 @@ def compile_report(
 
 
 def drop_copies(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[Mapping[str, Any]]:
-    """The rows without what is there twice: the same row again, and an arm whose seeds agree to the last digit, which is one training
-    evaluated several times (a teacher in the tables of several students). What was dropped is told."""
+    """The rows without what is there twice: the same row again, and an arm whose seeds agree to the last digit, which is one
+    training evaluated several times (a teacher in the tables of several students). What was dropped is told."""
     distinct = list({tuple(sorted((key, str(value)) for key, value in row.items())): row for row in rows}.values())
     seen: dict[tuple, Any] = {}
     kept, copies = [], set()

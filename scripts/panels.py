@@ -57,8 +57,8 @@ def draw_panels(
     `scripts.metrics.case_metrics`'.
 
     Args:
-        cases: dicts of arrays (H, W): "image" in [0, 1], "label" and one or two of `SOURCES`, class indices; "title" (str) optional.
-            All cases have the same predictions.
+        cases: dicts of arrays (H, W): "image" in [0, 1], "label" and one or two of `SOURCES`, class indices; "title" (str)
+            optional. All cases have the same predictions.
         path: of the PNG.
         num_classes: with the background; None takes the largest class drawn.
         class_names: of the foreground classes, for the legend of more than two classes.

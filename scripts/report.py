@@ -301,7 +301,9 @@ def _render_calibration(calibration: Mapping[str, Mapping[str, Any]]) -> str:
     columns = ["Arm", "ECE", "Accuracy", "Mean confidence", "Wrong pixels with confidence above 0.9"]
     rows = [[arm_name(arm), *_calibration_cells(summary)] for arm, summary in calibration.items()]
     drawn = {arm: summary for arm, summary in calibration.items() if any(one["count"] for one in summary.get("bins") or [])}
-    plots = [as_plot(arm_name(arm), reliability_plot(summary, arm, _reliability_alt(arm, summary))) for arm, summary in drawn.items()]
+    plots = [
+        as_plot(arm_name(arm), reliability_plot(summary, arm, _reliability_alt(arm, summary))) for arm, summary in drawn.items()
+    ]
     return as_table("Calibration over all pixels of the test cases", columns, {"": rows}) + as_plots(plots) + CALIBRATION_NOTE
 
 

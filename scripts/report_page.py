@@ -37,7 +37,9 @@ def as_percent(value: float | None) -> str:
 def as_interval(summary: Mapping[str, Any], decimals: int = 3, key: str = "mean") -> str:
     """0.850 [0.840, 0.860]; without an interval the number alone."""
     low, high = summary.get("low"), summary.get("high")
-    ends = "" if low is None or high is None else f' <span class="ci">[{as_number(low, decimals)}, {as_number(high, decimals)}]</span>'
+    ends = ""
+    if low is not None and high is not None:
+        ends = f' <span class="ci">[{as_number(low, decimals)}, {as_number(high, decimals)}]</span>'
     return f"<b>{as_number(summary.get(key), decimals)}</b>{ends}"
 
 

@@ -10,8 +10,8 @@ from conftest import run
 
 from eval import arms
 from eval import compare as program
-from eval.arms import Plan, build_arm, train_arm
-from eval.compare import main, parse_overrides
+from eval.arms import Plan, build_arm, parse_overrides, train_arm
+from eval.compare import main
 from scripts.results import read_rows, table
 from scripts.trainer import DistillationTrainer
 

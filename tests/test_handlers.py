@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from ignite.engine import Engine, Events
+from PIL import Image
 from torch import nn
 
 from scripts.handlers import (
@@ -21,6 +22,7 @@ from scripts.handlers import (
     ProgressBar,
     RunRecord,
     TensorBoard,
+    Tracker,
     save_atomically,
 )
 
@@ -384,6 +386,32 @@ def test_event_file_holds_the_three_terms_the_rate_and_the_metrics(tmp_path):
     }  # fmt: skip
     assert [(event.step, event.value) for event in events.Scalars("train/distill")] == [(1, 2.0), (2, 8.0), (3, 2.0), (4, 8.0)]
     assert [(event.step, event.value) for event in events.Scalars("val/val_mean_dice")] == [(2, 0.5)]
+
+
+def test_event_file_holds_the_panels_of_their_epochs_made_smaller(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    engine, panels = make_trainer([(1.0, 1)]), tmp_path / "visualizations"
+    panels.mkdir()
+
+    def draw(engine: Engine) -> None:
+        if engine.state.epoch == 2:
+            Image.new("RGB", (1200, 600), "red").save(panels / "epoch_002.png")
+
+    engine.add_event_handler(Events.EPOCH_COMPLETED, draw)
+    TensorBoard(tmp_path / "tensorboard", panels=panels).attach(engine)
+    engine.run(engine.losses, max_epochs=3)
+    (event,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("panels")
+    assert (event.step, event.width, event.height) == (2, 960, 480)
+
+
+def test_tracker_starts_its_record_with_the_network_and_tells_it_of_every_epoch():
+    engine, told = make_trainer(), []
+    engine.network = nn.Linear(1, 1)
+    record = SimpleNamespace(start=lambda network: told.append(network), log_epochs=lambda: told.append(engine.state.epoch))
+    Tracker(record).attach(engine)
+    engine.run(engine.losses, max_epochs=2)
+    assert told == [engine.network, 1, 2]
 
 
 def test_event_files_of_a_resumed_run_hold_each_step_once(tmp_path):

@@ -2,11 +2,25 @@
 
 from .cache_fill import CacheFill
 from .checkpoints import Checkpoints, save_atomically
+from .mlflow_record import MLflowRecord
 from .panel_writer import PanelWriter
 from .progress import EpochSeed, EpochSummary, ProgressBar
 from .run_record import RunRecord
 from .tensorboard import TensorBoard
+from .tracker import Tracker
+from .wandb_record import WandbRecord
 
 __all__ = [
-    "CacheFill", "Checkpoints", "EpochSeed", "EpochSummary", "PanelWriter", "ProgressBar", "RunRecord", "TensorBoard", "save_atomically",
+    "CacheFill",
+    "Checkpoints",
+    "EpochSeed",
+    "EpochSummary",
+    "MLflowRecord",
+    "PanelWriter",
+    "ProgressBar",
+    "RunRecord",
+    "TensorBoard",
+    "Tracker",
+    "WandbRecord",
+    "save_atomically",
 ]

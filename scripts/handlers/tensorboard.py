@@ -1,26 +1,35 @@
-"""TensorBoard: the loss terms and the rate of every iteration, the metrics of every validation."""
+"""TensorBoard: loss terms and rate of every iteration, the metrics of every validation, and the panels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import ignite.distributed as idist
+import numpy as np
 from ignite.engine import Engine, Events
+
+from ..tracking import small_picture
 
 
 class TensorBoard:
-    """Writes scalars for `tensorboard --logdir`; the folder is made when the training starts.
+    """Writes scalars and images for `tensorboard --logdir`; the folder is made when the training starts.
 
     Args:
         folder: of the event files.
         evaluator: its metrics are written under val/.
+        panels: folder in which epoch_{N}.png appears where `PanelWriter` has drawn epoch N; None shows none.
     """
 
-    def __init__(self, folder: str | Path, evaluator: Engine | None = None) -> None:
+    def __init__(self, folder: str | Path, evaluator: Engine | None = None, panels: str | Path | None = None) -> None:
         self.folder = folder
         self.evaluator = evaluator
+        self.panels = Path(panels) if panels else None
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, after the validation handler and after what sets the iteration of a resumed run."""
+        """Register with the trainer, after the handlers of validation and panels and what sets the iteration of a resumed run; of
+        several ranks with the first."""
+        if idist.get_rank() > 0:
+            return
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._log_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
@@ -41,7 +50,11 @@ class TensorBoard:
         self.writer.add_scalar("train/lr", max(group["lr"] for group in engine.optimizer.param_groups), step)
 
     def _log_epoch(self, engine: Engine) -> None:
-        if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
+        epoch = engine.state.epoch
+        if self.evaluator is not None and self.evaluator.state.epoch == epoch:
             for name, value in self.evaluator.state.metrics.items():
-                self.writer.add_scalar(f"val/{name}", float(value), engine.state.epoch)
+                self.writer.add_scalar(f"val/{name}", float(value), epoch)
+        panel = self.panels / f"epoch_{epoch:03d}.png" if self.panels else None
+        if panel and panel.is_file():
+            self.writer.add_image("panels", np.asarray(small_picture(panel)), epoch, dataformats="HWC")
         self.writer.flush()
