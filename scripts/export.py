@@ -1,6 +1,9 @@
 """The student in forms that run without this bundle, each checked against eager fp32 torch before it is kept.
 
-    python -m scripts.export --checkpoint models/model.pt --output models/export --forms onnx openvino --dataset_dir data/BUSBRA
+    python -m scripts.export --checkpoint models/model.pt --output models/export --dataset_dir data/BUSBRA
+    python -m scripts.export --checkpoint models/model.pt --output models/export --dataset_dir data/BUSBRA --forms onnx openvino
+
+Without --forms it writes every form that this processor runs.
 
 The folder gets the files of the forms and export.json with what was measured on images of `--split`; int8 is calibrated on images
 of the training list. Without --dataset_dir both are generated phantoms. A form that differs from torch by more than its limit is
@@ -41,6 +44,7 @@ from .networks.tinyusfm import TinyUSFMSeg, load_trained_student, logit_channels
 
 PHANTOM_SIZE = 256  # pixels, before the resize to img_size
 CHECKED, CALIBRATION = 0, 1  # first seeds of the phantoms
+ALL = "all"
 
 
 class Case(NamedTuple):
@@ -278,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> dict[str, str]:
     """Checks every argument before anything is written."""
-    _check_forms(options.forms)
+    options.forms = _chosen_forms(options.forms)
     _check_output(options.output, options.overwrite)
     if options.num_images < 1:
         raise ValueError(f"--num_images must be at least 1, got {options.num_images}.")
@@ -295,13 +299,21 @@ def _run(options: argparse.Namespace) -> dict[str, str]:
     return export_student(student, options.forms, check, [case.image for case in calibration], options.output.resolve(), about)
 
 
-def _check_forms(forms: Sequence[str]) -> None:
+def _chosen_forms(names: Sequence[str]) -> list[str]:
+    """The forms of these names; all of them, less those that this processor does not run, for ALL."""
     written = [name for name, form in FORMS.items() if form.write]
-    for name in forms:
-        if name not in written:
-            raise ValueError(f"--forms must be of {', '.join(written)}, got {name!r}.")
-        for module in FORMS[name].needs:
-            library(module)
+    for name in names:
+        if name not in written and list(names) != [ALL]:
+            raise ValueError(f"--forms must be {ALL}, or of {', '.join(written)}, got {name!r}.")
+    chosen = written if list(names) == [ALL] else list(names)
+    for module in dict.fromkeys(module for name in chosen for module in FORMS[name].needs):
+        library(module)
+    if chosen is not written:
+        return chosen
+    lacking = {name: lacks for name in written if (lacks := FORMS[name].lacks())}
+    for name, lacks in lacking.items():
+        print(f"{name} is left out: this processor has no {lacks}")
+    return [name for name in written if name not in lacking]
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -336,11 +348,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="a trained student")
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--forms", nargs="+", required=True, help=", ".join(name for name, form in FORMS.items() if form.write))
+    forms = ", ".join(name for name, form in FORMS.items() if form.write)
+    parser.add_argument("--forms", nargs="+", default=[ALL], help=f"of {forms}; all of them if left out")
     parser.add_argument("--dataset_dir", help="images to check on; generated phantoms if left out")
     parser.add_argument("--datalist", default="dataset.json")
     parser.add_argument("--split", choices=SPLITS, default="validation", help="the list to check on")
-    parser.add_argument("--num_images", type=int, default=32, help="to check on, and to calibrate on")
+    parser.add_argument("--num_images", type=int, default=64, help="to check on, and to calibrate on")
     parser.add_argument("--img_size", type=int, default=224, help="of the student, in pixels")
     parser.add_argument("--num_classes", type=int, default=2, help="with background")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")

@@ -56,7 +56,8 @@ class Form(NamedTuple):
     """One row of FORMS.
 
     start: (path, setup) -> Runner. write: (student, folder, images to calibrate on) -> the files in the folder; None where a
-    checkpoint is run as it is. files: the first is the one to start. needs: modules to write and run it.
+    checkpoint is run as it is. files: the first is the one to start. needs: modules to write and run it. lacks: what this processor
+    lacks to run it, None where it lacks nothing.
     """
 
     start: Callable[[Path, Setup], Runner]
@@ -64,6 +65,7 @@ class Form(NamedTuple):
     files: tuple[str, ...] = ()
     limit: Limit = LOGITS
     needs: tuple[str, ...] = ()
+    lacks: Callable[[], str | None] = lambda: None
 
 
 def library(name: str) -> ModuleType:
@@ -120,6 +122,11 @@ def _start_openvino(path: Path, setup: Setup, precision: str = "f32") -> Runner:
         )
     # its own requests do not check the size of an image
     return lambda images: torch.from_numpy(compiled({INPUT: _array(images)})[OUTPUT].copy())
+
+
+def _openvino_lacks_bf16() -> str | None:
+    capabilities = library("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return None if "BF16" in capabilities else "bf16"
 
 
 def _array(images: torch.Tensor) -> np.ndarray:
@@ -200,7 +207,9 @@ FORMS = {
     "onnx": Form(_start_onnx, _write_onnx, (ONNX,), LOGITS, (*_TO_ONNX, "onnxruntime")),
     "onnx_int8": Form(_start_onnx, _write_onnx_int8, (ONNX_INT8,), DICE, (*_TO_ONNX, "onnxruntime")),
     "openvino": Form(_start_openvino, _write_openvino, OPENVINO, LOGITS, (*_TO_ONNX, "openvino")),
-    "openvino_bf16": Form(partial(_start_openvino, precision="bf16"), _write_openvino, OPENVINO, DICE, (*_TO_ONNX, "openvino")),
+    "openvino_bf16": Form(
+        partial(_start_openvino, precision="bf16"), _write_openvino, OPENVINO, DICE, (*_TO_ONNX, "openvino"), _openvino_lacks_bf16
+    ),
     "openvino_int8": Form(_start_openvino, _write_onnx_int8, (ONNX_INT8,), DICE, (*_TO_ONNX, "onnxruntime", "openvino")),
 }
 

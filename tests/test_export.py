@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -21,7 +23,7 @@ from scripts.export import Check, dataset_cases, main, phantom_cases
 from scripts.forms import DICE, FORMS, LOGITS, Form, load_runner
 from scripts.networks.tinyusfm import TinyUSFMSeg, load_trained_student
 
-from conftest import TINY_STUDENT
+from conftest import CONFIGS, ROOT, TINY_STUDENT
 
 SIZE = 64
 TINY = {key: TINY_STUDENT[key] for key in ("embed_dim", "depth", "num_heads", "out_indices", "channels")}
@@ -214,6 +216,50 @@ def test_multi_class_student_is_exported(tmp_path, capsys):
         load_runner("torchscript", tmp_path / "out", SIZE)
 
 
+@pytest.mark.parametrize("names", [[], ["--forms", "all"]])
+def test_all_forms_are_those_that_this_processor_runs(checkpoint, tmp_path, monkeypatch, capsys, names):
+    light = {form: FORMS[form] for form in ("safetensors", "torchscript")}
+    light["openvino_bf16"] = FORMS["openvino_bf16"]._replace(needs=(), lacks=lambda: "bf16")
+    for module in (export, forms):
+        monkeypatch.setattr(module, "FORMS", light)
+    call = arguments(checkpoint, tmp_path / "out")
+    call.remove("--forms")
+    assert main([*call, *names]) == 0
+    shown = capsys.readouterr().out
+    assert "openvino_bf16 is left out: this processor has no bf16" in shown
+    assert f"wrote {tmp_path / 'out'}: safetensors, torchscript;" in shown
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"student.safetensors", "student.ts", "export.json"}
+
+
+def test_processor_without_bf16_is_known_to_openvino(monkeypatch):
+    for capabilities, lacks in ((["FP32", "INT8"], "bf16"), (["FP32", "BF16"], None)):
+        core = SimpleNamespace(get_property=lambda device, name: capabilities)
+        monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+        assert FORMS["openvino_bf16"].lacks() == lacks
+    assert all(form.lacks() is None for name, form in FORMS.items() if name != "openvino_bf16")
+
+
+@pytest.mark.slow
+def test_monais_ckpt_export_gives_torchscript_from_any_folder(checkpoint, student, tmp_path):
+    tiny = [word for name, value in TINY.items() for word in (f"--network_def::{name}", str(value))]
+    command = [
+        sys.executable, "-m", "monai.bundle", "ckpt_export", "--bundle_root", str(ROOT),
+        "--config_file", str(CONFIGS / "inference.json"), "--filepath", str(tmp_path / "model.ts"),
+        "--ckpt_file", str(checkpoint), "--img_size", str(SIZE), *tiny,
+    ]  # fmt: skip
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    runner, files = load_runner("torchscript", tmp_path / "model.ts", SIZE), {"inference.json": "", "metadata.json": ""}
+    for batch in (1, 3):
+        images = torch.rand(batch, 1, SIZE, SIZE)
+        with torch.inference_mode():
+            torch.testing.assert_close(runner(images), student(images), rtol=0, atol=1e-4)
+    torch.jit.load(tmp_path / "model.ts", _extra_files=files)
+    assert json.loads(files["inference.json"])["network_def"]["_target_"] == TINY_STUDENT["_target_"]
+    assert json.loads(files["metadata.json"])["version"] == json.loads((CONFIGS / "metadata.json").read_text())["version"]
+
+
 def broken(monkeypatch, form, limit, change):
     """From here on the form computes something else."""
     right = FORMS[form].start
@@ -307,7 +353,7 @@ def refused(capsys):
 @pytest.mark.parametrize(
     "form, options, message",
     [
-        ("tensorrt", {}, "--forms must be of safetensors, torchscript, onnx, onnx_int8, openvino, openvino_bf16, openvino_int8"),
+        ("tensorrt", {}, f"--forms must be all, or of {', '.join(WRITTEN)}, got 'tensorrt'"),
         ("torch_bf16", {}, "got 'torch_bf16'"),
         ("safetensors", {"img_size": 32}, "was trained at 64 pixels, but the student is built for 32; pass --img_size 64"),
         ("safetensors", {"img_size": 60}, "img_size must be a positive multiple of 16, got 60"),
@@ -320,6 +366,10 @@ def test_bad_argument_is_refused(checkpoint, tmp_path, monkeypatch, refused, for
     monkeypatch.chdir(tmp_path)
     assert message in refused(arguments(checkpoint, tmp_path / "out", form, **options))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_stands_alone(checkpoint, tmp_path, refused):
+    assert "--forms must be all, or of safetensors, " in refused(arguments(checkpoint, tmp_path / "out", "all", "onnx"))
 
 
 def test_bad_datalist_is_refused(checkpoint, phantoms, tmp_path, refused):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS, ROOT, SHARED, TINY_STUDENT, root_cause, run, workflow
-from monai.bundle import ConfigWorkflow
+from dicom_files import region, write_dicom
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.transforms import Compose, SaveImaged
 from PIL import Image
 
-from scripts.config_check import _brief_excepthook
+from scripts.config_check import _brief_excepthook, find_user_error
 from scripts.data.readers import read_image, read_mask
 from scripts.evaluation import predict
 from scripts.metrics import case_metrics
@@ -93,8 +96,10 @@ def expected_mask(student, path) -> np.ndarray:
 
 def test_masks_have_the_size_of_their_images_and_the_classes_of_the_evaluation(images, student, checkpoint, tmp_path):
     infer(images, checkpoint, tmp_path / "masks")
-    names = sorted(path.name for path in (tmp_path / "masks").iterdir())
-    assert names == ["color_mask.png", "flat_mask.nii.gz", "gray_mask.png", "photo_mask.png", "slice_mask.nii.gz"]
+    names = {path.name for path in (tmp_path / "masks").iterdir()}
+    masks = {"color_mask.png", "flat_mask.nii.gz", "gray_mask.png", "photo_mask.png", "slice_mask.nii.gz"}
+    overlays = {f"{name}_overlay.png" for name in ("color", "flat", "gray", "photo", "slice")}
+    assert names == {*masks, *overlays, "lesions.csv"}
     for name, image in (("color", "color.png"), ("gray", "gray.png"), ("photo", "photo.jpg")):
         with Image.open(tmp_path / "masks" / f"{name}_mask.png") as mask:
             assert (mask.mode, mask.size) == ("L", (WIDTH, HEIGHT))
@@ -149,11 +154,11 @@ def test_second_run_is_refused_before_anything_is_computed(images, checkpoint, t
     before = {path.name: path.stat().st_mtime_ns for path in masks.iterdir()}
     with pytest.raises(Exception) as error:
         infer(images, checkpoint, masks)
-    message = "slice_mask.nii.gz already exists; remove it, choose another output_dir, or pass overwrite true"
+    message = "slice_mask.nii.gz already exists; remove it, choose another output_dir, or pass --overwrite True"
     assert message in str(root_cause(error.value))
     assert {path.name: path.stat().st_mtime_ns for path in masks.iterdir()} == before
     infer(images, checkpoint, masks, overwrite=True)
-    assert len(list(masks.iterdir())) == 5
+    assert len(list(masks.iterdir())) == 5 + 5 + 1 and len(read_rows(masks / "lesions.csv")) == 5
 
 
 @pytest.mark.parametrize(
@@ -162,6 +167,10 @@ def test_second_run_is_refused_before_anything_is_computed(images, checkpoint, t
         ({"checkpoint": "no.pt"}, "checkpoint no.pt does not exist"),
         ({"dataset_dir": "nowhere"}, "image path nowhere does not exist; give an image file or a folder of images"),
         ({"dataset_dir": "$@bundle_root + '/images'"}, "image path .*images does not exist"),  # the config's default
+        ({"output_format": "dicom_seg"}, "output_format dicom_seg is for DICOM images, but .*color.png is none"),
+        ({"output_format": "nrrd"}, "output_format must be one of auto, dicom_seg, got 'nrrd'"),
+        ({"modalities": "US"}, "modalities must be a list such as .*, got 'US'"),
+        ({"class_names": ["a", "b"]}, "class_names must name the 1 classes without the background"),
         ({"num_classes": 3}, "segments 2 classes, but data::num_classes is 3"),
         ({"img_size": 32}, "was trained at 64 pixels, but the student is built for 32; pass --img_size 64"),
         ({"img_size": 100}, "img_size must be a .*multiple of 16, got 100"),
@@ -186,6 +195,149 @@ def test_one_unreadable_image_ends_the_run_before_any_mask_is_written(images, ch
     _brief_excepthook(error.type, error.value, error.tb)
     shown = capsys.readouterr().err.splitlines()[-1]
     assert re.match("error: file .*z.png cannot be read as an image", shown)
+    assert not (tmp_path / "masks").exists()
+
+
+def test_folder_of_masks_is_refused_and_nothing_is_written(images, checkpoint, tmp_path):
+    Image.fromarray(np.uint8(np.asarray(picture()) > 128)).save(images / "label.png")
+    with pytest.raises(Exception) as error:
+        infer(images, checkpoint, tmp_path / "masks")
+    assert "label.png looks like a mask, not like an ultrasound image" in str(root_cause(error.value))
+    assert not (tmp_path / "masks").exists()
+    infer(images / "label.png", checkpoint, tmp_path / "masks", accept_masks=True)
+    assert (tmp_path / "masks" / "label_mask.png").is_file()
+
+
+# loops and DICOM
+
+
+COUNT = 10  # frames: more than the network takes at once
+
+
+@pytest.fixture
+def loops(tmp_path):
+    """The same frames, each darker than the one before, as every kind of loop."""
+    folder = tmp_path / "loops"
+    folder.mkdir()
+    still = np.asarray(picture(), dtype=np.float32)
+    frames = np.stack([np.uint8(still * (1 - 0.05 * n)) for n in range(COUNT)])  # (N, H, W)
+    affine = volume((WIDTH, HEIGHT)).affine
+    nibabel.save(nibabel.Nifti1Image(frames.transpose(2, 1, 0), affine), folder / "gray.nii.gz")
+    rgb = np.repeat(frames.transpose(2, 1, 0)[..., None], 3, axis=-1)
+    rgb24 = rgb.view(np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))[..., 0]
+    nibabel.save(nibabel.Nifti1Image(rgb24, affine), folder / "rgb.nii.gz")
+    if find_spec("pydicom"):
+        write_dicom(folder / "loop.dicom", frames, FrameTime=40, SequenceOfUltrasoundRegions=[region(0.02, 0.03)])
+        write_dicom(folder / "IM_0001", np.repeat(frames[..., None], 3, axis=-1), "RGB")
+    return folder, frames
+
+
+def frame_masks(student, frames) -> np.ndarray:
+    """(W, H, N), each frame segmented alone, as the evaluation does."""
+    masks = [predict(student, torch.as_tensor(frame / np.float32(255))[None], 64, "cpu")[0] > 0 for frame in frames]
+    return torch.stack(masks, dim=-1).numpy().swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("name", ["gray.nii.gz", "rgb.nii.gz", "loop.dicom", "IM_0001"])
+def test_loop_is_segmented_frame_by_frame(loops, student, checkpoint, tmp_path, name):
+    folder, frames = loops
+    if not name.endswith(".nii.gz"):
+        pytest.importorskip("pydicom", minversion="3", reason="DICOM needs the extra dicom")
+    infer(folder / name, checkpoint, tmp_path / "out")
+    stem = name.split(".")[0]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{stem}_mask.nii.gz", f"{stem}_overlay.gif", "lesions.csv"}
+    mask, expected = nibabel.load(tmp_path / "out" / f"{stem}_mask.nii.gz"), frame_masks(student, frames)
+    found = np.asarray(mask.dataobj)
+    assert found.shape == (WIDTH, HEIGHT, COUNT) and mask.get_data_dtype() == np.uint8
+    assert (found == expected).mean() > 0.99 and len({expected[..., n].sum() for n in range(COUNT)}) > 5
+    rows = read_rows(tmp_path / "out" / "lesions.csv")
+    assert [int(row["frame"]) for row in rows] == list(range(COUNT))
+    assert [int(row["area_px"]) for row in rows] == found.sum((0, 1)).tolist()
+    if name.endswith(".nii.gz"):
+        image = nibabel.load(folder / name)
+        assert np.array_equal(mask.affine, image.affine) and np.array_equal(mask.header["pixdim"], image.header["pixdim"])
+    with Image.open(tmp_path / "out" / f"{stem}_overlay.gif") as movie:
+        assert movie.n_frames == COUNT and movie.size == (WIDTH, HEIGHT)
+        assert movie.info["duration"] == (40 if name == "loop.dicom" else 100)
+
+
+def test_areas_are_in_mm2_where_the_file_has_a_scale_and_empty_where_not(loops, images, checkpoint, tmp_path):
+    pytest.importorskip("pydicom", minversion="3", reason="DICOM needs the extra dicom")
+    folder, frames = loops
+    shutil.copy(images / "gray.png", folder / "still.png")
+    infer(folder, checkpoint, tmp_path / "out")
+    rows = read_rows(tmp_path / "out" / "lesions.csv")
+    counts = {name: sum(row["file"] == name for row in rows) for name in sorted(path.name for path in folder.iterdir())}
+    assert counts == {name: 1 if name == "still.png" else COUNT for name in counts} and len(rows) == sum(counts.values())
+    nifti = np.sqrt(0.2**2 + 0.05**2) * np.sqrt(0.3**2 + 0.05**2)
+    scales = {"IM_0001": None, "gray.nii.gz": nifti, "loop.dicom": 0.06, "rgb.nii.gz": nifti, "still.png": None}
+    for row in rows:
+        scale = scales[row["file"]]
+        assert row["class"] == "lesion" and row["empty"] == ("no" if int(row["area_px"]) else "yes")
+        assert (row["area_mm2"] == "") == (row["pixel_width_mm"] == "") == (scale is None)
+        if scale:
+            assert float(row["area_mm2"]) == pytest.approx(int(row["area_px"]) * scale, rel=1e-3)
+
+
+def test_folder_of_dicom_gives_dicom_seg(loops, student, checkpoint, tmp_path):
+    pydicom = pytest.importorskip("pydicom", minversion="3", reason="DICOM needs the extra dicom")
+    highdicom = pytest.importorskip("highdicom", reason="DICOM SEG needs the extra dicom")
+    folder, frames = loops
+    for path in folder.glob("*.nii.gz"):
+        path.unlink()
+    write_dicom(folder / "still.dcm", frames[0])
+    infer(folder, checkpoint, tmp_path / "out", output_format="dicom_seg")
+    masks = {"IM_0001_mask.dcm", "loop_mask.dcm", "still_mask.dcm"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *masks, "IM_0001_overlay.gif", "loop_overlay.gif", "still_overlay.png", "lesions.csv",
+    }
+    segmentation, image = highdicom.seg.segread(tmp_path / "out" / "loop_mask.dcm"), pydicom.dcmread(folder / "loop.dicom")
+    stored = segmentation.get_pixels_by_source_frame(image.SOPInstanceUID, list(range(1, COUNT + 1)))[..., 0]
+    assert (stored.transpose(2, 1, 0) == frame_masks(student, frames)).mean() > 0.99
+
+
+def test_dicom_of_another_modality_ends_the_run_unless_it_is_asked_for(images, checkpoint, tmp_path):
+    pytest.importorskip("pydicom", minversion="3", reason="DICOM needs the extra dicom")
+    write_dicom(images / "z.dcm", np.asarray(picture()), modality="CT")
+    with pytest.raises(Exception) as error:
+        infer(images, checkpoint, tmp_path / "out")
+    assert "z.dcm has the modality CT, expected US" in str(find_user_error(error.value))
+    assert not (tmp_path / "out").exists()
+    infer(images, checkpoint, tmp_path / "out", modalities=["US", "CT"])
+    assert (tmp_path / "out" / "z_mask.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("gray.png", (WIDTH, HEIGHT)), ("color.png", (WIDTH, HEIGHT)), ("flat.nii.gz", (WIDTH, HEIGHT)),
+        ("slice.nii.gz", (WIDTH, HEIGHT, 1)), ("loop.nii.gz", (WIDTH, HEIGHT, COUNT)), ("rgb.nii.gz", (WIDTH, HEIGHT, COUNT)),
+    ],
+)  # fmt: skip
+def test_transforms_alone_give_what_monai_label_writes(images, loops, checkpoint, tmp_path, name, shape):
+    """MONAI Label calls them one after the other, without evaluator and without what saves."""
+    shutil.copy(loops[0] / "gray.nii.gz", images / "loop.nii.gz")
+    shutil.copy(loops[0] / "rgb.nii.gz", images)
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "inference.json"))
+    network_def = {"_target_": TINY_STUDENT["_target_"], "num_classes": "@num_classes", "img_size": "@img_size", **SIZE}
+    parser.update({"bundle_root": str(ROOT), "checkpoint": str(checkpoint), "img_size": 64, "network_def": network_def})
+    parser["device"] = "cpu"
+    transforms = {key: parser.get_parsed_content(key) for key in ("preprocessing", "postprocessing")}
+    assert all(isinstance(transform, Compose) for transform in transforms.values())
+    item = {"image": str(images / name)}
+    for transform in transforms["preprocessing"].transforms:
+        item = transform(item)
+    with torch.no_grad():
+        network = parser.get_parsed_content("network").eval()
+        item["pred"] = parser.get_parsed_content("inferer")(item["image"][None], network)[0]
+    for transform in transforms["postprocessing"].transforms:
+        if not isinstance(transform, SaveImaged):
+            item = transform(item)
+    mask = item["pred"]
+    assert tuple(mask.shape) == shape and mask.dtype == torch.uint8 and set(mask.unique().tolist()) == {0, 1}
+    if name.endswith(".nii.gz"):
+        np.testing.assert_allclose(np.asarray(mask.affine), nibabel.load(images / name).affine, atol=1e-6)
     assert not (tmp_path / "masks").exists()
 
 

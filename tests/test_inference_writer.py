@@ -1,4 +1,4 @@
-"""Images in, masks out, through the transforms of configs/inference.json."""
+"""Images in, masks out: the parts of configs/inference.json one by one."""
 
 import nibabel
 import numpy as np
@@ -11,8 +11,10 @@ from PIL import Image
 from scripts.data.readers import GrayImageReader, read_image
 from scripts.data.transforms import ToRowsFirstd
 from scripts.files import atomic_path
-from scripts.inference import SaveMaskd, ToStoredShaped, list_images, mask_path, stored_mask
+from scripts.inference import list_images
+from scripts.masks import SaveMaskd, ToStoredShaped, stored_mask
 from scripts.metrics import LogitsToClassesd
+from scripts.outputs import mask_path
 
 
 def picture(height=40, width=60):
@@ -169,9 +171,9 @@ def test_bad_image_paths_are_refused(tmp_path):
         list_images(tmp_path / "nothing")
     with pytest.raises(ValueError, match="holds no image; expected files that end in .png"):
         list_images(tmp_path)
-    (tmp_path / "a.dcm").touch()
-    with pytest.raises(ValueError, match="a.dcm is no supported image; expected .png"):
-        list_images(tmp_path / "a.dcm")
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(ValueError, match="a.txt is no supported image; expected .png, .*, .nii.gz, .nii, .dcm"):
+        list_images(tmp_path / "a.txt")
 
 
 def test_two_images_of_one_mask_name_are_refused(tmp_path):
@@ -191,7 +193,7 @@ def test_existing_masks_are_refused_before_anything_runs(tmp_path):
 
 
 def test_unreadable_image_is_refused_before_anything_runs(tmp_path):
-    Image.fromarray(picture()).save(tmp_path / "a.png")
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"none")
     with pytest.raises(ValueError, match="b.png cannot be read as an image"):
         list_images(tmp_path, output_dir=tmp_path / "masks", read=read_image)

@@ -10,7 +10,10 @@ Arrays are in MONAI's layout: (W, H), columns first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
@@ -18,6 +21,10 @@ import numpy as np
 from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from PIL import Image, ImageOps
+
+# where pydicom is installed, LoadImage says at each start that a decoder on the GPU, which nobody asked for, is not
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", "NvImgCodecPydicomReader", UserWarning)
 
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 
@@ -36,7 +43,7 @@ def read_image(path: str | Path) -> tuple[np.ndarray, dict]:
         FileNotFoundError: when there is no such file.
         ValueError: when the file cannot be decoded, is no single 2D gray or color image, or holds nan or inf.
     """
-    return _read(path, _gray_from_picture, _unit_range)
+    return _read(path, gray_from_picture, unit_range)
 
 
 def read_mask(path: str | Path) -> tuple[np.ndarray, dict]:
@@ -54,34 +61,47 @@ def read_mask(path: str | Path) -> tuple[np.ndarray, dict]:
     return _read(path, _values_from_picture, _whole_numbers)
 
 
-def _read(path: str | Path, from_picture: Callable, finish: Callable) -> tuple[np.ndarray, dict]:
-    path = Path(path)
-    if not path.is_file():
+class Refused(Exception):
+    """The file is readable, but is no image of the kind asked for; the text goes on from the file's name."""
+
+
+@contextmanager
+def errors_of(path: str | Path) -> Iterator[None]:
+    """Names the file in whatever its decoding raises.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the block refused it or failed.
+    """
+    if not Path(path).is_file():
         raise FileNotFoundError(f"file {path} does not exist; check data::dataset_dir and the paths in data::datalist.")
     try:
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            array, meta = _decode_nifti(path)
-        else:
-            array, meta = _decode_picture(path, from_picture)
-        array = finish(array)
-    except _Refused as error:
+        yield
+    except Refused as error:
         raise ValueError(f"file {path} {error}") from None
     except Exception as error:
         raise ValueError(f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out of the list.") from error
+
+
+def _read(path: str | Path, from_picture: Callable, finish: Callable) -> tuple[np.ndarray, dict]:
+    with errors_of(path):
+        path = Path(path)
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            array, meta = _decode_nifti(path)
+        else:
+            array, meta = decode_picture(path, from_picture)
+        array = finish(array)
     return array.astype(np.float32), {MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel", **meta}
 
 
-class _Refused(Exception):
-    """The file is readable, but is no single 2D image of the kind asked for."""
-
-
-def _decode_picture(path: Path, from_picture: Callable) -> tuple[np.ndarray, dict]:
+def decode_picture(path: Path, from_picture: Callable) -> tuple[np.ndarray, dict]:
+    """What `from_picture` gives of a PNG, JPEG, BMP or TIFF as it is looked at, columns first, and its metadata."""
     with Image.open(path) as picture:
         if getattr(picture, "n_frames", 1) > 1:
-            raise _Refused(f"holds {picture.n_frames} frames; expected one 2D image: save the frames as separate files.")
+            raise Refused(f"holds {picture.n_frames} frames; expected one 2D image: save the frames as separate files.")
         kind, mode = picture.format, picture.mode
-        array = from_picture(ImageOps.exif_transpose(picture)).T  # (H, W) -> (W, H)
-    shape = np.asarray(array.shape)
+        array = from_picture(ImageOps.exif_transpose(picture)).swapaxes(0, 1)  # (H, W) -> (W, H)
+    shape = np.asarray(array.shape[:2])
     return array, {"format": kind, "mode": mode, MetaKeys.SPATIAL_SHAPE: shape, "original_shape": shape}
 
 
@@ -89,22 +109,26 @@ def _decode_nifti(path: Path) -> tuple[np.ndarray, dict]:
     volume = nibabel.load(path)
     shape = volume.shape
     if not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)) or 0 in shape:
-        raise _Refused(f"has shape {shape}; expected (W, H) or (W, H, 1): save the slices or frames as separate files.")
+        raise Refused(f"has shape {shape}; expected (W, H) or (W, H, 1): save the slices or frames as separate files.")
     array = np.asanyarray(volume.dataobj)
     if array.dtype.kind not in "biuf":
-        raise _Refused(f"has pixels of type {array.dtype}; expected one gray channel: convert it to gray.")
+        raise Refused(f"has pixels of type {array.dtype}; expected one gray channel: convert it to gray.")
+    return array.reshape(shape[:2]), nifti_meta(volume, shape[:2], shape)  # (W, H, 1) -> (W, H)
+
+
+def nifti_meta(volume: nibabel.Nifti1Image, spatial_shape: Sequence[int], original_shape: Sequence[int]) -> dict:
+    """Metadata of a NIfTI image that was read as `spatial_shape`."""
     affine = np.asarray(volume.affine, dtype=np.float64)
-    meta = {
+    return {
         MetaKeys.AFFINE: affine.copy(),
         MetaKeys.ORIGINAL_AFFINE: affine,
         MetaKeys.SPACE: SpaceKeys.RAS,
-        MetaKeys.SPATIAL_SHAPE: np.asarray(shape[:2]),
-        "original_shape": np.asarray(shape),
+        MetaKeys.SPATIAL_SHAPE: np.asarray(spatial_shape),
+        "original_shape": np.asarray(original_shape),
     }
-    return array.reshape(shape[:2]), meta  # (W, H, 1) -> (W, H)
 
 
-def _gray_from_picture(picture: Image.Image) -> np.ndarray:
+def gray_from_picture(picture: Image.Image) -> np.ndarray:
     """Pixels (H, W): uint8 or uint16 as stored, float where alpha was composited or the file is float."""
     if picture.mode.startswith("I"):
         return _sixteen_bit(np.asarray(picture))
@@ -117,19 +141,30 @@ def _gray_from_picture(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture if picture.mode == "L" else picture.convert("RGB").convert("L"))
 
 
+def colors_from_picture(picture: Image.Image) -> np.ndarray:
+    """RGB uint8 (H, W, 3) of a color picture, alpha over black; gray (H, W) as `gray_from_picture` of others."""
+    gray = picture.mode in ("1", "L", "F", "LA", "La") or picture.mode.startswith("I")
+    if gray:
+        return gray_from_picture(picture)
+    if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+    return np.asarray(picture.convert("RGB"))
+
+
 def _sixteen_bit(array: np.ndarray) -> np.ndarray:
     if array.min() < 0 or array.max() > 65535:
-        raise _Refused(f"has values from {array.min()} to {array.max()}; expected 0 to 65535: save it as 16-bit gray.")
+        raise Refused(f"has values from {array.min()} to {array.max()}; expected 0 to 65535: save it as 16-bit gray.")
     return array.astype(np.uint16)
 
 
-def _unit_range(array: np.ndarray) -> np.ndarray:
+def unit_range(array: np.ndarray) -> np.ndarray:
     """Pixels in [0, 1], scaled by their type; see `read_image`."""
     if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
         return array / np.float32(np.iinfo(array.dtype).max)
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise _Refused("holds nan or infinite pixels; expected finite values.")
+        raise Refused("holds nan or infinite pixels; expected finite values.")
     low, high = array.min(), array.max()
     if low >= 0 and high <= 1:
         return array
@@ -143,20 +178,20 @@ def _values_from_picture(picture: Image.Image) -> np.ndarray:
     channels = np.asarray(picture.convert("RGBA"))  # (H, W, 4)
     color, visible = channels[..., :3], channels[..., 3] > 0
     if (color[visible] != color[visible][:, :1]).any():
-        raise _Refused(f"is a {picture.mode} mask with unequal color channels; expected one class value a pixel.")
+        raise Refused(f"is a {picture.mode} mask with unequal color channels; expected one class value a pixel.")
     return np.where(visible, color[..., 0], 0)
 
 
 def _whole_numbers(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
-        raise _Refused("has mask values that are no whole numbers; expected class indices or 0 and 255.")
+        raise Refused("has mask values that are no whole numbers; expected class indices or 0 and 255.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _Refused("holds nan or infinite pixels; expected finite values.")
+        raise Refused("holds nan or infinite pixels; expected finite values.")
     return array
 
 
-class _FileReader(ImageReader):
-    """Shared half of the two readers: hands the path from `read` to `get_data`."""
+class FileReader(ImageReader):
+    """Shared half of the readers: hands the path from `read` to `get_data`."""
 
     def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
         return True
@@ -172,13 +207,13 @@ class _FileReader(ImageReader):
         return self.decode(img[0])
 
 
-class GrayImageReader(_FileReader):
+class GrayImageReader(FileReader):
     """Reads an image with `read_image`: float32 (W, H) in [0, 1]."""
 
     decode = staticmethod(read_image)
 
 
-class MaskReader(_FileReader):
+class MaskReader(FileReader):
     """Reads a mask with `read_mask`: float32 (W, H), values as stored."""
 
     decode = staticmethod(read_mask)
