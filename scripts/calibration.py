@@ -67,6 +67,11 @@ class Reliability:
         self.confident_wrong += int((~correct & (confidence > CONFIDENT)).sum())
         return _expected_error(case)
 
+    def merge(self, other: Reliability) -> None:
+        """Add the cases of another one."""
+        self.bins += other.bins
+        self.confident_wrong += other.confident_wrong
+
     def summary(self) -> dict[str, Any]:
         """The figures over all pixels.
 

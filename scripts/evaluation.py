@@ -1,6 +1,7 @@
 """Evaluation of networks on test cases at their original size: the results of a run.
 
-Each image is resized as in training, the logits are resized back, and the metrics count pixels of the original image. Writes
+Each image is resized as in training, the logits are resized back, and the metrics count pixels of the original image. Several ranks
+(see distributed.py) share the cases, and find what one process finds, to the last bit. Writes
 test_results.txt, metrics.csv (a row a case and arm), summary.json, visualizations/test_sample_000.png and so on, report.html and
 report.json, each file in one step.
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.transforms import Resize
@@ -45,6 +47,14 @@ class Arm(NamedTuple):
     network: nn.Module
     img_size: int
     seed: int = 0
+
+
+class Measured(NamedTuple):
+    """Of one case by one arm: row, its metrics; about, what else the tables hold; reliability, of its pixels."""
+
+    row: dict[str, Any]
+    about: dict[str, Any]
+    reliability: Reliability
 
 
 @dataclass
@@ -101,15 +111,19 @@ def run_evaluation(
     seeds = {name: 0 if name == "teacher" else seed for name in networks}  # this run has not trained the teacher
     arms = [Arm(name, network, sizes[name], seeds[name]) for name, network in networks.items() if network is not None]
     found = evaluate(dataset, arms, num_classes, device, autocast)
+    summary = {name: means for (name, _), means in found.summary.items()}
+    if idist.get_rank() > 0:
+        idist.barrier()
+        return summary
     output_dir = Path(output_dir)
     draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
     for i, index in enumerate(sorted({int(i) for i in np.linspace(0, len(dataset) - 1, min(num_panels, len(dataset)))})):
         draw(index, output_dir / "visualizations" / f"test_sample_{i:03d}.png")
-    summary = {name: means for (name, _), means in found.summary.items()}
     write_results(found.rows, summary, output_dir)
     curves = {judged_arm([arm.name for arm in arms]): {str(seed): read_curves(output_dir / "history.csv")}}
     report = compile_report(found.rows, found.reliability, title="Evaluation", curves=curves, margin=margin)
     write_report_with_cases(report, found.rows, draw, output_dir)
+    idist.barrier()
     return summary
 
 
@@ -120,7 +134,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     autocast: AbstractContextManager | None = None,
 ) -> Evaluation:
-    """Measure all arms on every case in one pass over the list.
+    """Measure all arms on every case in one pass over the list, which the ranks share; all of them get the whole.
 
     Args:
         dataset: gives image (1, H, W) in [0, 1], label (1, H, W) class indices, both at their original size, and case, the
@@ -141,19 +155,35 @@ def evaluate(
         raise ValueError("the data set to evaluate has no cases, expected at least one; check the list test in data::datalist.")
     for arm in arms:
         arm.network.to(device).eval()
-    reliability = {arm.name: Reliability() for arm in arms}
-    scores = {(arm.name, arm.seed): SegmentationMetrics(num_classes) for arm in arms}
-    rows: dict[tuple[str, int], list[dict[str, Any]]] = {key: [] for key in scores}
-    for index in tqdm(range(len(dataset)), "Evaluating", leave=False, disable=None):
+    share = range(idist.get_rank(), len(dataset), idist.get_world_size())
+    measured = []
+    for index in tqdm(share, "Evaluating", leave=False, disable=idist.get_rank() > 0 or None):
         case = _read_case(dataset, index)
-        for arm in arms:
-            logits = _segment(arm, case, num_classes, device, autocast)
-            row = scores[arm.name, arm.seed].add(case["case"], logits_to_classes(logits[None])[0], case["label"], case["spacing"])
-            row["ece"] = reliability[arm.name].add(logits_to_probabilities(logits), case["label"])
-            about = {"patient": case["patient"], "arm": arm.name, "seed": arm.seed, **case["columns"]}
-            rows[arm.name, arm.seed].append({"case": row["case"], **about, **row})
-    summary = {key: score.summary() for key, score in scores.items()}
-    found = [row for own in rows.values() for row in own]
+        measured += [(index, _measure(arm, case, num_classes, device, autocast)) for arm in arms]
+    everyone = [pair for pairs in idist.all_gather(measured) for pair in pairs] if idist.get_world_size() > 1 else measured
+    return _put_together([one for _, one in sorted(everyone, key=lambda pair: pair[0])], arms, num_classes)
+
+
+def _measure(
+    arm: Arm, case: Mapping[str, Any], num_classes: int, device: torch.device | str, autocast: AbstractContextManager | None
+) -> Measured:
+    logits = _segment(arm, case, num_classes, device, autocast)
+    row = SegmentationMetrics(num_classes).add(case["case"], logits_to_classes(logits[None])[0], case["label"], case["spacing"])
+    reliability = Reliability()
+    row["ece"] = reliability.add(logits_to_probabilities(logits), case["label"])
+    about = {"patient": case["patient"], "arm": arm.name, "seed": arm.seed, **case["columns"]}
+    return Measured(row, about, reliability)
+
+
+def _put_together(measured: Sequence[Measured], arms: Sequence[Arm], num_classes: int) -> Evaluation:
+    """What was measured of each case, in the order of the data set, as one evaluation: arm by arm."""
+    reliability = {arm.name: Reliability() for arm in arms}
+    groups: dict[tuple[str, int], list[Measured]] = {(arm.name, arm.seed): [] for arm in arms}
+    for one in measured:
+        reliability[one.about["arm"]].merge(one.reliability)
+        groups[one.about["arm"], one.about["seed"]].append(one)
+    summary = {key: SegmentationMetrics(num_classes, [one.row for one in own]).summary() for key, own in groups.items()}
+    found = [{"case": one.row["case"], **one.about, **one.row} for own in groups.values() for one in own]
     short = _without_folder([row["case"] for row in found])
     return Evaluation([{**row, "case": short[row["case"]]} for row in found], reliability, summary)
 

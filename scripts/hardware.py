@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 # M_MMAP_MAX: no mapping of its own for a large block; M_TRIM_THRESHOLD: give nothing back; M_TOP_PAD: grow by 256 MB
 MALLOPT = {-4: 0, -1: 2**31 - 1, -2: 2**28}
 PRECISIONS = ("auto", "fp32", "bf16")
+TORCHRUN = (
+    "torchrun --standalone --nproc_per_node={} -m monai.bundle run training "
+    "--config_file \"['configs/train.json','configs/multi_gpu_train.json']\", see docs/many_machines.md"
+)
 
 
 class Hardware:
@@ -28,11 +32,11 @@ class Hardware:
             where the processor computes it natively.
 
     Raises:
-        ValueError: a GPU that is not there, several GPUs, or an unknown precision.
+        ValueError: a GPU that is not there, several GPUs or processes, or an unknown precision.
     """
 
     def __init__(self, gpu_ids: Sequence[int] = (0,), precision: str = "auto") -> None:
-        self.device = pick_device(gpu_ids)
+        self.device = self._pick_device(gpu_ids)
         if self.device.type == "cpu":
             keep_freed_memory()
         if precision not in PRECISIONS:
@@ -44,9 +48,22 @@ class Hardware:
         """The precision that is in force: `fp32` or `bf16`."""
         return "bf16" if self.bf16 else "fp32"
 
+    @property
+    def settings(self) -> dict[str, int | str]:
+        """What a resumed run has in common with the earlier one, by config key."""
+        return {"precision": self.resolved}
+
     def autocast(self) -> torch.autocast:
         """A context in which networks run in the run's precision."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def _pick_device(self, gpu_ids: Sequence[int]) -> torch.device:
+        if num_processes() > 1:
+            raise ValueError(
+                f"torchrun has started {num_processes()} processes, but this configuration is for one; add "
+                "configs/multi_gpu_train.json, or for an evaluation configs/multi_gpu_evaluate.json, to --config_file."
+            )
+        return pick_device(gpu_ids)
 
 
 class PrecisionInferer(SimpleInferer):
@@ -72,13 +89,21 @@ def pick_device(gpu_ids: Sequence[int]) -> torch.device:
     if not isinstance(gpu_ids, Sequence) or isinstance(gpu_ids, str):
         raise ValueError(f"hardware::gpu_ids must be a list such as [0], got {gpu_ids!r}.")
     if len(gpu_ids) > 1:
-        raise ValueError(f"hardware::gpu_ids {list(gpu_ids)} names several GPUs, but this run uses one; pass [0].")
+        raise ValueError(
+            f"hardware::gpu_ids {list(gpu_ids)} names several GPUs, but this run uses one; pass [0], or start a process for each "
+            f"GPU: {TORCHRUN.format(len(gpu_ids))}."
+        )
     if not gpu_ids or (count == 0 and list(gpu_ids) == [0]):
         logger.info("no GPU is used: computing on the CPU.")
         return torch.device("cpu")
     if gpu_ids[0] not in range(count):
         raise ValueError(f"hardware::gpu_ids {list(gpu_ids)} does not exist: this machine has {count} GPUs; pass [0] or [].")
     return torch.device("cuda", gpu_ids[0])
+
+
+def num_processes() -> int:
+    """Processes that torchrun has started with this one, on all machines; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
 
 
 def keep_freed_memory() -> bool:
@@ -101,7 +126,7 @@ def has_native_bf16(device: torch.device) -> bool:
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 
 
-def worker_count(num_workers: int, device: torch.device | None = None) -> int:
+def worker_count(num_workers: int, device: torch.device | str | None = None, local_ranks: int = 1) -> int:
     """Data-loading processes: `num_workers`, but no more than the machine has cores; 0 with one core to spare.
 
     Images are in memory and a batch of 16 takes 12 ms to augment. Where the CPU trains too, processes that do it beside the training
@@ -110,10 +135,11 @@ def worker_count(num_workers: int, device: torch.device | None = None) -> int:
     Args:
         num_workers: asked for.
         device: of the training; None looks at the cores alone.
+        local_ranks: processes that train on this machine and share its cores.
     """
     if num_workers < 0:
         raise ValueError(f"training::num_workers must not be negative, got {num_workers}.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if device is not None and device.type == "cpu":
-        cores -= torch.get_num_threads()  # those that the training leaves
-    return min(num_workers, cores) if cores > 1 else 0
+    if device is not None and torch.device(device).type == "cpu":
+        cores -= local_ranks * torch.get_num_threads()  # those that the training leaves
+    return min(num_workers, cores // local_ranks) if cores > 1 else 0

@@ -102,7 +102,8 @@ def _class_map(mask: Any, name: str, num_classes: int) -> np.ndarray:
     wrong = (classes != mask) | (classes < 0) | (classes >= num_classes)
     if wrong.any():
         raise ValueError(
-            f"{name} holds the value {mask[wrong][0]}, expected class indices 0..{num_classes - 1}; correct it or data::num_classes."
+            f"{name} holds the value {mask[wrong][0]}, expected class indices 0..{num_classes - 1}; "
+            "correct it or data::num_classes."
         )
     return classes
 
@@ -172,7 +173,9 @@ class SegmentationMetrics:
 
     def __init__(self, num_classes: int, cases: Iterable[dict] = ()) -> None:
         if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2 (background and one class), got {num_classes}; see data::num_classes.")
+            raise ValueError(
+                f"num_classes must be at least 2 (background and one class), got {num_classes}; see data::num_classes."
+            )
         self.num_classes = num_classes
         self.cases: list[dict] = list(cases)
 
@@ -263,7 +266,9 @@ class SegmentationScore(Metric):
         cases = self.scores.cases
         if idist.get_world_size() > 1:
             cases = [row for rows in idist.all_gather(cases) for row in rows]
-        return SegmentationMetrics(self.num_classes, {row["case"]: row for row in cases}.values()).summary()
+        found = {row["case"]: row for row in cases}
+        # in an order that does not depend on who has seen which case, so that the means are the same to the last bit
+        return SegmentationMetrics(self.num_classes, [found[case] for case in sorted(found)]).summary()
 
     def completed(self, engine: Engine, name: str) -> None:
         """Write the means to `engine.state.metrics`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-LAST_CHECKPOINT, MODELS = "last.pt", "models"
+LAST_CHECKPOINT, MODELS, LAUNCH = "last.pt", "models", "launch.txt"
 
 
 class RunFolder:
@@ -16,15 +17,27 @@ class RunFolder:
         dataset: name of the data set.
         resume: an earlier run's folder or one of its checkpoints: this run then writes there; None starts a new folder.
         timestamp: name of a new folder; None takes the time.
+        launch: name of the program's start, where it is started again under the same name when it is killed: such a run goes on in
+            the folder that it began (its LAUNCH says so), from the last epoch that was completed.
+
+    `restarted` tells whether it does.
 
     Raises:
         FileNotFoundError: there is nothing to resume from.
         ValueError: the checkpoint to resume from is outside of a run folder.
     """
 
-    def __init__(self, root: str, dataset: str, resume: str | None = None, timestamp: str | None = None) -> None:
+    def __init__(
+        self, root: str, dataset: str, resume: str | None = None, timestamp: str | None = None, launch: str | None = None
+    ) -> None:
+        self.launch = launch
         self.resume_checkpoint = find_checkpoint(Path(resume)) if resume else None
-        if self.resume_checkpoint:
+        begun = find_launch(launch, [*_runs(self.resume_checkpoint), *(Path(root) / dataset).glob("*")]) if launch else None
+        self.restarted = begun is not None
+        if begun:
+            last = begun / MODELS / LAST_CHECKPOINT
+            self.path, self.resume_checkpoint = begun, last.resolve() if last.is_file() else None
+        elif self.resume_checkpoint:
             self.path = self.resume_checkpoint.parent.parent
         else:
             self.path = Path(root) / dataset / (timestamp or datetime.now().strftime("%Y%m%d_%H%M%S"))
@@ -32,7 +45,7 @@ class RunFolder:
     @property
     def resumed(self) -> bool:
         """Whether the run goes on in an earlier run's folder."""
-        return self.resume_checkpoint is not None
+        return self.restarted or self.resume_checkpoint is not None
 
     @property
     def models(self) -> Path:
@@ -59,6 +72,19 @@ class RunFolder:
         if not found:
             raise FileNotFoundError(f"{self.models} holds no best_epoch* file: no validation has ended in this run yet.")
         return found[-1]
+
+
+def find_launch(launch: str, folders: Iterable[Path]) -> Path | None:
+    """The run folder that a launch of this name has begun."""
+    for folder in folders:
+        record = folder / LAUNCH
+        if record.is_file() and record.read_text() == launch:
+            return folder
+    return None
+
+
+def _runs(checkpoint: Path | None) -> list[Path]:
+    return [checkpoint.parent.parent] if checkpoint else []
 
 
 def find_checkpoint(resume: Path) -> Path:

@@ -208,7 +208,8 @@ class CachedTeacher(nn.Module):
             partial.write_text(json.dumps(self.about, indent=4) + "\n")
         loader = ViewLoader(self.dataset, batch_size=self.batch_size, sampler=missing, num_workers=self.num_workers)
         seconds = []
-        with tqdm(total=len(missing), desc="Filling the teacher cache", unit="view", disable=None) as progress:
+        hidden = idist.get_rank() > 0 or None  # None: where there is no terminal
+        with tqdm(total=len(missing), desc="Filling the teacher cache", unit="view", disable=hidden) as progress:
             for batch in loader:
                 started = time.perf_counter()
                 done = self._fill_batch(batch)
@@ -219,7 +220,8 @@ class CachedTeacher(nn.Module):
 
     def _fill_images(self, images: Iterable[torch.Tensor]) -> None:
         """Ask about images (1, H, W) without a view, one by one as an evaluation does; ends where nothing can be kept."""
-        for image in tqdm(images, "Filling for panels and evaluation", unit="image", leave=False, disable=None):
+        hidden = idist.get_rank() > 0 or None
+        for image in tqdm(images, "Filling for panels and evaluation", unit="image", leave=False, disable=hidden):
             self(image[None].to(self._device))
             if not self.writable:
                 break
@@ -354,7 +356,7 @@ class CachedTeacher(nn.Module):
         total = len(self.views)
         return (
             f"{len(self.dataset)} images, {kind} each, {_size(total * self._entry_bytes())} in {self.store.folder}; "
-            f"{missing} of {total} are to be computed, once"
+            f"{missing} of {total} are to be computed{' by this process' if idist.get_world_size() > 1 else ''}, once"
         )
 
     def _payback(self, seconds: float, missing: int) -> str:

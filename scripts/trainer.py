@@ -1,7 +1,7 @@
 """The distillation loop: monai's SupervisedTrainer with a frozen teacher beside the student.
 
 Each iteration is SupervisedTrainer's own; when the student's forward is done the teacher sees the same images, and the loss
-reads both. The trainer imports neither a network nor a loss: it is given them.
+reads both. The trainer imports neither a network nor a loss: it is given them. Several ranks (see distributed.py) end together.
 
 Shapes: B batch, C classes, H W pixels.
 """
@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import EarlyStopHandler, stopping_fn_from_metric
 from monai.utils import CommonKeys as Keys
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 logger = logging.getLogger(__name__)
+
+# what torch says of a connection whose other end is gone
+LOST = re.compile("closed by peer|reset by peer|Broken pipe|NCCL|Connection refused|Timed out")
 
 # options of SupervisedTrainer that this trainer does not implement: their neutral value, and why
 UNSUPPORTED = {
@@ -38,7 +44,7 @@ class DistillationTrainer(SupervisedTrainer):
     Args:
         loss_function: called with (student_logits, label, teacher_logits, student_features, teacher_features), the last three None
             where there are none; returns a named tuple whose first item is the total. Its `needs_teacher` tells whether the
-            teacher runs at all.
+            teacher runs at all. It and `network` may come in DistributedDataParallel.
         teacher: images -> named tuple of `logits` and `features`; None trains on the ground truth alone (the control).
             It is frozen here, and is neither in `network` nor in the optimizer. One that `reads_views` is called with the batch's
             item "view" too, by which it finds what it has kept.
@@ -55,11 +61,12 @@ class DistillationTrainer(SupervisedTrainer):
         for name, (neutral, reason) in UNSUPPORTED.items():
             if kwargs.get(name, neutral) != neutral:
                 raise ValueError(f"{name} {kwargs[name]} is not supported by DistillationTrainer: {reason}.")
-        if loss_function.needs_teacher and teacher is None:
+        needs_teacher = bare(loss_function).needs_teacher
+        if needs_teacher and teacher is None:
             raise ValueError("a term of the loss reads the teacher, but there is no teacher; pass --distillation::beta 0 or give a teacher.")
         super().__init__(loss_function=self._objective, **kwargs)
         self.criterion = loss_function.to(self.state.device)
-        self.teacher = freeze(teacher).to(self.state.device) if loss_function.needs_teacher else None
+        self.teacher = freeze(teacher).to(self.state.device) if needs_teacher else None
         self.max_grad_norm = max_grad_norm
         self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._run_teacher)
         self.add_event_handler(IterationEvents.LOSS_COMPLETED, self._require_finite_loss)
@@ -83,22 +90,25 @@ class DistillationTrainer(SupervisedTrainer):
 
     def _require_finite_loss(self) -> None:
         loss = float(self.state.output[Keys.LOSS].detach())
-        if not math.isfinite(loss):
-            self._stop(f"the loss is {loss} {self.state.loss_terms}")
+        finding = "" if math.isfinite(loss) else f"the loss is {loss} {self.state.loss_terms}"
+        if idist.all_reduce(int(finding != ""), "MAX"):  # of any rank
+            self._stop(finding)
 
     def _clip_gradients(self) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))  # of the mean gradient, the same on all ranks
         if not math.isfinite(norm):
             self._stop(f"the norm of the gradient is {norm}")
 
     def _stop(self, finding: str) -> None:
-        """End the run before the optimizer takes a step that would spoil the weights."""
-        cases = self.state.batch.get("case", ["(unknown)"])
+        """End the run on all ranks before the optimizer's step would spoil the weights; the finding is "" where others have made it."""
+        own = (finding, [str(case) for case in self.state.batch.get("case", ["(unknown)"])])
+        found = [(text, cases) for text, cases in idist.all_gather(own) if text]
+        files = ", ".join(case for _, cases in found for case in cases)
         raise FloatingPointError(
-            f"{finding} in epoch {self.state.epoch}, iteration {self.state.iteration}; the last good checkpoint is kept. "
-            f"Files of the batch: {', '.join(map(str, cases))}. "
+            f"{found[0][0]} in epoch {self.state.epoch}, iteration {self.state.iteration}; the last good checkpoint is kept. "
+            f"Files of the batch: {files}. "
             "Look at these files, lower --training::lr, or pass --hardware::precision fp32."
         )
 
@@ -106,6 +116,11 @@ class DistillationTrainer(SupervisedTrainer):
 def freeze(teacher: nn.Module) -> nn.Module:
     """The teacher without gradients and in eval mode; nothing trains it, since it is not part of the network."""
     return teacher.requires_grad_(False).eval()
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The module itself, taken out of DistributedDataParallel, whose names of weights differ."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 def _restore_patience(trainer: Engine, evaluator: Engine, stopper: EarlyStopHandler, val_interval: int) -> None:
@@ -144,7 +159,7 @@ def run_training(
         num_epochs: passes over the training list.
         lr: AdamW's, of the last layer.
         warmup_epochs: of linear warm-up.
-        batch_size: images an iteration.
+        batch_size: images an iteration; of several ranks each takes as many.
         num_workers: data-loading processes, at most the machine's cores.
         patience: early stopping after this many validations without a better key metric; 0 never stops early.
         seed: of the weights, the order of the images and their augmentation.
@@ -164,15 +179,34 @@ def run_training(
         trainer.add_event_handler(Events.STARTED, _restore_patience, evaluator, stopper, val_interval)  # after the checkpoint's
     logger.info(
         "training on %s: %d epochs of %s iterations, batch size %d, %d workers, lr %g, %d warm-up epochs, seed %d%s",
-        trainer.state.device, num_epochs, trainer.state.epoch_length, batch_size, num_workers, lr, warmup_epochs, seed,
+        trainer.state.device, trainer.state.max_epochs, trainer.state.epoch_length, batch_size, num_workers, lr, warmup_epochs, seed,
         f", resumed from {resume}" if resume else "",
     )
-    trainer.run()
+    _run_together(trainer)
     if final_evaluation:
         best = run_folder.best_model()
         logger.info("evaluating %s on the test list", best)
-        trainer.network.load_state_dict(torch.load(best, weights_only=True, map_location=trainer.state.device))
+        bare(trainer.network).load_state_dict(torch.load(best, weights_only=True, map_location=trainer.state.device))
         final_evaluation()
-    if on_completion:
+    if on_completion and idist.get_rank() == 0:
         on_completion()
     return trainer
+
+
+def _run_together(trainer: SupervisedTrainer) -> None:
+    """Run the trainer until all ranks have ended, rank 0 with its last file.
+
+    Raises:
+        ConnectionError: another rank is gone.
+    """
+    try:
+        trainer.run()
+        idist.barrier()
+    except RuntimeError as error:
+        if idist.get_world_size() == 1 or not LOST.search(str(error)):
+            raise
+        raise ConnectionError(
+            "another process of this training has ended, see what it says and torchrun's summary; nothing but the unfinished epoch "
+            "is lost. torchrun --max-restarts 3 starts all again from the last epoch; without it pass --training::resume and the "
+            "run folder."
+        ) from error

@@ -498,6 +498,8 @@ def test_teacher_runs_in_its_own_precision_whatever_the_students(frozen, precisi
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             for found, expected in zip(teacher(image), plain):
                 assert torch.equal(found, expected) and found.dtype == expected.dtype
+    weight = teacher.members[0].sam.image_encoder.blocks[0].attn.qkv.weight
+    assert weight.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
     other = frozen(precision="bf16" if precision == "fp32" else "fp32")(image)
     assert not torch.equal(other.logits, plain.logits)
 

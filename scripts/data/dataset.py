@@ -161,31 +161,50 @@ def view_settings(dataset: Dataset) -> dict[str, str | int | None]:
 class ViewSampler(Sampler):
     """(index, epoch) pairs of every item, in an order fixed by (seed, epoch): independent of workers and resume.
 
+    Of several ranks each takes its own share of the same order, every `num_ranks`-th item, so that their batches together are the
+    batches that one process would see.
+
     Args:
         dataset: anything with a length.
         shuffle: random order; False keeps the order of the list.
         seed: of the order.
+        rank: of this process.
+        num_ranks: that share the items.
+        even: shares of equal length, the first items twice where they have to be, as a training needs it; else every item is in one
+            share (an empty share would end a run, and gets the first item).
     """
 
-    def __init__(self, dataset: Dataset, shuffle: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self, dataset: Dataset, shuffle: bool = True, seed: int = 0, rank: int = 0, num_ranks: int = 1, even: bool = True
+    ) -> None:
         self.dataset = dataset
         self.shuffle = shuffle
         self.seed = seed
+        self.rank = rank
+        self.num_ranks = num_ranks
+        self.even = even
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self._share())
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order and the views of the next iteration."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = torch.arange(len(self))
+        count = len(self.dataset)
+        order = torch.arange(count)
         if self.shuffle:
             generator = torch.Generator().manual_seed(_seed_from(self.seed, self.epoch))
-            order = torch.randperm(len(self), generator=generator)
-        return iter([(index, self.epoch) for index in order.tolist()])
+            order = torch.randperm(count, generator=generator)
+        return iter([(int(order[place % count]), self.epoch) for place in self._share()])
+
+    def _share(self) -> range:
+        """This rank's places in the order; from the end on it begins anew."""
+        count = len(self.dataset)
+        end = count + -count % self.num_ranks if self.even else count
+        return range(self.rank, end, self.num_ranks) or range(1)
 
 
 class ViewLoader(DataLoader):

@@ -27,6 +27,7 @@ class CacheFill:
         self, teacher: nn.Module | None, panels: Dataset | None = None, evaluation: partial | None = None, num_panels: int = 4
     ) -> None:
         self.teacher, self.panels, self.evaluation, self.num_panels = teacher, panels, evaluation, num_panels
+        self.filled = False
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, after the run's log."""
@@ -34,8 +35,10 @@ class CacheFill:
             engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self) -> None:
-        """Fill the cache."""
-        self.teacher.fill(self._images())
+        """Fill the cache, once: a trainer that runs again, as in each round of a federation, finds it filled."""
+        if not self.filled:
+            self.teacher.fill(self._images())
+        self.filled = True
 
     def _images(self) -> Iterator[torch.Tensor]:
         """Images (1, H, W), one by one, exactly as the teacher will be given them."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
@@ -65,7 +66,7 @@ class Checkpoints:
     """Saves and resumes a training.
 
     In `folder`: `best_epoch{N}_dice{D}{suffix}` (weights alone, the latest best), `checkpoint_epoch{N}.pt` and `last.pt`
-    (everything that a resumed run needs).
+    (everything that a resumed run needs). Of several ranks the first writes, and all of them read.
 
     Args:
         folder: the run's models folder.
@@ -78,6 +79,8 @@ class Checkpoints:
         model_file: gets a copy of the run's best file when the training is complete, such as the bundle's models/model.pt;
             None publishes nothing.
         resume: checkpoint that the training goes on from.
+        restarted: whether the program was started again by what had started it, see `RunFolder`: a run that has completed its
+            epochs then goes on with what follows them.
         settings: what a resumed run must have in common with the earlier one, nested as the configuration is; the restored
             states would silently win over other values.
     """
@@ -94,6 +97,7 @@ class Checkpoints:
         model_file: str | Path | None = None,
         resume: str | Path | None = None,
         settings: dict[str, Any] | None = None,
+        restarted: bool = False,
     ) -> None:
         if interval < 1:
             raise ValueError(f"the checkpoint interval must be at least 1 epoch, got {interval}.")
@@ -107,6 +111,7 @@ class Checkpoints:
         self.model_file = Path(model_file) if model_file else None
         self.resume = Path(resume) if resume else None
         self.settings = flatten(settings or {})
+        self.restarted = restarted
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, after the validation handler and before all that read the epoch at the start.
@@ -119,7 +124,7 @@ class Checkpoints:
             self._check(engine)  # refused before anything is written
             engine.add_event_handler(Events.STARTED, self.restore)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
-        if self.model_file:
+        if self.model_file and idist.get_rank() == 0:
             engine.add_event_handler(Events.COMPLETED, self.publish)
 
     def save(self, engine: Engine) -> None:
@@ -128,6 +133,8 @@ class Checkpoints:
         if best.best_metric_epoch == epoch and not math.isfinite(best.best_metric):
             logger.warning("the key metric is %s in epoch %d, which is not taken as best", best.best_metric, epoch)
             best.best_metric, best.best_metric_epoch = -1, -1  # nothing compares as better than nan
+        if idist.get_rank() > 0:
+            return
         if best.best_metric_epoch == epoch:
             self._save_best(epoch, float(best.best_metric))
         content = {name: state.state_dict() for name, state in self.states.items()}
@@ -182,7 +189,7 @@ class Checkpoints:
             )
 
     def _check_epoch(self, epoch: int, max_epochs: int) -> None:
-        if epoch >= max_epochs:
+        if epoch >= max_epochs and not self.restarted:
             raise ValueError(
                 f"training::resume: {self.resume} has completed {epoch} epochs of {max_epochs}; "
                 "pass a higher --training::num_epochs to go on."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
@@ -53,8 +54,9 @@ class PanelWriter:
         self.teacher_masks: list | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+        """Register with the trainer; of several ranks with the first."""
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:

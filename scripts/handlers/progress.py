@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar as IgniteProgressBar
@@ -24,12 +25,16 @@ class ProgressBar(IgniteProgressBar):
         super().__init__(**{"persist": False, "bar_format": None, **kwargs})
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
-        """Register with a trainer or an evaluator."""
+        """Register with a trainer or an evaluator; of several ranks with the first."""
+        if idist.get_rank() > 0:
+            return
         super().attach(engine, *args, output_transform=lambda _: getattr(engine.state, "loss_terms", {}), **kwargs)
 
 
 class EpochSeed:
     """Seeds torch and the sampler from the epoch, so that a resumed run draws what the whole run would have drawn.
+
+    Each rank draws its own dropout; the sampler, and with it the views of the images, does not depend on the rank.
 
     Args:
         seed: of the run.
@@ -46,14 +51,14 @@ class EpochSeed:
 
     def __call__(self, engine: Engine) -> None:
         """Seed the epoch that starts; epochs count from 1, the sampler's from 0."""
-        torch.manual_seed(self.seed * 100_003 + engine.state.epoch)
+        torch.manual_seed(self.seed * 100_003 + engine.state.epoch + idist.get_rank() * 50_021)
         if self.sampler is not None:
             self.sampler.set_epoch(engine.state.epoch - 1)
 
 
 class EpochSummary:
     """One line an epoch in the log and a row in history.csv: mean loss and its terms, rate, time, share of it spent waiting for
-    data, and the validation metrics.
+    data, and the validation metrics. Losses are means over the images of all ranks; the times are the first rank's.
 
     Args:
         folder: the run's folder.
@@ -96,14 +101,16 @@ class EpochSummary:
 
     def _summarize(self, engine: Engine) -> None:
         seconds = self.stopped - self.started
-        row = {"epoch": engine.state.epoch, **{name: total / self.images for name, total in self.sums.items()}}
+        images = idist.all_reduce(self.images)
+        row = {"epoch": engine.state.epoch, **{name: idist.all_reduce(total) / images for name, total in self.sums.items()}}
         row["lr"] = max(group["lr"] for group in engine.optimizer.param_groups)
         row["seconds"] = seconds
         row["data_wait"] = self.waiting / seconds
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             row.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
-        logger.info("epoch %d of %d: %s", engine.state.epoch, engine.state.max_epochs, _format(row))
-        self._append(row)
+        if idist.get_rank() == 0:
+            logger.info("epoch %d of %d: %s", engine.state.epoch, engine.state.max_epochs, _format(row))
+            self._append(row)
 
     def _append(self, row: dict[str, float]) -> None:
         rows = []

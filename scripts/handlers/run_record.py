@@ -6,9 +6,11 @@ import json
 import logging
 from pathlib import Path
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
 from ..files import atomic_path
+from ..run_folder import LAUNCH
 
 OWN_LOGGER = logging.getLogger("scripts")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -22,17 +24,28 @@ class RunRecord:
         config: the configuration as run, with all overrides.
         log_name: of the log file; a resumed run appends to it.
         resumed: whether the run goes on in the folder of an earlier one; a new run must not write into an existing folder.
+        launch: see `RunFolder`; None leaves no record of it.
     """
 
-    def __init__(self, folder: str | Path, config: dict, log_name: str = "distill.log", resumed: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        config: dict,
+        log_name: str = "distill.log",
+        resumed: bool = False,
+        launch: str | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.config = config
         self.log_name = log_name
         self.resumed = resumed
+        self.launch = launch
         self.log_handler: logging.Handler | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, first of all handlers."""
+        """Register with the trainer, first of all handlers; of several ranks with the first."""
+        if idist.get_rank() > 0:
+            return
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.COMPLETED, self.stop)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
@@ -44,6 +57,10 @@ class RunRecord:
             FileExistsError: the folder of a new run is there already, such as another run's of the same second.
         """
         self._make_folder()
+        self.resumed = True  # a trainer that runs again, as in each round of a federation, goes on in it
+        if self.launch:
+            with atomic_path(self.folder / LAUNCH) as partial:
+                partial.write_text(self.launch)
         with atomic_path(self.folder / "config.json") as partial:
             partial.write_text(json.dumps(self.config, indent=4, default=str) + "\n")
         self.log_handler = logging.FileHandler(self.folder / self.log_name)
