@@ -32,6 +32,8 @@ class SegmentationData:
         num_classes: number of classes with background.
         img_size: side of the student's square input, in pixels.
         check: decode every file once, see `check_files`; the lists themselves are always checked.
+        cases: lists "training" and "validation" of dicts with the absolute paths "image" and "label", used in the place of a
+            datalist and its folder, as MONAI Label gives them; there are no test cases then.
 
     Raises:
         FileNotFoundError: when the folder, the datalist, an image or a label is missing.
@@ -45,16 +47,22 @@ class SegmentationData:
         num_classes: int = 2,
         img_size: int = 224,
         check: bool = True,
+        cases: dict[str, list[dict]] | None = None,
     ) -> None:
         _check_num_classes(num_classes)
         _check_img_size(img_size)
-        self.dataset_dir = _existing_dir(dataset_dir)
-        self.datalist = self.dataset_dir / Path(datalist).expanduser()
         self.num_classes = num_classes
         self.img_size = img_size
-        content = _read_json(self.datalist)
+        self.cases = cases
+        if cases is None:
+            self.dataset_dir = _existing_dir(dataset_dir)
+            self.datalist = self.dataset_dir / Path(datalist).expanduser()
+            content = _read_json(self.datalist)
+        else:
+            self.dataset_dir = _common_folder(cases)
+            self.datalist, content = "MONAI Label's studies", {}
         self.labels = _class_names(content.get("labels"), num_classes, self.datalist)
-        self._splits = {split: self._load(content, split) for split in SPLITS}
+        self._splits = {split: self._load(content, split) if cases is None else cases.get(split, []) for split in SPLITS}
         check_patients(self._splits)
         self._check_existence()
         check_identical_files(self._splits)
@@ -75,7 +83,10 @@ class SegmentationData:
 
     @property
     def test(self) -> list[dict]:
-        """The test cases, all with labels; a list without them is refused here, since only an evaluation needs it."""
+        """The test cases, all with labels; a list without them is refused here, since only an evaluation needs it. Of given `cases`
+        there are none: they are not evaluated."""
+        if self.cases is not None:
+            return self._splits["test"]
         if not self._splits["test"]:
             raise ValueError(f"datalist {self.datalist} has no test cases, expected a list 'test'; add one to evaluate.")
         unlabeled = [item["image"] for item in self._splits["test"] if "label" not in item]
@@ -186,7 +197,7 @@ def _grouped(paths: Iterable[str], key: Callable) -> list[list[str]]:
 def _twice(first: str, split: str, second: str, other: str) -> str:
     return (
         f"image {first} ({split}) and image {second} ({other}) are the same file in two splits; expected each image in "
-        "one split: build the datalist with python -m scripts.make_datalist."
+        "one split: build the datalist with python -m scripts.make_datalist (of studies in MONAI Label remove one)."
     )
 
 
@@ -224,6 +235,11 @@ def _check_item(item: dict, where: str, label_required: bool) -> None:
         raise ValueError(f"{where} must be an object with an 'image' path, got {item!r}; correct data::datalist.")
     if not isinstance(item.get("label", "" if not label_required else None), str):
         raise ValueError(f"{where} must have a 'label' path, got {item!r}; correct data::datalist.")
+
+
+def _common_folder(cases: dict[str, list[dict]]) -> Path:
+    """The folder that all images are in or below."""
+    return Path(os.path.commonpath([os.path.dirname(item["image"]) for items in cases.values() for item in items]))
 
 
 def _existing_dir(dataset_dir: str | Path | None) -> Path:
