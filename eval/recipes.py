@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
+
 from scripts.files import atomic_path
 
 from .arms import CONTROL, STUDENT, Plan, parse_overrides, report_error, train_arm
@@ -143,7 +145,7 @@ def _write(found: Found, options: argparse.Namespace) -> None:
         "seeds": options.seeds,
         "epochs": options.epochs,
         "num_images": options.num_images,
-        "machine": describe_machine(0),
+        "machine": describe_machine(torch.get_num_threads()),
         "versions": list_versions(),
         "revision": git_revision(),
         "command": options.command,
