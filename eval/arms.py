@@ -247,8 +247,8 @@ def build_arm(plan: Plan, arm: str, seed: int, checkpoint: Any) -> Arm:
             raise FileNotFoundError(f"the checkpoint {path} does not exist.")
     if arm == TEACHER:
         parser = plan.workflow(STUDENT, seed, {"teacher::lora_checkpoint": checkpoint}).parser
-        teacher = parser.get_parsed_content("teacher")
-        teacher.load()
+        teacher = parser.get_parsed_content("teacher").to(parser.get_parsed_content("device"))
+        teacher.load()  # on its device, which decides on the type of its weights
         return Arm(arm, teacher, parser.get_parsed_content("teacher::img_size"), seed)
     parser = plan.workflow(arm, seed, {"student::pretrained": False, "student::checkpoint": None}).parser
     network: nn.Module = load_trained_student(parser.get_parsed_content("network_def"), checkpoint, f"arm {arm}, seed {seed}")

@@ -3,10 +3,10 @@
     python -m eval.federated --dataset_dirs data/site_1 data/site_2 --output_dir logs/federated --rounds 10 --local_epochs 2 \
         --teacher::model_name lite_medsam --teacher::module mask_decoder --teacher::lora_checkpoint PATH
 
-Federated averaging, McMahan et al. 2017, arXiv:1602.05629, Algorithm 1. Each client is monai.fl's MonaiAlgo on configs/train.json
-and configs/federated.json, as NVFlare drives it; its images, teacher, cache and run folder stay its own. Writes global_model.pt, the
-student with the averaged weights, and federated.json: the validation Dice of every client before and after each round, and what was
-sent.
+Federated averaging, McMahan et al. 2017, arXiv:1602.05629, Algorithm 1. Each client is monai.fl's MonaiAlgo on
+configs/train.json and configs/federated.json, as NVFlare drives it; its images, teacher, cache and run folder stay its own.
+Writes after each round global_model.pt, the student with the averaged weights, and federated.json: the validation Dice of
+every client before and after each round, and what was sent.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; 1 after a message on stderr."""
     try:
         options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-        if len(options.dataset_dirs) < 2:
-            raise ValueError(f"a federation needs at least two clients, got --dataset_dirs {' '.join(options.dataset_dirs)}.")
+        check_options(options, overrides)
         overrides = {"training::num_epochs": options.rounds * options.local_epochs, **overrides}  # of the learning rate's schedule
         clients = [
             make_client(f"client_{i}", folder, options.output_dir, options.local_epochs, overrides, options.config_file)
@@ -55,14 +54,39 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    parser = argparse.ArgumentParser(prog="python -m eval.federated", description=__doc__.splitlines()[0], allow_abbrev=False)
+    options, rest = federation_parser("eval.federated", __doc__).parse_known_args(arguments)
+    return options, parse_overrides(rest)
+
+
+def federation_parser(program: str, doc: str) -> argparse.ArgumentParser:
+    """The options of a federation, however it is run.
+
+    Args:
+        program: its module.
+        doc: its docstring, whose first line the help shows.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=doc.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--dataset_dirs", nargs="+", required=True, help="a folder with dataset.json for each client")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--local_epochs", type=int, default=1, help="of a client in a round")
-    parser.add_argument("--config_file", nargs="*", default=[], help="further overlays for all clients")
-    options, rest = parser.parse_known_args(arguments)
-    return options, parse_overrides(rest)
+    parser.add_argument("--config_file", nargs="*", default=[], help="further overlays for all clients, by their paths there")
+    return parser
+
+
+def check_options(options: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
+    """Refuse what makes no federation, before anything is read.
+
+    Raises:
+        ValueError: fewer than two clients, a count that is not positive, or clients that are to go on from a checkpoint.
+    """
+    if len(options.dataset_dirs) < 2:
+        raise ValueError(f"a federation needs at least two clients, got --dataset_dirs {' '.join(options.dataset_dirs)}.")
+    for name in ("rounds", "local_epochs"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    if overrides.get("training::resume"):  # it would be loaded in every round, in the place of the averaged weights
+        raise ValueError("a client cannot go on from a checkpoint; pass --student::checkpoint with the averaged global_model.pt.")
 
 
 def make_client(
@@ -129,10 +153,10 @@ def run_rounds(clients: Sequence[MonaiAlgo], rounds: int, output_dir: Path) -> d
             received.append(_sent(client))
         weights = average(received, counts)
         _evaluate(clients, weights, found)
-    found["sent_tensors"], found["sent_bytes"] = len(received[0]), sum(value.nbytes for value in received[0].values())
-    save_atomically(weights, Path(output_dir) / "global_model.pt")
-    with atomic_path(Path(output_dir) / "federated.json") as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n")
+        found["sent_tensors"], found["sent_bytes"] = len(received[0]), sum(value.nbytes for value in received[0].values())
+        save_atomically(weights, Path(output_dir) / "global_model.pt")
+        with atomic_path(Path(output_dir) / "federated.json") as partial:
+            partial.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
 

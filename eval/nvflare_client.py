@@ -1,4 +1,7 @@
-"""A client of an NVFlare federation: MonaiAlgo trains what NVFlare sends, and it is sent back; NVFlare starts it, see nvflare_job.py."""
+"""A client of an NVFlare federation: MonaiAlgo trains what NVFlare sends, and it is sent back.
+
+NVFlare starts it, see nvflare_job.py.
+"""
 
 from __future__ import annotations
 

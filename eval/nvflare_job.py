@@ -3,9 +3,9 @@
     python -m eval.nvflare_job --dataset_dirs data/site_1 data/site_2 --output_dir logs/nvflare --rounds 10 --local_epochs 2 \
         --teacher::model_name lite_medsam --teacher::module mask_decoder --teacher::lora_checkpoint PATH
 
-Needs the package nvflare, 2.9. Client i is site-i and trains on the i-th folder by eval/nvflare_client.py; the server averages the
-students and writes the mean below OUTPUT_DIR. With --export the job is written to OUTPUT_DIR/job instead, for `nvflare job submit`: the
-folders are then those of the sites, and each site has this bundle in the same folder.
+Needs the package nvflare, 2.9. Client i is site-i and trains on the i-th folder by eval/nvflare_client.py; the server averages
+the students and writes the mean below OUTPUT_DIR. With --export the job is written to OUTPUT_DIR/job instead, for
+`nvflare job submit`: the folders are then those of the sites, and each site has this bundle in the same folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from monai.bundle import ConfigWorkflow
 from scripts.config_check import RESERVED
 
 from .arms import parse_overrides, report_error
-from .federated import KEY_METRIC, ROOT, TRAINING
+from .federated import KEY_METRIC, ROOT, TRAINING, check_options, federation_parser
 
 CLIENT = "eval/nvflare_client.py"  # below the working directory, as NVFlare wants it
 GLOBAL_MODEL = "server/simulate_job/app_server/FL_global_model.pt"
@@ -39,16 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(prog="python -m eval.nvflare_job", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--dataset_dirs", nargs="+", required=True, help="a folder with dataset.json for each client")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--local_epochs", type=int, default=1, help="of a client in a round")
-    parser.add_argument("--config_file", nargs="*", default=[], help="further overlays for all clients, by their paths there")
+    parser = federation_parser("eval.nvflare_job", __doc__)
     parser.add_argument("--export", action="store_true", help="write the job instead of simulating it")
-    options, rest = parser.parse_known_args(arguments)
-    parse_overrides(rest)  # a mistake shows here
-    return options, rest
+    return parser.parse_known_args(arguments)
 
 
 def run_job(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -59,11 +52,10 @@ def run_job(options: argparse.Namespace, overrides: list[str]) -> int:
         overrides: `--id value` pairs for every client.
 
     Raises:
-        ValueError: nvflare is not installed, fewer than two clients, or an override with braces.
+        ValueError: nvflare is not installed, an override with braces, and see `check_options`.
         OSError: the job has failed.
     """
-    if len(options.dataset_dirs) < 2:
-        raise ValueError(f"a federation needs at least two clients, got --dataset_dirs {' '.join(options.dataset_dirs)}.")
+    check_options(options, parse_overrides(overrides))
     if braces := [word for word in overrides if "{" in word]:
         raise ValueError(f"NVFlare takes {braces[0]!r} for a variable of its own; write it to a file and pass it by --config_file.")
     try:

@@ -6,6 +6,7 @@ Legend: W columns, H rows, N frames, S segments: the classes without the backgro
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -35,6 +36,7 @@ def need_highdicom() -> ModuleType:
         import highdicom
     except ImportError as error:
         raise ValueError(f"output_format dicom_seg needs the extra dicom ({error}); run pip install .[dicom]") from None
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of ten modules that it copies for each image
     return highdicom
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,11 +21,15 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from .hardware import TORCHRUN, Hardware, num_processes, pick_device
+from .hardware import TORCHRUN, Hardware, pick_device
 from .run_folder import RunFolder
 
 NO_NAME = "none"  # torchrun's name of a launch that was given none
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+# what torch says of a connection whose other end is gone
+LOST = re.compile("closed by peer|reset by peer|Broken pipe|NCCL|Connection refused|Timed out")
+
+logger = logging.getLogger(__name__)
 
 
 class RankHardware(Hardware):
@@ -91,6 +96,24 @@ def join(device: torch.device, timeout: timedelta) -> None:
 
 
 @contextmanager
+def naming_lost_ranks(advice: str) -> Iterator[None]:
+    """Where ranks wait for each other: what torch says of one that is gone, as an error that tells what can be done.
+
+    Args:
+        advice: the end of the message.
+
+    Raises:
+        ConnectionError: another rank is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if idist.get_world_size() == 1 or not LOST.search(str(error)):
+            raise
+        raise ConnectionError(f"another process has ended, see what it says and torchrun's summary; {advice}") from error
+
+
+@contextmanager
 def _outside_slurm() -> Iterator[None]:
     """Inside a SLURM job ignite takes SLURM's local rank, which is 0 in all processes that one torchrun has started."""
     job = os.environ.pop("SLURM_JOB_ID", None)
@@ -132,9 +155,11 @@ def shared_run_folder(
         rank: of this process.
         root: see `RunFolder`, and the other arguments too.
     """
-    folder = [RunFolder(root, dataset, resume, timestamp, launch_name()) if rank == 0 else None]
-    dist.broadcast_object_list(folder)
-    return folder[0]
+    found = [RunFolder(root, dataset, resume, timestamp, launch_name()) if rank == 0 else None]
+    if rank == 0 and found[0].restarted:
+        logger.info("the launch %s began %s and goes on there; a new run needs a new --rdzv_id", found[0].launch, found[0].path)
+    dist.broadcast_object_list(found)
+    return found[0]
 
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:

@@ -28,12 +28,17 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .calibration import Reliability, logits_to_probabilities
+from .distributed import naming_lost_ranks
 from .findings import compile_report, judged_arm, pick_cases, read_curves
 from .metrics import AREAS, COUNTS, METRICS, SegmentationMetrics, logits_to_classes
 from .panels import SOURCES, draw_panels
 from .report import write_report
 from .results import write_results
 
+AGAIN = (
+    "start the evaluation again. After a training, torchrun --max-restarts 3 does it, and configs/evaluate.json with "
+    "--student::checkpoint and the run's best_epoch*.pt."
+)
 NO_SUBGROUPS = ("image", "label", "patient", "pixel_mm", "orig_size")  # of a datalist's entry
 
 
@@ -110,20 +115,19 @@ def run_evaluation(
     sizes = {name: img_size[name] if isinstance(img_size, Mapping) else img_size for name in networks}
     seeds = {name: 0 if name == "teacher" else seed for name in networks}  # this run has not trained the teacher
     arms = [Arm(name, network, sizes[name], seeds[name]) for name, network in networks.items() if network is not None]
-    found = evaluate(dataset, arms, num_classes, device, autocast)
-    summary = {name: means for (name, _), means in found.summary.items()}
-    if idist.get_rank() > 0:
+    with naming_lost_ranks(AGAIN):
+        found = evaluate(dataset, arms, num_classes, device, autocast)
+        summary = {name: means for (name, _), means in found.summary.items()}
+        if idist.get_rank() == 0:
+            output_dir = Path(output_dir)
+            draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
+            for i, index in enumerate(sorted({int(i) for i in np.linspace(0, len(dataset) - 1, min(num_panels, len(dataset)))})):
+                draw(index, output_dir / "visualizations" / f"test_sample_{i:03d}.png")
+            write_results(found.rows, summary, output_dir)
+            curves = {judged_arm([arm.name for arm in arms]): {str(seed): read_curves(output_dir / "history.csv")}}
+            report = compile_report(found.rows, found.reliability, title="Evaluation", curves=curves, margin=margin)
+            write_report_with_cases(report, found.rows, draw, output_dir)
         idist.barrier()
-        return summary
-    output_dir = Path(output_dir)
-    draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
-    for i, index in enumerate(sorted({int(i) for i in np.linspace(0, len(dataset) - 1, min(num_panels, len(dataset)))})):
-        draw(index, output_dir / "visualizations" / f"test_sample_{i:03d}.png")
-    write_results(found.rows, summary, output_dir)
-    curves = {judged_arm([arm.name for arm in arms]): {str(seed): read_curves(output_dir / "history.csv")}}
-    report = compile_report(found.rows, found.reliability, title="Evaluation", curves=curves, margin=margin)
-    write_report_with_cases(report, found.rows, draw, output_dir)
-    idist.barrier()
     return summary
 
 

@@ -51,10 +51,14 @@ def list_images(
     Raises:
         FileNotFoundError: there is no such path.
         ValueError: the file is no supported image, the folder holds none, two images would give the same file, an output would
-            replace an image, or an image is refused by `read`, looks like a mask, or does not go with the `output_format`.
-        FileExistsError: an output is already there.
+            replace an image, or an image is refused by `read`, looks like a mask, or does not go with the `output_format`; a path
+            is a number.
+        FileExistsError: an output is already there, or a file where a folder for the outputs is wanted.
     """
     check_output_format(output_format)
+    _check_path("dataset_dir", path)
+    if output_dir is not None:
+        _check_output_dir(output_dir)
     images = _images(Path(path))
     if output_format == DICOM_SEG:
         _refuse_others(images)
@@ -68,6 +72,19 @@ def list_images(
     return [{Keys.IMAGE: str(image)} for image in images]
 
 
+def _check_path(name: str, path: str | Path) -> None:
+    """Of a name that looks like a number monai.bundle makes one."""
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"{name} must be a path, got the {type(path).__name__} {path!r}; write ./ before the name.")
+
+
+def _check_output_dir(output_dir: str | Path) -> None:
+    _check_path("output_dir", output_dir)
+    for path in (Path(output_dir), *Path(output_dir).parents):
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(f"output_dir {output_dir} is no folder, since {path} is a file; give a folder for the outputs.")
+
+
 def _images(path: Path) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f"image path {path} does not exist; give an image file or a folder of images.")
@@ -77,7 +94,7 @@ def _images(path: Path) -> list[Path]:
         return [path]
     images = sorted(file for file in path.iterdir() if file.is_file() and is_image(file))
     if not images:
-        raise ValueError(f"folder {path} holds no image; expected files that end in {SUPPORTED}.")
+        raise ValueError(f"folder {path} holds no image; expected files right in it, not in its folders, that end in {SUPPORTED}.")
     return images
 
 

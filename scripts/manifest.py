@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 MANIFEST = "SHA256SUMS"
 # what the Hugging Face Hub adds on its own, in the repository and beside a download; nothing reads it as code
-HUB_RECORDS = (".gitattributes", ".cache/huggingface/")
+HUB_RECORD, HUB_RECORDS = ".gitattributes", ".cache/huggingface/"
 BUNDLE_ROOT = Path(__file__).resolve().parent.parent
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
@@ -76,7 +76,7 @@ def problems(folder: Path, sha256: str | None = None) -> list[str]:
     listed = read_manifest(folder)
     if sha256 and digest(folder / MANIFEST) != sha256.lower():
         raise ValueError(f"{folder / MANIFEST} has the sha256 {digest(folder / MANIFEST)}, not {sha256}: it is another list.")
-    present = {name for name in files_below(folder) if name != MANIFEST and not name.startswith(HUB_RECORDS)}
+    present = {name for name in files_below(folder) if name not in (MANIFEST, HUB_RECORD) and not name.startswith(HUB_RECORDS)}
     states = {name: "missing" for name in listed.keys() - present} | {name: "additional" for name in present - listed.keys()}
     for name in listed.keys() & present:
         if not _is_plain(folder / name):

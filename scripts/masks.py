@@ -20,6 +20,7 @@ from monai.transforms import MapTransform, SaveImaged
 from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image
 
+from .data.dicom import SPACING
 from .dicom_seg import need_highdicom, write_segmentation
 from .files import atomic_path
 from .outputs import AUTO, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
@@ -142,7 +143,8 @@ def _volume(image: Path, pixels: np.ndarray, mask: torch.Tensor) -> nibabel.Nift
     if image.name.lower().endswith(VOLUMES):
         return _like(nibabel.load(image), pixels)
     volume = nibabel.Nifti1Image(pixels, np.asarray(mask.meta[MetaKeys.ORIGINAL_AFFINE], dtype=np.float64))
-    volume.header.set_xyzt_units("mm")
+    if SPACING in mask.meta:
+        volume.header.set_xyzt_units("mm")  # else the affine's 1 would be read as a size
     return volume
 
 

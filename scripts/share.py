@@ -104,7 +104,9 @@ def write_hub_folder(root: Path, output: Path, overwrite: bool = False) -> Path:
         ValueError: see `tracked_files` and `model_card`.
     """
     target = output / bundle_name(root)
-    _refuse_existing(target, overwrite and (target / MANIFEST).is_file())
+    if overwrite and target.exists() and not (target / MANIFEST).is_file():
+        raise FileExistsError(f"{target} is no shared bundle, which would have {MANIFEST}, and is kept; choose another --output.")
+    _refuse_existing(target, overwrite)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=f".{target.name}-") as draft:
         folder = copy_bundle(root, Path(draft) / target.name)
@@ -194,10 +196,15 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _tell_changes(root: Path) -> None:
-    changed = [line[3:] for line in _git(root, "status", "--porcelain", "--untracked-files=no", "--", *CONTENT).splitlines()]
-    if changed:
-        shown = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
-        print(f"note: {len(changed)} files are shared as they are, not as last committed: {shown}", file=sys.stderr)
+    lines = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *CONTENT).splitlines()
+    _tell("shared as they are, not as last committed", [line[3:] for line in lines if not line.startswith("??")])
+    _tell("not shared, since git does not track them", [line[3:] for line in lines if line.startswith("??")])
+
+
+def _tell(what: str, names: list[str]) -> None:
+    if names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        print(f"note: {len(names)} files are {what}: {shown}", file=sys.stderr)
 
 
 def read_metadata(root: Path) -> dict[str, Any]:

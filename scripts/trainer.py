@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,11 +22,14 @@ from monai.utils import CommonKeys as Keys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .distributed import naming_lost_ranks
+
 logger = logging.getLogger(__name__)
 
-# what torch says of a connection whose other end is gone
-LOST = re.compile("closed by peer|reset by peer|Broken pipe|NCCL|Connection refused|Timed out")
-
+GO_ON = (
+    "nothing but the unfinished epoch is lost. torchrun --max-restarts 3 starts all again from the last epoch; without it pass "
+    "--training::resume and the run folder."
+)
 # options of SupervisedTrainer that this trainer does not implement: their neutral value, and why
 UNSUPPORTED = {
     "compile": (False, "it renames the student's saved weights"),
@@ -63,7 +65,9 @@ class DistillationTrainer(SupervisedTrainer):
                 raise ValueError(f"{name} {kwargs[name]} is not supported by DistillationTrainer: {reason}.")
         needs_teacher = bare(loss_function).needs_teacher
         if needs_teacher and teacher is None:
-            raise ValueError("a term of the loss reads the teacher, but there is no teacher; pass --distillation::beta 0 or give a teacher.")
+            raise ValueError(
+                "a term of the loss reads the teacher, but there is no teacher; pass --distillation::beta 0 or give a teacher."
+            )
         super().__init__(loss_function=self._objective, **kwargs)
         self.criterion = loss_function.to(self.state.device)
         self.teacher = freeze(teacher).to(self.state.device) if needs_teacher else None
@@ -102,7 +106,7 @@ class DistillationTrainer(SupervisedTrainer):
             self._stop(f"the norm of the gradient is {norm}")
 
     def _stop(self, finding: str) -> None:
-        """End the run on all ranks before the optimizer's step would spoil the weights; the finding is "" where others have made it."""
+        """End the run on all ranks before the optimizer's step would spoil the weights; "" is the finding where others made it."""
         own = (finding, [str(case) for case in self.state.batch.get("case", ["(unknown)"])])
         found = [(text, cases) for text, cases in idist.all_gather(own) if text]
         files = ", ".join(case for _, cases in found for case in cases)
@@ -179,10 +183,12 @@ def run_training(
         trainer.add_event_handler(Events.STARTED, _restore_patience, evaluator, stopper, val_interval)  # after the checkpoint's
     logger.info(
         "training on %s: %d epochs of %s iterations, batch size %d, %d workers, lr %g, %d warm-up epochs, seed %d%s",
-        trainer.state.device, trainer.state.max_epochs, trainer.state.epoch_length, batch_size, num_workers, lr, warmup_epochs, seed,
-        f", resumed from {resume}" if resume else "",
+        trainer.state.device, trainer.state.max_epochs, trainer.state.epoch_length, batch_size, num_workers, lr, warmup_epochs,
+        seed, f", resumed from {resume}" if resume else "",
     )
-    _run_together(trainer)
+    with naming_lost_ranks(GO_ON):
+        trainer.run()
+        idist.barrier()  # rank 0 has written its last file
     if final_evaluation:
         best = run_folder.best_model()
         logger.info("evaluating %s on the test list", best)
@@ -191,22 +197,3 @@ def run_training(
     if on_completion and idist.get_rank() == 0:
         on_completion()
     return trainer
-
-
-def _run_together(trainer: SupervisedTrainer) -> None:
-    """Run the trainer until all ranks have ended, rank 0 with its last file.
-
-    Raises:
-        ConnectionError: another rank is gone.
-    """
-    try:
-        trainer.run()
-        idist.barrier()
-    except RuntimeError as error:
-        if idist.get_world_size() == 1 or not LOST.search(str(error)):
-            raise
-        raise ConnectionError(
-            "another process of this training has ended, see what it says and torchrun's summary; nothing but the unfinished epoch "
-            "is lost. torchrun --max-restarts 3 starts all again from the last epoch; without it pass --training::resume and the "
-            "run folder."
-        ) from error

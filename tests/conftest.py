@@ -87,6 +87,17 @@ def run_folder(tmp_path) -> Path:
     return tmp_path / "logs" / "phantoms" / "run"
 
 
+@pytest.fixture
+def gpus(monkeypatch):
+    """Pretend that the machine has a number of GPUs."""
+
+    def pretend(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return pretend
+
+
 def workflow(overrides: dict, *overlays: str, run_id: str = "training") -> ConfigWorkflow:
     """A run of configs/train.json and its overlays, not started."""
     files = [str(CONFIGS / name) for name in ("train.json", *overlays)]

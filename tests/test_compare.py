@@ -12,6 +12,7 @@ from eval import arms
 from eval import compare as program
 from eval.arms import Plan, build_arm, parse_overrides, train_arm
 from eval.compare import main
+from scripts.networks.frozen_teacher import FrozenTeacher
 from scripts.results import read_rows, table
 from scripts.trainer import DistillationTrainer
 
@@ -105,6 +106,15 @@ def test_evaluated_student_has_the_weights_of_its_file(overrides, tmp_path):
     arm, saved = build_arm(plan, "control", 3, file), torch.load(file, weights_only=True)
     assert (arm.name, arm.seed, arm.img_size) == ("control", 3, 64)
     assert all(torch.equal(value, saved[key]) for key, value in arm.network.state_dict().items())
+
+
+def test_teacher_is_on_its_device_before_its_weights_are_read(overrides, tmp_path, monkeypatch):
+    """The device decides whether they are kept in bf16."""
+    devices = []
+    monkeypatch.setattr(FrozenTeacher, "load", lambda self: devices.append(self.anchor.device.type))
+    plan = Plan(("configs/train.json",), {**overrides, "device": "meta"}, tmp_path)
+    build_arm(plan, "teacher", 0, overrides["teacher::lora_checkpoint"])
+    assert devices == ["meta"]
 
 
 def test_without_a_teachers_file_one_is_tuned_for_each_seed(arguments, trained, monkeypatch, tmp_path, sam_checkpoint):

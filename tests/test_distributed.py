@@ -45,6 +45,7 @@ from scripts.trainer import bare
 PAGE = ROOT / "docs" / "many_machines.md"
 TRAINING, VALIDATION, TEST = 7, 3, 5  # images: no number that two ranks can halve
 EPOCHS = 3
+SMALL = dict(embed_dim=24, depth=4, num_heads=2, out_indices=(0, 1, 2, 3), channels=16)  # a student
 
 
 # ranks
@@ -257,7 +258,10 @@ def validate(settings, weights):
     return len(score.scores.cases), float(evaluator.state.metrics["val_mean_dice"])
 
 
-def evaluate(settings, name, overlays):
+def evaluate(settings, name, overlays, fault=None):
+    """Run an evaluation; a fault is (function of scripts.evaluation, rank) that fails there."""
+    if fault and int(os.environ["RANK"]) == fault[1]:
+        setattr(evaluation, fault[0], broken_disk)
     flow = workflow({**settings, "run_folder::timestamp": name}, *overlays, run_id="evaluating")
     flow.initialize()
     flow.run()
@@ -282,13 +286,44 @@ def test_two_ranks_evaluate_as_one_process_does(together, ranks, settings):
     assert sorted(path.name for path in shared.rglob("*")) == sorted(path.name for path in single.rglob("*"))
 
 
+def broken_disk(*arguments):
+    raise OSError("the disk is broken")
+
+
+@pytest.mark.parametrize(("function", "rank"), [("_read_case", 1), ("write_results", 0)])
+def test_evaluation_that_fails_on_one_rank_ends_the_others_with_advice(ranks, settings, tmp_path, function, rank):
+    student = tmp_path / "student.pt"
+    torch.save(TinyUSFMSeg(img_size=64, **SMALL).state_dict(), student)
+    changes = {"student::checkpoint": str(student), "distillation::gamma": 0.0, "distillation::mode": "online"}
+    overlays = ("evaluate.json", "multi_gpu_evaluate.json")
+    found = ranks(evaluate, {**settings, **changes}, f"broken_{rank}", overlays, (function, rank))
+    assert found[rank].startswith("RuntimeError: Failed to evaluate")  # MONAI's around an error that is not the bundle's own
+    assert found[1 - rank].startswith("ConnectionError: another process has ended, see what it says and torchrun's summary; start")
+
+
+def test_fewer_cases_than_ranks_are_trained_on_validated_and_evaluated_once(ranks, settings, tmp_path):
+    """Three ranks, two images in each list."""
+    write_phantom_dataset(tmp_path / "two", num_training=2, num_validation=2, num_test=2, size=64)
+    changes = {"data::dataset_dir": str(tmp_path / "two"), "run_folder::root": str(tmp_path / "logs"), "training::num_epochs": 1}
+    found = ranks(train, {**settings, **changes}, "few", OVERLAYS, world=3, launch="few")
+    assert all(isinstance(one, dict) for one in found), found
+    assert found[0]["network"] == found[1]["network"] == found[2]["network"] and found[0]["metrics"] == found[2]["metrics"]
+    folder = tmp_path / "logs" / "two" / "few"
+    (alone,) = ranks(validate, {**settings, **changes}, str(next((folder / "models").glob("best_epoch*"))), world=0)
+    assert alone == (2, found[0]["best"][1])
+    with open(folder / "metrics.csv", newline="") as file:
+        cases = [row["case"] for row in csv.DictReader(file) if row["arm"] == "student"]
+    assert len(cases) == len(set(cases)) == 2
+
+
 def test_killed_rank_ends_the_others_and_the_restart_ends_as_an_unbroken_run(together, ranks, settings):
     """Killed in the second epoch of three; started again under the same name, as torchrun --max-restarts does."""
     killed, other = 1, 0
     brief = {**settings, "final_evaluation": None}
     found = ranks(train, brief, "killed", OVERLAYS, ("killed", killed, 2), launch="killed")
     assert found[killed] is None
-    assert found[other].startswith("ConnectionError: another process of this training has ended"), found[other]
+    assert found[other].startswith("ConnectionError: another process has ended"), found[other]
+    assert "nothing but the unfinished epoch is lost" in found[other]
     folder = folder_of(settings, "killed")
     assert torch.load(folder / "models" / "last.pt", weights_only=True)["progress"]["epoch"] == 1
     assert "the run ends: " in (folder / "distill.log").read_text()
@@ -347,10 +382,7 @@ def gradients(norms_train: bool, weights: dict, gamma: float, with_dice: bool = 
     it; and the batch norms' running means when `SharedStatistics` has put them together."""
     hardware = RankHardware([], "fp32")
     torch.manual_seed(0)
-    network = TinyUSFMSeg(
-        img_size=64, embed_dim=24, depth=4, num_heads=2, out_indices=(0, 1, 2, 3), channels=16, drop_path_rate=0.0, dropout=0.0,
-        return_features=gamma > 0,
-    )  # fmt: skip
+    network = TinyUSFMSeg(img_size=64, **SMALL, drop_path_rate=0.0, dropout=0.0, return_features=gamma > 0)
     loss = DistillationLoss(**weights, gamma=gamma, student_channels=6, teacher_channels=8)
     if not with_dice:
         loss.task.dice = Nothing()
@@ -407,15 +439,6 @@ def torchrun(monkeypatch):
     for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "a"}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(distributed, "join", lambda device, timeout: pytest.fail("joined"))
-
-
-@pytest.fixture
-def gpus(monkeypatch):
-    def pretend(count: int) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-
-    return pretend
 
 
 def picked(gpu_ids) -> str:
@@ -589,6 +612,19 @@ def test_run_goes_on_in_the_folder_that_its_launch_began(tmp_path):
     for launch in ("job_18", None):
         other = RunFolder(str(tmp_path), "set", launch=launch)
         assert other.path != first.path and not other.restarted and other.resume_checkpoint is None
+
+
+def test_log_says_that_a_launch_goes_on(tmp_path, monkeypatch, caplog):
+    """A name that is used again by mistake would otherwise not be noticed."""
+    monkeypatch.setattr(distributed.dist, "broadcast_object_list", lambda objects: None)
+    monkeypatch.setattr(distributed, "launch_name", lambda: "job_17")
+    with caplog.at_level("INFO"):
+        first = distributed.shared_run_folder(0, str(tmp_path), "set", timestamp="one")
+        assert not caplog.messages
+        RunRecord(first.path, {}, launch=first.launch).start()
+        caplog.clear()
+        distributed.shared_run_folder(0, str(tmp_path), "set")
+    assert caplog.messages == [f"the launch job_17 began {first.path} and goes on there; a new run needs a new --rdzv_id"]
 
 
 def test_resumed_run_that_is_restarted_goes_on_from_its_newer_checkpoint(tmp_path):

@@ -18,6 +18,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from eval.federated import average, main, make_client, run_rounds
 from scripts.data.phantoms import write_phantom_dataset
+from scripts.networks.tinyusfm import load_student
 
 ROUNDS, LOCAL_EPOCHS = 3, 8
 IMAGES = (16, 12)
@@ -37,10 +38,11 @@ def sites(tmp_path_factory):
 def settings(sam_checkpoint, lora_checkpoint):
     return {
         "data::img_size": 64, "teacher::model_name": "vit_test", "teacher::img_size": 64,
-        "teacher::sam_checkpoint": str(sam_checkpoint), "teacher::lora_checkpoint": str(lora_checkpoint), "network_def": {**TINY_STUDENT, "dropout": 0.0, "drop_path_rate": 0.0},
+        "teacher::sam_checkpoint": str(sam_checkpoint), "teacher::lora_checkpoint": str(lora_checkpoint),
+        "network_def": {**TINY_STUDENT, "dropout": 0.0, "drop_path_rate": 0.0},
         "training::num_epochs": ROUNDS * LOCAL_EPOCHS, "training::warmup_epochs": 0, "training::batch_size": 4,
-        "training::num_workers": 0,
-        "training::lr": 5e-3, "optimizer::layer_decay": 1.0, "distillation::alpha": 1.0, "distillation::beta": 0.01,
+        "training::num_workers": 0, "training::lr": 5e-3, "optimizer::layer_decay": 1.0,
+        "distillation::alpha": 1.0, "distillation::beta": 0.01,
         "train::dataset::augmentation": None, "hardware::gpu_ids": [], "hardware::precision": "fp32",
     }  # fmt: skip
 
@@ -195,6 +197,35 @@ def test_job_needs_nvflare_two_clients_and_no_braces(monkeypatch, capsys):
         assert nvflare_main(words) == 1 and message in capsys.readouterr().err
 
 
-def test_federation_of_one_is_refused(capsys):
-    assert main(["--dataset_dirs", "data/site_1", "--output_dir", "logs"]) == 1
-    assert "federated: a federation needs at least two clients, got --dataset_dirs data/site_1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a"], "federated: a federation needs at least two clients, got --dataset_dirs a"),
+        (["a", "b", "--rounds", "0"], "federated: --rounds must be at least 1, got 0"),
+        (["a", "b", "--local_epochs", "0"], "federated: --local_epochs must be at least 1, got 0"),
+        (["a", "b", "--training::resume", "logs/run"], "a client cannot go on from a checkpoint; pass --student::checkpoint"),
+    ],
+)
+def test_what_makes_no_federation_is_refused(words, message, capsys):
+    assert main(["--output_dir", "logs", "--dataset_dirs", *words]) == 1 and message in capsys.readouterr().err
+
+
+def test_results_of_completed_rounds_survive_a_failure(sites, settings, tmp_path, monkeypatch):
+    """And the averaged student is what another federation can start from."""
+    changes = {**settings, "training::num_epochs": 2}
+    clients = [make_client(f"client_{i}", site, tmp_path, 1, changes) for i, site in enumerate(sites, 1)]
+    train, calls = clients[1].train, []
+
+    def fail_later(weights):
+        calls.append(weights)
+        return train(weights) if len(calls) == 1 else 1 / 0
+
+    monkeypatch.setattr(clients[1], "train", fail_later)
+    with pytest.raises(ZeroDivisionError):
+        run_rounds(clients, 2, tmp_path)
+    found = json.loads((tmp_path / "federated.json").read_text())
+    assert [len(dice) for dice in found["dice"].values()] == [2, 2]
+    student = clients[0].train_workflow.network_def
+    load_student(student, tmp_path / "global_model.pt")
+    averaged = torch.load(tmp_path / "global_model.pt", weights_only=True)
+    assert all(torch.equal(value, averaged[key]) for key, value in student.state_dict().items())

@@ -12,17 +12,6 @@ from scripts import hardware
 from scripts.hardware import Hardware, PrecisionInferer, has_native_bf16, pick_device, worker_count
 
 
-@pytest.fixture
-def gpus(monkeypatch):
-    """Pretend that the machine has a number of GPUs."""
-
-    def pretend(count: int) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-
-    return pretend
-
-
 @pytest.mark.parametrize(
     ("count", "gpu_ids", "device"),
     [(0, [0], "cpu"), (0, [], "cpu"), (2, [], "cpu"), (1, [0], "cuda:0"), (2, [1], "cuda:1"), (2, (1,), "cuda:1")],

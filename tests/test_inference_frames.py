@@ -132,7 +132,9 @@ def test_nifti_that_is_no_image_is_refused(tmp_path, shape, dtype, message):
         (np.diag([0.1, 0.2, 1, 1]), "mm", (0.1, 0.2)),
         (np.diag([0.1, 0.2, 1, 1]), "unknown", (0.1, 0.2)),
         (np.diag([1e-4, 2e-4, 1, 1]), "meter", (0.1, 0.2)),
+        (np.array([[0, 0.2, 0, 5], [-0.1, 0, 0, 2], [0, 0, 1, 0], [0, 0, 0, 1]]), "unknown", (0.1, 0.2)),  # rotated
         (np.eye(4), "mm", (1, 1)),
+        (np.eye(4), "unknown", None),
         (None, "unknown", None),
     ],
 )
@@ -144,6 +146,14 @@ def test_size_of_a_nifti_pixel_is_in_mm(tmp_path, affine, units, expected):
     assert ("spacing_mm" in meta) == (expected is not None)
     if expected:
         np.testing.assert_allclose(meta["spacing_mm"], expected, rtol=1e-5)
+
+
+def test_affine_of_a_nifti_counts_where_its_pixel_sizes_differ(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((4, 5), np.uint8), np.diag([0.1, 0.2, 1, 1]))
+    image.header["pixdim"][1:3] = 1  # as some programs leave it
+    nibabel.save(image, tmp_path / "a.nii")
+    assert nibabel.load(tmp_path / "a.nii").header.get_zooms() == (1, 1)
+    np.testing.assert_allclose(FrameReader().decode(tmp_path / "a.nii")[1]["spacing_mm"], (0.1, 0.2), rtol=1e-5)
 
 
 # DICOM
@@ -223,12 +233,14 @@ def test_rle_is_decoded(pydicom, gray, tmp_path):
     [
         ({"regions": [(0.01, 0.02)]}, (0.1, 0.2)),
         ({"regions": [(0.01, -0.02), (0.01, 0.02)]}, (0.1, 0.2)),
+        ({"regions": [(0.01, 0.02), (0.010001, 0.019999)]}, (0.1, 0.2)),
         ({"regions": [(0.01, 0.02), (0.5, 0.5, 4)]}, (0.1, 0.2)),  # the second is in seconds
         ({"regions": [(0.01, 0.02), (0.03, 0.02, 3, 2)]}, (0.1, 0.2)),  # the second is an M-mode
         ({"regions": [(0.01, 0.02)], "PixelSpacing": [9, 9]}, (0.1, 0.2)),
         ({"regions": [(0.01, 0.02), (0.02, 0.02)]}, None),
         ({"regions": [(0.01, 0.02, 4)], "PixelSpacing": [0.4, 0.3]}, (0.3, 0.4)),  # rows first
         ({"regions": [(0, 0)]}, None),
+        ({"PixelSpacing": [0, 0]}, None),
         ({}, None),
     ],
 )

@@ -208,6 +208,14 @@ def test_dicom_still_gives_a_png_and_a_loop_a_nifti_in_its_place(pydicom, loop, 
     assert volume.header.get_xyzt_units()[0] == "mm"
 
 
+def test_mask_of_a_loop_without_a_scale_claims_none(pydicom, loop, tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", loop)
+    _, meta = FrameReader().decode(path)
+    mask = found(path, *meta["original_shape"], **meta)
+    _, read = FrameReader().decode(SaveMaskd("pred", tmp_path / "out")({"pred": mask})["pred_path"])
+    assert "spacing_mm" not in read
+
+
 @pytest.mark.parametrize("count", [1, FRAMES])
 def test_dicom_seg_refers_to_its_image_and_holds_the_mask(pydicom, highdicom, loop, tmp_path, count):
     pixels = loop if count > 1 else loop[0]
@@ -236,6 +244,12 @@ def test_dicom_seg_has_the_size_of_a_pixel_where_it_is_known(pydicom, highdicom,
     path = SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": mask})["pred_path"]
     (measures,) = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
     assert [float(length) for length in measures.PixelSpacing] == pytest.approx([0.2, 0.1])  # rows first
+
+
+def test_dicom_seg_is_written_quietly(pydicom, highdicom, loop, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": found(write_dicom(tmp_path / "a.dcm", loop))})
+    assert not [record.name for record in caplog.records if record.name.startswith("highdicom")]
 
 
 def test_dicom_seg_of_several_classes_and_of_nothing(pydicom, highdicom, loop, tmp_path):
@@ -323,6 +337,21 @@ def test_any_existing_output_is_refused_before_anything_runs(tmp_path, name):
     with pytest.raises(FileExistsError, match=f"output .*{name} already exists; remove it, .* pass --overwrite True"):
         list_images(tmp_path, output_dir=tmp_path / "out")
     assert len(list_images(tmp_path, output_dir=tmp_path / "out", overwrite=True)) == 1
+
+
+@pytest.mark.parametrize("name", ["file", "file/deeper/out"])
+def test_file_in_place_of_the_output_folder_is_refused_before_anything_runs(tmp_path, name):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match=f"output_dir .*{name} is no folder, since .*file is a file; give a folder"):
+        list_images(tmp_path / "a.png", output_dir=tmp_path / name, overwrite=True)
+
+
+def test_path_that_monai_has_made_a_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="dataset_dir must be a path, got the int 2024; write ./ before the name"):
+        list_images(2024)
+    with pytest.raises(ValueError, match="output_dir must be a path, got the float 1.5; write ./ before the name"):
+        list_images(tmp_path, output_dir=1.5)
 
 
 def test_images_whose_outputs_would_replace_others_are_refused(tmp_path):

@@ -169,7 +169,7 @@ def test_folder_lists_supported_images_sorted(tmp_path):
 def test_bad_image_paths_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="image path .*nothing does not exist"):
         list_images(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="holds no image; expected files that end in .png"):
+    with pytest.raises(ValueError, match="holds no image; expected files right in it, not in its folders, that end in .png"):
         list_images(tmp_path)
     (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match="a.txt is no supported image; expected .png, .*, .nii.gz, .nii, .dcm"):

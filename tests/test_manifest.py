@@ -71,7 +71,8 @@ def test_what_the_hub_adds_is_no_addition(folder):
     (folder / ".cache" / "huggingface").mkdir(parents=True)
     (folder / ".cache" / "huggingface" / "CACHEDIR.TAG").touch()
     (folder / ".cache" / "other").touch()
-    assert problems(folder) == ["additional  .cache/other"]
+    (folder / ".gitattributes.py").touch()
+    assert problems(folder) == ["additional  .cache/other", "additional  .gitattributes.py"]
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,11 @@ def test_files_that_differ_from_the_commit_are_told(bundle, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     (bundle / "README.md").write_text("changed")
     assert share(bundle, "zip", "--output", str(tmp_path / "b")) == 0
-    assert "note: 1 files are shared as they are, not as last committed: README.md" in capsys.readouterr().err
+    (bundle / "scripts" / "new.py").touch()
+    assert share(bundle, "zip", "--output", str(tmp_path / "c")) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "note: 1 files are shared as they are, not as last committed: README.md"
+    assert told[2:] == ["note: 1 files are not shared, since git does not track them: scripts/new.py"] and told[1] == told[0]
 
 
 # the hub
@@ -279,11 +283,12 @@ def test_what_is_there_is_replaced_only_when_asked(bundle, tmp_path, capsys, com
     assert share(bundle, *arguments, "--overwrite") == 0
 
 
-def test_folder_that_is_no_shared_bundle_is_never_replaced(bundle, tmp_path):
+def test_folder_that_is_no_shared_bundle_is_never_replaced(bundle, tmp_path, capsys):
     (tmp_path / "out" / NAME).mkdir(parents=True)
     (tmp_path / "out" / NAME / "mine.txt").touch()
     assert share(bundle, "hub", "--output", str(tmp_path / "out"), "--overwrite") == 1
     assert list(files_below(tmp_path / "out")) == [f"{NAME}/mine.txt"]
+    assert f"is no shared bundle, which would have {MANIFEST}, and is kept" in capsys.readouterr().err
 
 
 # the page
@@ -298,7 +303,7 @@ def test_commands_of_the_page_exist():
 
 @pytest.mark.slow
 def test_receiver_checks_loads_and_runs_the_bundle_as_the_page_says(tmp_path):
-    there = tmp_path / "receiver"
+    there = tmp_path / "a receiver"  # a path with a space
     write_phantom_dataset(tmp_path / "phantoms", 1, 1, 1, size=96)
     shutil.copytree(tmp_path / "phantoms" / "images", there / "images")
     assert share(make_repository(tmp_path / "bundle", models=True), "zip", "--output", str(there)) == 0

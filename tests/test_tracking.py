@@ -327,6 +327,20 @@ def test_resumed_run_goes_on_in_its_record(tracked, run_folder, client):
 
 
 @needs_mlflow
+def test_resumed_run_whose_record_is_in_another_store_says_what_to_do(tracked, run_folder):
+    from mlflow import MlflowException
+
+    run_folder.mkdir(parents=True)
+    (run_folder / "mlflow_record.json").write_text(json.dumps({"id": "0" * 32, "last_epoch": 1}))
+    config = workflow({**only(tracked, "mlflow"), "final_evaluation": None}, "train_student.json", "mlflow.json")
+    config.initialize()
+    record = config.parser.get_parsed_content("mlflow_record")
+    with pytest.raises(ValueError, match="mlflow_record.json says that .* run 0{32} .* pass the mlflow_record::store or") as error:
+        record.start()
+    assert isinstance(error.value.__cause__, MlflowException)
+
+
+@needs_mlflow
 def test_run_that_ends_by_an_error_is_marked_as_failed_when_the_process_ends(tracked, run_folder, client, monkeypatch):
     registered = []
     monkeypatch.setattr(atexit, "register", lambda function, *arguments: registered.append((function, arguments)))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".dcm", ".dicom")
 MODALITIES = ("US",)
+SAME_SCALE = 1e-3  # relative: what scanners round may differ between regions of one scale
 SPACING, FRAME_TIME = "spacing_mm", "frame_time_ms"  # in the metadata, where they are known
 _TWO_DIMENSIONAL, _CENTIMETERS = 1, 3  # codes of RegionSpatialFormat and PhysicalUnits
 
@@ -144,11 +145,11 @@ def pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
     The calibrated two-dimensional regions go before PixelSpacing, which ultrasound images seldom have.
     """
     regions = [_region_spacing(region) for region in dataset.get("SequenceOfUltrasoundRegions") or []]
-    found = {spacing for spacing in regions if spacing}
+    found = [spacing for spacing in regions if spacing]
     if found:
-        return found.pop() if len(found) == 1 else None
+        return found[0] if np.allclose(found, found[0], rtol=SAME_SCALE, atol=0) else None
     spacing = dataset.get("PixelSpacing")
-    return (float(spacing[1]), float(spacing[0])) if spacing else None
+    return (float(spacing[1]), float(spacing[0])) if spacing and min(spacing) > 0 else None
 
 
 def _region_spacing(region: Dataset) -> tuple[float, float] | None:

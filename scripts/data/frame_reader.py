@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys
+from nibabel.affines import voxel_sizes
 
 from .dicom import FRAME_TIME, MODALITIES, SPACING, decode_dicom, is_dicom
 from .readers import FileReader, Refused, colors_from_picture, decode_picture, errors_of, gray_from_picture, nifti_meta, unit_range
@@ -100,13 +101,14 @@ def _decode_nifti(path: Path) -> tuple[np.ndarray, dict]:
 def _units(volume: nibabel.Nifti1Image) -> dict:
     """Size of a pixel in mm and time of a frame in ms, where the header says so.
 
-    A header that has neither an orientation nor a size other than 1 is one that nobody has filled.
+    A size of 1 without a unit says nothing: it is what a file has whose affine nobody knew. Where the affine and the pixel sizes of
+    the header differ, the affine counts.
     """
     header = volume.header
     length, time = header.get_xyzt_units()
     zooms = header.get_zooms()
-    spacing = np.asarray(zooms[:2], dtype=np.float64) * _TO_MM[length]
-    filled = header["sform_code"] > 0 or header["qform_code"] > 0 or not np.all(spacing == 1)
+    spacing = voxel_sizes(volume.affine)[:2] * _TO_MM[length]
+    filled = length != "unknown" or not np.allclose(spacing, 1)
     known = {SPACING: spacing} if filled and np.all(spacing > 0) else {}
     if len(zooms) > 3 and zooms[3] > 0 and time in _TO_MS:
         known[FRAME_TIME] = float(zooms[3]) * _TO_MS[time]

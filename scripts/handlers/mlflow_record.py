@@ -69,10 +69,19 @@ class MLflowRecord(Record):
         if id is None:
             id = self.client.create_run(self._experiment_id(), run_name=self.run.name).info.run_id
         else:
-            self.client.set_terminated(id, "RUNNING")
+            self._reopen(id)
         atexit.register(self.client.set_terminated, id, "FAILED")  # of a process that ends before `_close`
         self._describe(id)
         return id
+
+    def _reopen(self, id: str) -> None:
+        try:
+            self.client.set_terminated(id, "RUNNING")
+        except self.module.MlflowException as error:
+            raise ValueError(
+                f"{self._state_file} says that this is the run {id} of MLflow, but the store does not give it ({error}); pass the "
+                "mlflow_record::store or mlflow_record::tracking_uri of the earlier run, or remove the file to begin a record."
+            ) from error
 
     def _experiment_id(self) -> str:
         found = self.client.get_experiment_by_name(self.experiment)
