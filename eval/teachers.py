@@ -142,15 +142,15 @@ def teacher_pass(
     if keep_memory or not stock:
         keep_freed_memory()
     teacher = stock_teacher(settings, model) if stock else build_teacher(**settings.teacher(model, img_size))
-    if bf16:
-        store_in_bf16(teacher)
     batch, steps = 2 if model in SMALL_BATCHES else 4, min(STEPS, settings.steps)
     images, _ = load_cases(settings, teacher.img_size, batch * (steps + 1))
     teacher, batches, logits = teacher.to(device), cycle(images.to(device).split(batch)), []
+    gflop = count_gflop(lambda: teacher(images[:1].to(device)))
+    if bf16:
+        store_in_bf16(teacher)
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bf16):
         seconds = time_steps(lambda: logits.append(teacher(next(batches)).logits), 1, steps, device)
         figures = step_figures(seconds, batch, device)
-        gflop = count_gflop(lambda: teacher(images[:1].to(device)))
     figures.update(roofline(gflop, figures["image_seconds"], device, bf16))
     figures["parameters"] = sum(p.numel() for p in teacher.parameters())
     if img_size is None:
