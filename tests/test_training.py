@@ -311,3 +311,10 @@ def test_options_that_would_be_misread_are_refused(overrides, run_folder, change
         run({**overrides, **change})
     assert re.search(message, str(root_cause(error.value)))
     assert not run_folder.exists()
+
+
+def test_history_is_written_before_the_checkpoint(distilled):
+    """Killed in between, a run that resumes repeats the epoch; with the checkpoint first its row would be missing."""
+    config = json.loads((distilled[1] / "config.json").read_text())
+    names = [handler["_target_"].rpartition(".")[2] for handler in config["train"]["handlers"]]
+    assert names.index("ValidationHandler") < names.index("EpochSummary") < names.index("Checkpoints")

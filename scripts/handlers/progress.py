@@ -70,7 +70,10 @@ class EpochSummary:
         self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, after the validation handler."""
+        """Register with the trainer, after the validation handler and before the checkpoints.
+
+        A run that is killed between the two repeats the epoch, whose row is then replaced; the other way round it would be missing.
+        """
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._wait)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._waited)
