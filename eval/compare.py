@@ -6,7 +6,8 @@
 Trains what is not trained yet, arm by arm, with one schedule for both students; a comparison that was stopped goes on where it was.
 Checkpoints are selected on the validation list. When all are trained, the test list is read, once: metrics.csv (a row a case, arm
 and seed), report.html and report.json. The margin of non-inferiority is fixed by the first call. `--checkpoint ARM[:SEED]=PATH`
-evaluates weights that exist, and `--tables` makes the report from the metrics.csv of earlier evaluations.
+evaluates weights that exist, and `--tables` makes the report from the metrics.csv of earlier evaluations. To share the work,
+processes with one --output_dir and `--train ARM[:SEED]` train that alone and stop; the call without it evaluates.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         return report_error("compare", error)
     for problem in problems:
         print(f"compare: {problem}", file=sys.stderr)
-    print(f"report: {options.output_dir / 'report.html'}")
+    if not options.train:
+        print(f"report: {options.output_dir / 'report.html'}")
     return 1 if problems else 0
 
 
@@ -73,6 +75,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--margin", type=float, default=MARGIN, help="Dice the student may lose against its teacher")
     parser.add_argument("--checkpoint", nargs="+", default=[], metavar="ARM[:SEED]=PATH", help="weights instead of a training")
+    parser.add_argument("--train", nargs="+", default=[], metavar="ARM[:SEED]", help="train these alone, beside other processes")
     parser.add_argument("--tables", nargs="+", type=Path, default=[], help="metrics.csv of evaluations to report on")
     options, overrides = parse_run(parser, arguments)
     if len(set(options.seeds)) != len(options.seeds):
@@ -97,6 +100,9 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     if (plan.output_dir / TABLE).is_file():
         print("the test list was read already; its results are kept. Pass another --output_dir for another comparison.")
         return state.get("problems", [])
+    if options.train:
+        train_some([_arm_and_seed(text, "--train") for text in options.train], options.seeds, plan, state)
+        return []
     given = [_given(text) for text in options.checkpoint]
     if len(dict(given)) < len(given):
         raise ValueError(f"--checkpoint names an arm and seed twice: {' '.join(options.checkpoint)}.")
@@ -148,30 +154,67 @@ def save_state(state: State, plan: Plan) -> None:
 
 def train_all(seeds: Sequence[int], plan: Plan, state: State) -> dict[tuple[str, int], dict[str, Any]]:
     """By arm and seed what `train_arm` returns; what the state has is not trained again."""
-    shared = plan.given_teacher()
-    fixed = shared is not None and not is_reference(shared)
     found = {}
     for seed in seeds:
-        teacher_seed = seeds[0] if fixed else seed  # one file is one teacher
         for arm in ORDER:
-            key = (arm, teacher_seed if arm == TEACHER else seed)
-            known = state["arms"].setdefault(arm, {})
-            if str(key[1]) not in known:
-                print(f"training: {arm}, seed {key[1]}", flush=True)
-                teacher = state["arms"][TEACHER].get(str(teacher_seed), {}).get("checkpoint")
-                known[str(key[1])] = teacher_file(plan, key[1]) if arm == TEACHER else train_arm(plan, arm, seed, teacher)
-                save_state(state, plan)
-            found[key] = known[str(key[1])]
+            key = (arm, _teacher_seed(seed, seeds, plan) if arm == TEACHER else seed)
+            found[key] = _train(*key, seeds, plan, state)
     return found
+
+
+def train_some(wanted: Sequence[tuple[str, int]], seeds: Sequence[int], plan: Plan, state: State) -> None:
+    """Train some arms of a comparison whose others belong to other processes.
+
+    Raises:
+        ValueError: a seed that is not the comparison's, or a student whose teacher is not trained yet.
+    """
+    for arm, seed in wanted:
+        teacher_seed = _teacher_seed(seed, seeds, plan)
+        if seed not in seeds or arm == TEACHER and seed != teacher_seed:
+            raise ValueError(f"--train {arm}:{seed} is no part of the comparison of --seeds {' '.join(map(str, seeds))}.")
+        trained = str(teacher_seed) in state["arms"].get(TEACHER, {}) or (TEACHER, teacher_seed) in wanted
+        if arm == STUDENT and plan.given_teacher() is None and not trained:
+            raise ValueError(f"--train {arm}:{seed} needs its teacher; train that first, with --train {TEACHER}:{teacher_seed}.")
+    for arm, seed in sorted(wanted, key=lambda key: ORDER.index(key[0])):
+        if arm == STUDENT:
+            _train(TEACHER, _teacher_seed(seed, seeds, plan), seeds, plan, state)
+        _train(arm, seed, seeds, plan, state)
+
+
+def _teacher_seed(seed: int, seeds: Sequence[int], plan: Plan) -> int:
+    """Of the teacher that a student of `seed` has; a given file is one teacher for all seeds."""
+    shared = plan.given_teacher()
+    return seeds[0] if shared is not None and not is_reference(shared) else seed
+
+
+def _train(arm: str, seed: int, seeds: Sequence[int], plan: Plan, state: State) -> dict[str, Any]:
+    """What the state has of an arm, or what its training gives, which is saved."""
+    known = state["arms"].setdefault(arm, {})
+    if str(seed) not in known:
+        print(f"training: {arm}, seed {seed}", flush=True)
+        teacher = state["arms"].get(TEACHER, {}).get(str(_teacher_seed(seed, seeds, plan)), {}).get("checkpoint")
+        known[str(seed)] = teacher_file(plan, seed) if arm == TEACHER else train_arm(plan, arm, seed, teacher)
+        for name, others in json.loads((plan.output_dir / STATE).read_text())["arms"].items():  # of other processes
+            state["arms"][name] = {**others, **state["arms"].get(name, {})}
+        save_state(state, plan)
+    return known[str(seed)]
 
 
 def _given(text: str) -> tuple[tuple[str, int], str]:
     """(arm, seed), path of ARM[:SEED]=PATH."""
     name, separator, path = text.partition("=")
-    arm, _, seed = name.partition(":")
-    if not separator or arm not in ORDER or not (seed or "0").isdecimal():
+    if not separator:
         raise ValueError(f"--checkpoint {text} must be ARM[:SEED]=PATH with an arm of {', '.join(ORDER)}.")
-    return (arm, int(seed or 0)), path
+    return _arm_and_seed(name, "--checkpoint"), path
+
+
+def _arm_and_seed(text: str, option: str) -> tuple[str, int]:
+    """(arm, seed) of ARM[:SEED]."""
+    arm, _, seed = text.partition(":")
+    if arm not in ORDER or not (seed or "0").isdecimal():
+        form = "ARM[:SEED]=PATH" if option == "--checkpoint" else "ARM[:SEED]"
+        raise ValueError(f"{option} {text} must be {form} with an arm of {', '.join(ORDER)}.")
+    return arm, int(seed or 0)
 
 
 def _evaluate_all(found: dict[tuple[str, int], dict[str, Any]], options: argparse.Namespace, plan: Plan) -> list[str]:

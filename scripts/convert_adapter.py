@@ -1,7 +1,8 @@
-"""Adapters between the seed's .pth and peft's folder: python -m scripts.convert_adapter SOURCE TARGET.
+"""Adapters between the seed's .pth and peft's folder: python -m scripts.convert_adapter SOURCE TARGET [--half].
 
 A .pth file (what fine-tuning writes) becomes a folder that peft's `PeftModel.from_pretrained` loads, and such a folder becomes
-a .pth file. The tensors stay the same bit by bit; `teacher::lora_checkpoint` takes both forms.
+a .pth file. The tensors stay the same bit by bit; `teacher::lora_checkpoint` takes both forms. With --half they are rounded to
+fp16, half the size, as the shared teacher's are: another teacher by a hair, so round before anything is distilled from it.
 """
 
 from __future__ import annotations
@@ -16,22 +17,25 @@ from .networks.lora import DECODER_ONLY
 SUFFIX = ".pth"
 
 
-def convert_adapter(source: Path, target: Path) -> Adapter:
+def convert_adapter(source: Path, target: Path, half: bool = False) -> Adapter:
     """Write the adapter at `source` in the other form to `target`.
 
     Args:
         source: the seed's .pth, or a peft folder.
-        target: a folder for the first, a .pth file for the second; must not be there.
+        target: a folder for the first, a .pth file for the second; with `half` either for either. Must not be there.
+        half: round the tensors to fp16.
 
     Raises:
         FileNotFoundError: the source is not there.
         FileExistsError: the target is there.
-        ValueError: the source is no adapter, or one without LoRA; or the target has the form of the source.
+        ValueError: the source is no adapter, or one without LoRA for a folder; or the target has the form of the source.
     """
-    to_file = source.is_dir() or source.name == PEFT_WEIGHTS
-    _check_paths(source, target, to_file)
+    to_file = target.suffix == SUFFIX
+    _check_paths(source, target, half)
     adapter = read_adapter(source, "SOURCE")
-    if adapter.module == DECODER_ONLY:
+    if half:
+        adapter = adapter._replace(state={key: tensor.half() for key, tensor in adapter.state.items()})
+    if adapter.module == DECODER_ONLY and not to_file:
         raise ValueError(
             f"SOURCE {source} is a tuned {DECODER_ONLY} without LoRA, which peft has no form for; use it as it is, or "
             "fine-tune with another teacher::module."
@@ -47,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the program; 0, or 1 after a message on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        adapter = convert_adapter(options.source, options.target)
+        adapter = convert_adapter(options.source, options.target, options.half)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -55,20 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _check_paths(source: Path, target: Path, to_file: bool) -> None:
+def _check_paths(source: Path, target: Path, half: bool) -> None:
     if not source.exists():
         raise FileNotFoundError(f"SOURCE {source} does not exist; give a {SUFFIX} file or a peft adapter folder.")
     if target.exists():
         raise FileExistsError(f"TARGET {target} already exists; remove it or choose another name.")
-    if to_file != (target.suffix == SUFFIX):
-        expected = f"a file that ends in {SUFFIX}, since SOURCE is a peft folder" if to_file else "a folder, since SOURCE is a file"
-        raise ValueError(f"TARGET must be {expected}; got {target}.")
+    from_folder = source.is_dir() or source.name == PEFT_WEIGHTS
+    if from_folder != (target.suffix == SUFFIX) and not half:
+        expected = f"file that ends in {SUFFIX}, since SOURCE is a peft folder" if from_folder else "folder, since SOURCE is a file"
+        raise ValueError(f"TARGET must be a {expected}; got {target}.")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.convert_adapter", description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a .pth file or a peft adapter folder")
     parser.add_argument("target", type=Path, metavar="TARGET", help="the other form; must not exist")
+    parser.add_argument("--half", action="store_true", help="round to fp16; TARGET may then have the form of SOURCE")
     return parser
 
 

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ from .networks.tinyusfm import load_trained_student
 from .networks.weights import read_state_dict
 from .share import METADATA, read_metadata, tracked_files
 
-WEIGHTS, SAFETENSORS, TEACHER = "models/model.pt", "models/model.safetensors", "models/teacher/lite_medsam_busbra.pth"
+WEIGHTS, SAFETENSORS = "models/model.pt", "models/model.safetensors"
 TRAIN, INFERENCE, SCHEMA = "configs/train.json", "configs/inference.json", "eval/schema.json"
+SHARED_TEACHER = "configs/shared_teacher.json"
 NECESSARY = ("LICENSE", METADATA, TRAIN, INFERENCE, "configs/logging.conf", WEIGHTS, SCHEMA, "docs/data_license.txt")
 KEYS = {
     TRAIN: ("bundle_root", "device", "dataset_dir"),
@@ -175,9 +176,8 @@ def check_training(root: Path) -> None:
     """The training has every property of a MONAI workflow, with the teacher that is shared and generated phantoms."""
     with tempfile.TemporaryDirectory() as folder:
         phantoms = write_phantom_dataset(Path(folder) / "phantoms", 2, 1, 1, size=64)
-        teacher = {"model_name": "lite_medsam", "module": "mask_decoder", "lora_checkpoint": str(root / TEACHER)}
-        overrides = {f"teacher::{key}": value for key, value in {**teacher, "cache_dir": folder}.items()}
-        flow = _workflow(root, TRAIN, "train", {"data::dataset_dir": str(phantoms), "training::num_workers": 0, **overrides})
+        overrides = {"data::dataset_dir": str(phantoms), "training::num_workers": 0, "teacher::cache_dir": folder}
+        flow = _workflow(root, (TRAIN, SHARED_TEACHER), "train", overrides)
         _check_properties(flow)
 
 
@@ -214,12 +214,12 @@ def _check_properties(flow: ConfigWorkflow) -> None:
 
 
 def _inference(root: Path, **overrides: Any) -> ConfigWorkflow:
-    return _workflow(root, INFERENCE, "infer", overrides)
+    return _workflow(root, (INFERENCE,), "infer", overrides)
 
 
-def _workflow(root: Path, config: str, kind: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
+def _workflow(root: Path, configs: Sequence[str], kind: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
     flow = ConfigWorkflow(
-        config_file=str(root / config),
+        config_file=[str(root / config) for config in configs],
         meta_file=str(root / METADATA),
         logging_file=False,
         workflow_type=kind,

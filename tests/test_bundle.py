@@ -19,7 +19,10 @@ from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
 OVERLAYS = ["train_teacher.json", "train_student.json", "evaluate.json", "quickstart.json"]
 # initialized by tests of their own
-OTHER_OVERLAYS = ["mlflow.json", "wandb.json", "multi_gpu_train.json", "multi_gpu_evaluate.json", "federated.json"]
+OTHER_OVERLAYS = [
+    *("shared_teacher.json", "mlflow.json", "wandb.json"),
+    *("multi_gpu_train.json", "multi_gpu_evaluate.json", "federated.json"),
+]
 CONFIG_NAMES = ["train.json", "inference.json", *OVERLAYS, *OTHER_OVERLAYS]
 WIRING = {"on_completion"}  # of a user section, but for overlays
 READMES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -230,7 +233,8 @@ def test_options_of_a_measuring_program_in_a_readme_exist(name, capsys):
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.stem)
 def test_overrides_that_a_readme_names_exist(path):
     # train.json last: overlays hold whole sections under their own names, and single keys with "::"
-    config = {key: value for name in [*OTHER_OVERLAYS, "train.json"] for key, value in json.loads((CONFIGS / name).read_text()).items()}
+    names = [*OTHER_OVERLAYS, "train.json"]
+    config = {key: value for name in names for key, value in json.loads((CONFIGS / name).read_text()).items()}
     text = path.read_text()
     overrides = [name.split("::") for name in re.findall(r"--(\w+(?:::\w+)+)", text)]
     rows = re.findall(r"^\| `(\w+)` \| (`.*) \|$", text, re.M)

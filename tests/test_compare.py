@@ -79,6 +79,27 @@ def test_stopped_comparison_goes_on_with_the_next_arm(arguments, trained, tmp_pa
     assert trained == [("student", 0), ("control", 1), ("student", 1)]
 
 
+def test_processes_share_the_arms_and_the_last_call_evaluates(arguments, trained, tmp_path, capsys):
+    assert main([*arguments, "--train", "student:1"]) == 0
+    assert main([*arguments, "--train", "student", "control"]) == 0
+    assert trained == [("student", 1), ("control", 0), ("student", 0)]
+    assert not (tmp_path / "out" / "metrics.csv").exists() and "report" not in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert trained[3:] == [("control", 1)] and len(read_rows(tmp_path / "out" / "metrics.csv")) == 5 * NUM_TEST
+
+
+def test_arm_of_another_process_is_kept(arguments, tmp_path, monkeypatch):
+    def train(plan, arm, seed, *more):
+        if (arm, seed) == ("control", 0):  # the other process ends while this one trains
+            assert main([*arguments, "--train", "control:1"]) == 0
+        return {"checkpoint": f"{arm}{seed}.pt"}
+
+    monkeypatch.setattr(program, "train_arm", train)
+    assert main([*arguments, "--train", "control:0"]) == 0
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]["control"]
+    assert found == {str(seed): {"checkpoint": f"control{seed}.pt"} for seed in (0, 1)}
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_arm_killed_in_an_epoch_ends_as_the_whole_one(overrides, tmp_path, monkeypatch, epoch):
     own = {key: value for key, value in overrides.items() if not key.startswith("run_folder")}
@@ -265,6 +286,10 @@ def test_all_predictions_empty_and_unknown_patients_are_warnings(tmp_path):
         (["training::lr", "1"], "unknown argument training::lr"),
         (["--tables", "gone.csv"], "gone.csv does not exist"),
         (["--checkpoint", "pupil=x.pt"], "must be ARM"),
+        (["--train", "pupil"], "--train pupil must be ARM[:SEED] with an arm of"),
+        (["--train", "student:7"], "--train student:7 is no part of the comparison of --seeds 0 1."),
+        (["--train", "teacher:1"], "--train teacher:1 is no part of the comparison"),
+        (["--train", "student:1", "--teacher::lora_checkpoint", "None"], "needs its teacher; train that first, with --train"),
         (["--checkpoint", "student=a.pt", "student:0=b.pt"], "names an arm and seed twice"),
     ],
 )

@@ -6,7 +6,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from scripts.convert_adapter import main
-from scripts.networks.adapters import adapter_state, save_peft_adapter, save_seed_checkpoint
+from scripts.networks.adapters import adapter_state, merge_adapter, read_adapter, save_peft_adapter, save_seed_checkpoint
 from scripts.networks.lora import DECODER_ONLY, ENCODER, FULL, add_lora, split_qkv
 from scripts.networks.sam import build_sam
 
@@ -60,6 +60,31 @@ def test_peft_itself_loads_the_folder(seed_file, tmp_path):
     sam = build_sam("vit_test", 32, 3)
     split_qkv(sam.image_encoder)
     assert_same(adapter_state(PeftModel.from_pretrained(sam, str(tmp_path / "adapter")), ENCODER), tuned_state(ENCODER))
+
+
+@pytest.mark.parametrize("module", [ENCODER, DECODER_ONLY])
+def test_half_rounds_to_fp16_and_merges_to_the_same_teacher_by_a_hair(tmp_path, module):
+    state = tuned_state(module)
+    save_seed_checkpoint(state, tmp_path / "a.pth", module)
+    assert main([str(tmp_path / "a.pth"), str(tmp_path / "half.pth"), "--half"]) == 0
+    adapters = [read_adapter(tmp_path / name) for name in ("a.pth", "half.pth")]
+    assert_same(adapters[1].state, {key: tensor.half() for key, tensor in state.items()})
+    assert (tmp_path / "half.pth").stat().st_size < 0.6 * (tmp_path / "a.pth").stat().st_size
+    sams = [build_sam("vit_test", 32, 3) for _ in adapters]
+    sams[1].load_state_dict(sams[0].state_dict())
+    before = {key: tensor.clone() for key, tensor in sams[0].state_dict().items()}
+    for sam, adapter in zip(sams, adapters, strict=True):
+        merge_adapter(sam, adapter)
+    whole, half = (sam.state_dict() for sam in sams)
+    assert any(not torch.equal(whole[key], before[key]) for key in before)
+    for key, tensor in whole.items():
+        assert half[key].dtype == tensor.dtype
+        torch.testing.assert_close(half[key], tensor, atol=2e-2, rtol=1e-3)
+
+
+def test_half_goes_to_a_peft_folder_too(seed_file, tmp_path):
+    assert main([str(seed_file), str(tmp_path / "adapter"), "--half"]) == 0
+    assert {tensor.dtype for tensor in load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()} == {torch.float16}
 
 
 @pytest.fixture
