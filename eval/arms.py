@@ -89,7 +89,10 @@ class Plan:
 
     def given_teacher(self) -> Any:
         """What the config says of teacher::lora_checkpoint: a path, a list, a reference that makes one, or None."""
-        return self.workflow(STUDENT, 0).parser["teacher::lora_checkpoint"]
+        parser = self.workflow(STUDENT, 0).parser
+        value = parser["teacher::lora_checkpoint"]
+        is_expression = isinstance(value, str) and value.startswith("$")
+        return parser.get_parsed_content("teacher::lora_checkpoint") if is_expression else value
 
 
 def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -208,7 +211,7 @@ def check_plan(plan: Plan) -> None:
 
 def is_reference(value: Any) -> bool:
     """Whether a config value is made by another part of the configuration."""
-    return isinstance(value, str) and value.startswith(("@", "$"))
+    return isinstance(value, str) and value.startswith("@")
 
 
 def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:

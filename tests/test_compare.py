@@ -79,6 +79,15 @@ def test_stopped_comparison_goes_on_with_the_next_arm(arguments, trained, tmp_pa
     assert trained == [("student", 0), ("control", 1), ("student", 1)]
 
 
+def test_teacher_of_an_overlay_is_one_teacher_for_all_seeds(overrides, lora_checkpoint, tmp_path):
+    overlay = tmp_path / "teacher.json"
+    overlay.write_text(json.dumps({"teacher::lora_checkpoint": f"$'{lora_checkpoint.parent}' + '/{lora_checkpoint.name}'"}))
+    own = {key: value for key, value in overrides.items() if not key.startswith("run_folder") and key != "teacher::lora_checkpoint"}
+    plan = Plan(("configs/train.json", str(overlay)), own, tmp_path / "out")
+    assert plan.given_teacher() == str(lora_checkpoint) and program._teacher_seed(1, [0, 1], plan) == 0
+    arms.check_plan(plan)
+
+
 def test_processes_share_the_arms_and_the_last_call_evaluates(arguments, trained, tmp_path, capsys):
     assert main([*arguments, "--train", "student:1"]) == 0
     assert main([*arguments, "--train", "student", "control"]) == 0
