@@ -23,7 +23,7 @@ import torch
 
 from scripts.files import atomic_path
 
-from .arms import CONTROL, STUDENT, Plan, parse_overrides, report_error, train_arm
+from .arms import CONTROL, STUDENT, Plan, parse_run, report_error, train_arm
 from .machine import describe_machine, git_revision, list_versions, without_folders
 from .settings import ROOT
 
@@ -63,14 +63,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = argparse.ArgumentParser(prog="python -m eval.recipes", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, required=True, help="of the runs; the same again to go on")
-    parser.add_argument("--dataset_dir", type=Path, required=True)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--num_images", type=int, default=192, help="of the training list, the first")
     parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
-    options, rest = parser.parse_known_args(arguments)
+    options, overrides = parse_run(parser, arguments)
+    if not overrides.pop("data::dataset_dir", None) or not options.dataset_dir:
+        raise ValueError("--dataset_dir is required; pass the folder of dataset.json.")
+    options.dataset_dir = Path(options.dataset_dir)
     options.command = without_folders(" ".join(["python -m eval.recipes", *arguments]))
-    return options, parse_overrides(rest)
+    return options, overrides
 
 
 def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Found:
@@ -92,7 +94,7 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Found:
         for name, (arm, changes, _) in RECIPES.items():
             print(f"recipe: {name}, seed {seed}", flush=True)
             folder = options.output_dir.resolve() / name.replace(" ", "_").replace(",", "")
-            plan = Plan((str(ROOT / "configs" / "train.json"),), {**short, **overrides, **changes}, folder)
+            plan = Plan(options.config_file, {**short, **overrides, **changes}, folder)
             run = train_arm(plan, arm, seed, plan.given_teacher())["run"]
             found[name]["dice"][str(seed)] = last_dice(Path(run) / "history.csv")
     for name, (_, _, base) in RECIPES.items():
