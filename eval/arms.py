@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
+import hashlib
+import json
 import logging
 import shutil
 import sys
@@ -19,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigWorkflow
+from filelock import FileLock, Timeout
+from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import nn
 
 from scripts.config_check import check_config, find_user_error
@@ -37,6 +40,7 @@ OVERLAYS = {TEACHER: ("train_teacher.json",), CONTROL: ("train_student.json",), 
 # what a user sets for the students does not hold for the teacher's fine-tuning, and the control has no teacher
 TEACHER_SECTIONS = ("data", "teacher", "hardware")
 STUDENT_ALONE = ("data::img_size", "teacher::cache_dir", "teacher::lora_checkpoint")
+WHERE = ("_meta_", "bundle_root", "run_folder", "hardware")  # of a configuration, not what is trained
 DATA_OF_DISTILLATION = ("distillation::mode", "distillation::views")  # they decide which views an image has
 
 
@@ -87,12 +91,14 @@ class Plan:
             **overrides,
         )
 
-    def given_teacher(self) -> Any:
-        """What the config says of teacher::lora_checkpoint: a path, a list, a reference that makes one, or None."""
-        parser = self.workflow(STUDENT, 0).parser
+    def given_teacher(self, seed: int = 0) -> Any:
+        """What the config says of teacher::lora_checkpoint: a path, a list of them, None, or a reference that makes one."""
+        parser = self.workflow(STUDENT, seed).parser
         value = parser["teacher::lora_checkpoint"]
-        is_expression = isinstance(value, str) and value.startswith("$")
-        return parser.get_parsed_content("teacher::lora_checkpoint") if is_expression else value
+        if value is None or is_reference(value):
+            return value
+        value = parser.get_parsed_content("teacher::lora_checkpoint")
+        return [str(path) for path in value] if isinstance(value, (list, tuple)) else value and str(value)
 
 
 def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -168,11 +174,28 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
 
     Returns:
         checkpoint, run (its folder), epochs, seconds (of this call), val_dice (the best).
+
+    Raises:
+        ValueError: another process is training it, or its run was begun with other settings or another teacher.
     """
+    runs = plan.output_dir / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(runs / f"{arm}_seed{seed}.lock", timeout=0):
+            return _train_alone(plan, arm, seed, teacher_file, runs / f"{arm}_seed{seed}.sha256")
+    except Timeout:
+        raise ValueError(f"{arm}, seed {seed} is being trained by another process in {runs}; wait for its end.") from None
+
+
+def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_file: Path) -> dict[str, Any]:
+    """`train_arm`, in the one process that does it; `settings_file` tells one run's settings from another's."""
     more = {"teacher::lora_checkpoint": teacher_file} if arm == STUDENT else {}
     start, parser = time.perf_counter(), plan.workflow(arm, seed, more).parser
-    run = parser.get_parsed_content("run_folder")
+    run, settings = parser.get_parsed_content("run_folder"), digest(_settings(parser, arm))
     epochs = _completed_epochs(run.models / LAST_CHECKPOINT)
+    if epochs and settings_file.is_file() and settings_file.read_text() != settings:
+        raise ValueError(f"{run.path} was trained with other settings or another teacher; pass another --output_dir.")
+    settings_file.write_text(settings)
     if epochs < parser.get_parsed_content("training::num_epochs"):
         if epochs:
             more["training::resume"] = str(run.path)
@@ -184,6 +207,17 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
         flow.finalize()
     seconds = time.perf_counter() - start
     return {"checkpoint": str(run.best_model()), "run": str(run.path), "seconds": seconds, **_progress(run.path)}
+
+
+def _settings(parser: ConfigParser, arm: str) -> list[Any]:
+    """What a training depends on: its configuration, and a student's teacher by the content of its files."""
+    config = {key: value for key, value in parser.config.items() if key not in WHERE}
+    return [config, parser.get_parsed_content("teacher").description if arm == STUDENT else None]
+
+
+def digest(value: Any) -> str:
+    """Of anything that JSON can write."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _completed_epochs(checkpoint: Path) -> int:
@@ -204,19 +238,19 @@ def check_plan(plan: Plan) -> None:
         check_config(parser.config)
         for section in ("data", "distillation", "hardware", "augmentation"):
             parser.get_parsed_content(section)
-        given = parser["teacher::lora_checkpoint"]
-        if arm == STUDENT and given is not None and not is_reference(given):
+        given = plan.given_teacher() if arm == STUDENT else None
+        if given is not None and not is_reference(given):
             parser.get_parsed_content("teacher").load()
 
 
 def is_reference(value: Any) -> bool:
-    """Whether a config value is made by another part of the configuration."""
+    """Whether a config value names another part of the configuration, which makes it."""
     return isinstance(value, str) and value.startswith("@")
 
 
 def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:
     """The teacher of a seed: the given file, what the config's reference makes, or a fine-tuning with train_teacher.json."""
-    given = plan.given_teacher()
+    given = plan.given_teacher(seed)
     if given is None:
         return train_arm(plan, TEACHER, seed)
     if is_reference(given):

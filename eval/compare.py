@@ -7,19 +7,21 @@ Trains what is not trained yet, arm by arm, with one schedule for both students;
 Checkpoints are selected on the validation list. When all are trained, the test list is read, once: metrics.csv (a row a case, arm
 and seed), report.html and report.json. The margin of non-inferiority is fixed by the first call. `--checkpoint ARM[:SEED]=PATH`
 evaluates weights that exist, and `--tables` makes the report from the metrics.csv of earlier evaluations. To share the work,
-processes with one --output_dir and `--train ARM[:SEED]` train that alone and stop; the call without it evaluates.
+processes with one --output_dir and `--train ARM[:SEED]` train that alone (an arm without SEED with every one of --seeds) and stop;
+the call without it evaluates.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from monai.utils import set_determinism
 
 from scripts.config_check import find_user_error
@@ -33,9 +35,11 @@ from .arms import (
     CONTROL,
     STUDENT,
     TEACHER,
+    WHERE,
     Plan,
     build_arm,
     check_plan,
+    digest,
     is_reference,
     parse_run,
     report_error,
@@ -47,8 +51,6 @@ from .machine import describe_machine, git_revision, without_folders
 STATE = "comparison.json"
 ORDER = (TEACHER, CONTROL, STUDENT)
 MARGIN = 0.02  # mean Dice
-WHERE = ("_meta_", "bundle_root", "run_folder", "hardware")  # of a configuration, not what is trained
-
 PROGRESS = {"epochs": "epochs", "seconds": "s", "val_dice": "validation Dice"}
 State = dict[str, Any]
 
@@ -82,6 +84,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
         raise ValueError(f"--seeds holds one twice: {options.seeds}; each seed is one training.")
     if not options.margin > 0:
         raise ValueError(f"--margin must be positive, got {options.margin}: it is the Dice that may be lost.")
+    if options.train and (options.checkpoint or options.tables):
+        raise ValueError("--train goes with neither --checkpoint nor --tables: it trains, and evaluates nothing.")
+    options.train = [key for text in options.train for key in _wanted(text, options.seeds)]
     options.command = without_folders(" ".join(["python -m eval.compare", *arguments]))
     own = tuple(options.teacher_config), tuple(options.student_config)
     return options, Plan(options.config_file, overrides, options.output_dir.resolve(), *own)
@@ -96,12 +101,14 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     check_plan(plan)
     data = plan.workflow(STUDENT, 0).parser.get_parsed_content("data")  # a missing test list is refused here
     print(f"{data.name}: {len(data.training)} training, {len(data.validation)} validation, {len(data.test)} test cases")
-    state = open_state(options, plan, [data.training, data.validation, data.test])
+    problems = open_comparison(options, plan, [data.training, data.validation, data.test])
     if (plan.output_dir / TABLE).is_file():
+        if options.train:
+            raise ValueError(f"{plan.output_dir} has read the test list already, and trains no more; pass another --output_dir.")
         print("the test list was read already; its results are kept. Pass another --output_dir for another comparison.")
-        return state.get("problems", [])
+        return problems
     if options.train:
-        train_some([_arm_and_seed(text, "--train") for text in options.train], options.seeds, plan, state)
+        train_some(options.train, options.seeds, plan)
         return []
     given = [_given(text) for text in options.checkpoint]
     if len(dict(given)) < len(given):
@@ -109,14 +116,30 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     if given:
         found = {key: {"checkpoint": path} for key, path in given}
     else:
-        found = train_all(options.seeds, plan, state)
-    state["problems"] = _evaluate_all(found, options, plan)
-    save_state(state, plan)
-    return state["problems"]
+        found = train_all(options.seeds, plan)
+    problems = _evaluate_all(found, options, plan)
+    with open_state(plan) as state:
+        state["problems"] = problems
+    return problems
 
 
-def open_state(options: argparse.Namespace, plan: Plan, lists: Sequence[Any]) -> State:
-    """What is trained already, from the folder's file; a new one is written where there is none.
+@contextmanager
+def open_state(plan: Plan) -> Iterator[State]:
+    """What the folder's file holds, to this process alone; changes are written in one step when the block ends."""
+    path = plan.output_dir / STATE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        before = path.read_text() if path.is_file() else "{}"
+        state = json.loads(before)
+        yield state
+        after = json.dumps(state, indent=1) + "\n"
+        if after != before:
+            with atomic_path(path) as partial:
+                partial.write_text(after)
+
+
+def open_comparison(options: argparse.Namespace, plan: Plan, lists: Sequence[Any]) -> list[str]:
+    """Begin the comparison of a folder, or go on with it; the problems that its evaluation had, if there was one.
 
     Args:
         options: of the command line.
@@ -127,94 +150,95 @@ def open_state(options: argparse.Namespace, plan: Plan, lists: Sequence[Any]) ->
         ValueError: the folder belongs to a comparison with other settings or lists.
     """
     configs = [{key: value for key, value in plan.workflow(arm, 0).parser.config.items() if key not in WHERE} for arm in ORDER]
-    found = {"config": _digest(configs), "lists": _digest(lists), "margin": options.margin, "arms": {}}
-    path = plan.output_dir / STATE
-    if path.is_file():
-        state = json.loads(path.read_text())
-        changed = [key for key in ("config", "lists", "margin") if state.get(key) != found[key]]
+    found = {"config": digest(configs), "lists": digest(lists), "margin": options.margin}
+    with open_state(plan) as state:
+        changed = [key for key in found if state.get(key, found[key]) != found[key]]
         if changed:
             raise ValueError(
-                f"{path} was begun with another {' and '.join(changed)}; arms of different settings cannot be compared, and "
-                "the margin is fixed beforehand: pass another --output_dir."
+                f"{plan.output_dir / STATE} was begun with another {' and '.join(changed)}; arms of different settings cannot be "
+                "compared, and the margin is fixed beforehand: pass another --output_dir."
             )
-        return state
-    save_state(found, plan)
-    return found
+        state.update(found)
+        state.setdefault("arms", {})
+        return state.get("problems", [])
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def save_state(state: State, plan: Plan) -> None:
-    """Write the state in one step."""
-    with atomic_path(plan.output_dir / STATE) as partial:
-        partial.write_text(json.dumps(state, indent=1) + "\n")
-
-
-def train_all(seeds: Sequence[int], plan: Plan, state: State) -> dict[tuple[str, int], dict[str, Any]]:
-    """By arm and seed what `train_arm` returns; what the state has is not trained again."""
-    found = {}
+def train_all(seeds: Sequence[int], plan: Plan) -> dict[tuple[str, int], dict[str, Any]]:
+    """By arm and seed what `train_arm` returns; what the folder's state has is not trained again."""
+    teachers, found = teacher_seeds(seeds, plan), {}
     for seed in seeds:
         for arm in ORDER:
-            key = (arm, _teacher_seed(seed, seeds, plan) if arm == TEACHER else seed)
-            found[key] = _train(*key, seeds, plan, state)
+            key = (arm, teachers[seed] if arm == TEACHER else seed)
+            found[key] = _train_once(plan, *key, teachers[seed])
     return found
 
 
-def train_some(wanted: Sequence[tuple[str, int]], seeds: Sequence[int], plan: Plan, state: State) -> None:
+def train_some(wanted: Sequence[tuple[str, int]], seeds: Sequence[int], plan: Plan) -> None:
     """Train some arms of a comparison whose others belong to other processes.
 
+    Args:
+        wanted: arms and seeds; of one teacher for all seeds, any seed is its.
+        seeds: of the comparison.
+        plan: of the comparison.
+
     Raises:
-        ValueError: a seed that is not the comparison's, or a student whose teacher is not trained yet.
+        ValueError: a student whose teacher is not trained yet, or an arm that another process is training.
     """
+    teachers = teacher_seeds(seeds, plan)
+    wanted = list(dict.fromkeys((arm, teachers[seed] if arm == TEACHER else seed) for arm, seed in wanted))
     for arm, seed in wanted:
-        teacher_seed = _teacher_seed(seed, seeds, plan)
-        if seed not in seeds or arm == TEACHER and seed != teacher_seed:
-            raise ValueError(f"--train {arm}:{seed} is no part of the comparison of --seeds {' '.join(map(str, seeds))}.")
-        trained = str(teacher_seed) in state["arms"].get(TEACHER, {}) or (TEACHER, teacher_seed) in wanted
-        if arm == STUDENT and plan.given_teacher() is None and not trained:
-            raise ValueError(f"--train {arm}:{seed} needs its teacher; train that first, with --train {TEACHER}:{teacher_seed}.")
+        given, teacher = plan.given_teacher(seed), (TEACHER, teachers[seed])
+        made = given is None or is_reference(given)  # by a training, which may be another process's
+        if arm == STUDENT and made and teacher not in wanted and not _known(plan, *teacher):
+            raise ValueError(f"--train {arm}:{seed} needs its teacher; train that first, with --train {TEACHER}:{teachers[seed]}.")
     for arm, seed in sorted(wanted, key=lambda key: ORDER.index(key[0])):
         if arm == STUDENT:
-            _train(TEACHER, _teacher_seed(seed, seeds, plan), seeds, plan, state)
-        _train(arm, seed, seeds, plan, state)
+            _train_once(plan, TEACHER, teachers[seed], teachers[seed])
+        _train_once(plan, arm, seed, teachers[seed])
 
 
-def _teacher_seed(seed: int, seeds: Sequence[int], plan: Plan) -> int:
-    """Of the teacher that a student of `seed` has; a given file is one teacher for all seeds."""
-    shared = plan.given_teacher()
-    return seeds[0] if shared is not None and not is_reference(shared) else seed
+def teacher_seeds(seeds: Sequence[int], plan: Plan) -> dict[int, int]:
+    """By seed of a student that of its teacher; a given file is one teacher for all, the first's."""
+    given = [plan.given_teacher(seed) for seed in seeds]
+    one = given[0] is not None and not is_reference(given[0]) and all(path == given[0] for path in given)
+    return {seed: seeds[0] if one else seed for seed in seeds}
 
 
-def _train(arm: str, seed: int, seeds: Sequence[int], plan: Plan, state: State) -> dict[str, Any]:
-    """What the state has of an arm, or what its training gives, which is saved."""
-    known = state["arms"].setdefault(arm, {})
-    if str(seed) not in known:
+def _train_once(plan: Plan, arm: str, seed: int, teacher_seed: int) -> dict[str, Any]:
+    """What the folder's state has of an arm, or what its training gives, which is noted there."""
+    known = _known(plan, arm, seed)
+    if not known:
         print(f"training: {arm}, seed {seed}", flush=True)
-        teacher = state["arms"].get(TEACHER, {}).get(str(_teacher_seed(seed, seeds, plan)), {}).get("checkpoint")
-        known[str(seed)] = teacher_file(plan, seed) if arm == TEACHER else train_arm(plan, arm, seed, teacher)
-        for name, others in json.loads((plan.output_dir / STATE).read_text())["arms"].items():  # of other processes
-            state["arms"][name] = {**others, **state["arms"].get(name, {})}
-        save_state(state, plan)
-    return known[str(seed)]
+        teacher = _known(plan, TEACHER, teacher_seed).get("checkpoint")
+        known = teacher_file(plan, seed) if arm == TEACHER else train_arm(plan, arm, seed, teacher)
+        with open_state(plan) as state:
+            state.setdefault("arms", {}).setdefault(arm, {})[str(seed)] = known
+    return known
+
+
+def _known(plan: Plan, arm: str, seed: int) -> dict[str, Any]:
+    """What the folder's state has of an arm; empty where it is not trained."""
+    with open_state(plan) as state:
+        return state.get("arms", {}).get(arm, {}).get(str(seed), {})
 
 
 def _given(text: str) -> tuple[tuple[str, int], str]:
     """(arm, seed), path of ARM[:SEED]=PATH."""
     name, separator, path = text.partition("=")
-    if not separator:
+    arm, _, seed = name.partition(":")
+    if not separator or arm not in ORDER or not (seed or "0").isdecimal():
         raise ValueError(f"--checkpoint {text} must be ARM[:SEED]=PATH with an arm of {', '.join(ORDER)}.")
-    return _arm_and_seed(name, "--checkpoint"), path
+    return (arm, int(seed or 0)), path
 
 
-def _arm_and_seed(text: str, option: str) -> tuple[str, int]:
-    """(arm, seed) of ARM[:SEED]."""
+def _wanted(text: str, seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """Arms and seeds of ARM[:SEED]."""
     arm, _, seed = text.partition(":")
-    if arm not in ORDER or not (seed or "0").isdecimal():
-        form = "ARM[:SEED]=PATH" if option == "--checkpoint" else "ARM[:SEED]"
-        raise ValueError(f"{option} {text} must be {form} with an arm of {', '.join(ORDER)}.")
-    return arm, int(seed or 0)
+    if arm not in ORDER or seed and not seed.isdecimal():
+        raise ValueError(f"--train {text} must be ARM[:SEED] with an arm of {', '.join(ORDER)}.")
+    if seed and int(seed) not in seeds:
+        raise ValueError(f"--train {text} is no part of the comparison of --seeds {' '.join(map(str, seeds))}.")
+    return [(arm, int(seed))] if seed else [(arm, each) for each in seeds]
 
 
 def _evaluate_all(found: dict[tuple[str, int], dict[str, Any]], options: argparse.Namespace, plan: Plan) -> list[str]:

@@ -5,7 +5,8 @@
 
 Small on purpose (img_size 128, 15 epochs, the first 192 training images), so that all recipes fit into an hour on two cores: it can
 show what does harm and what may be worth a comparison (eval.compare), no more. The figure is the validation Dice after the last
-epoch; nothing is selected by it, and the test list is not read. A run that was stopped goes on where it was.
+epoch; nothing is selected by it, and the test list is not read. A run that was stopped goes on where it was. `--config_file`
+takes overlays, such as configs/shared_teacher.json, below what makes the trainings short; overrides go above it.
 """
 
 from __future__ import annotations
@@ -68,9 +69,10 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--num_images", type=int, default=192, help="of the training list, the first")
     parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
     options, overrides = parse_run(parser, arguments)
-    if not overrides.pop("data::dataset_dir", None) or not options.dataset_dir:
+    dataset_dir = overrides.pop("data::dataset_dir", None)
+    if not dataset_dir:
         raise ValueError("--dataset_dir is required; pass the folder of dataset.json.")
-    options.dataset_dir = Path(options.dataset_dir)
+    options.dataset_dir = Path(dataset_dir)
     options.command = without_folders(" ".join(["python -m eval.recipes", *arguments]))
     return options, overrides
 

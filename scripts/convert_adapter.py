@@ -11,6 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from .networks.adapters import PEFT_WEIGHTS, Adapter, read_adapter, save_peft_adapter, save_seed_checkpoint
 from .networks.lora import DECODER_ONLY
 
@@ -28,16 +30,17 @@ def convert_adapter(source: Path, target: Path, half: bool = False) -> Adapter:
     Raises:
         FileNotFoundError: the source is not there.
         FileExistsError: the target is there.
-        ValueError: the source is no adapter, or one without LoRA for a folder; or the target has the form of the source.
+        ValueError: the source is no adapter, or one without LoRA for a folder; the target has the form of the source; or fp16
+            cannot hold a value.
     """
     to_file = target.suffix == SUFFIX
     _check_paths(source, target, half)
     adapter = read_adapter(source, "SOURCE")
     if half:
-        adapter = adapter._replace(state={key: tensor.half() for key, tensor in adapter.state.items()})
+        adapter = adapter._replace(state=_round(adapter))
     if adapter.module == DECODER_ONLY and not to_file:
         raise ValueError(
-            f"SOURCE {source} is a tuned {DECODER_ONLY} without LoRA, which peft has no form for; use it as it is, or "
+            f"SOURCE {source} is a tuned {DECODER_ONLY} without LoRA, which peft has no form for; use it as a {SUFFIX} file, or "
             "fine-tune with another teacher::module."
         )
     if to_file:
@@ -57,6 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(f"wrote {options.target}: {adapter.module}, rank {adapter.rank}, {adapter.num_mask_tokens} mask tokens")
     return 0
+
+
+def _round(adapter: Adapter) -> dict[str, torch.Tensor]:
+    rounded = {key: tensor.half() for key, tensor in adapter.state.items()}
+    if lost := [key for key, tensor in rounded.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{adapter.source} has values that fp16 cannot hold, first in {lost[0]}; leave --half out.")
+    return rounded
 
 
 def _check_paths(source: Path, target: Path, half: bool) -> None:

@@ -308,7 +308,8 @@ def test_tiny_vit_trains_lora_neck_and_decoder_but_not_the_first_stages(lite):
     assert {name.split(".")[1] for name in trained if name.startswith("image_encoder.")} == {"vit", "neck"}
     assert all(".lora_" in name for name in trained if ".vit." in name)
     lora = {name.rsplit(".lora_", 1)[0] for name in trained if ".vit." in name}
-    assert len(lora) == 4 * 3 and not any(name.split(".stages.")[1][0] in "01" for name in lora)  # qkv, proj, fc1, fc2 of three blocks
+    assert len(lora) == 4 * 3  # qkv, proj, fc1, fc2 of three blocks
+    assert {name.split(".stages.")[1][0] for name in lora} == {"2", "3"}
     assert {name for name in trained if not name.startswith("image_encoder.")} == {
         name for name, _ in lite.named_parameters() if not name.startswith("image_encoder.")
     }
@@ -359,6 +360,15 @@ def test_cut_tiny_vit_adapter_is_refused(lite, lite_state, removed, message):
         check_adapter(read_back(state), sam, ENCODER, RANK, TOKENS - 1)
         merge_adapter(sam, read_back(state))
     assert_same(sam.state_dict(), lite.state_dict())
+
+
+def test_tiny_vit_adapter_with_lora_elsewhere_is_refused(lite, lite_state):
+    place = "image_encoder.vit.stages.{}.blocks.0.mlp.fc1"
+    more = {key.replace(place.format(3), place.format(1)): tensor for key, tensor in lite_state.items() if place.format(3) in key}
+    assert len(more) == 2
+    message = r"x.pth has LoRA that this encoder has no place for, for \[image_encoder.vit.stages.1.blocks.0.mlp.fc1\]; tune it anew"
+    with pytest.raises(ValueError, match=message):
+        check_adapter(read_back({**lite_state, **more}), copy.deepcopy(lite), ENCODER, RANK, TOKENS - 1)
 
 
 def test_adapter_of_one_encoder_is_refused_by_the_other(base, lite, adapter, lite_state):

@@ -2,16 +2,18 @@
 
 import ast
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import run
+from filelock import FileLock
 
 from eval import arms
 from eval import compare as program
 from eval.arms import Plan, build_arm, parse_overrides, train_arm
-from eval.compare import main
+from eval.compare import main, teacher_seeds, train_some
 from scripts.networks.frozen_teacher import FrozenTeacher
 from scripts.results import read_rows, table
 from scripts.trainer import DistillationTrainer
@@ -79,22 +81,80 @@ def test_stopped_comparison_goes_on_with_the_next_arm(arguments, trained, tmp_pa
     assert trained == [("student", 0), ("control", 1), ("student", 1)]
 
 
-def test_teacher_of_an_overlay_is_one_teacher_for_all_seeds(overrides, lora_checkpoint, tmp_path):
-    overlay = tmp_path / "teacher.json"
-    overlay.write_text(json.dumps({"teacher::lora_checkpoint": f"$'{lora_checkpoint.parent}' + '/{lora_checkpoint.name}'"}))
+def plan_with(overrides, teacher, folder: Path) -> Plan:
+    """Of a comparison whose overlay names the teacher."""
+    overlay = folder / "teacher.json"
+    overlay.write_text(json.dumps({"teacher::lora_checkpoint": teacher}))
     own = {key: value for key, value in overrides.items() if not key.startswith("run_folder") and key != "teacher::lora_checkpoint"}
-    plan = Plan(("configs/train.json", str(overlay)), own, tmp_path / "out")
-    assert plan.given_teacher() == str(lora_checkpoint) and program._teacher_seed(1, [0, 1], plan) == 0
+    return Plan(("configs/train.json", str(overlay)), own, folder / "out")
+
+
+def test_teacher_of_an_overlay_is_one_teacher_for_all_seeds(overrides, lora_checkpoint, tmp_path):
+    plan = plan_with(overrides, f"$'{lora_checkpoint.parent}' + '/{lora_checkpoint.name}'", tmp_path)
+    assert plan.given_teacher() == str(lora_checkpoint) and teacher_seeds([3, 4], plan) == {3: 3, 4: 3}
     arms.check_plan(plan)
+    assert plan_with(overrides, [f"$'{lora_checkpoint}'"], tmp_path).given_teacher() == [str(lora_checkpoint)]
+
+
+def test_teacher_of_an_expression_on_the_seed_is_each_seeds_own(overrides, tmp_path):
+    plan = plan_with(overrides, "$'teacher' + str(@training::seed) + '.pth'", tmp_path)
+    assert [plan.given_teacher(seed) for seed in (3, 4)] == ["teacher3.pth", "teacher4.pth"]
+    assert teacher_seeds([3, 4], plan) == {3: 3, 4: 4} and arms.teacher_file(plan, 4) == {"checkpoint": "teacher4.pth"}
+
+
+def test_teacher_that_the_configuration_makes_is_trained_by_one_process(overrides, tmp_path):
+    plan = plan_with(overrides, "@tuned", tmp_path)
+    assert teacher_seeds([0, 1], plan) == {0: 0, 1: 1}
+    with pytest.raises(ValueError, match="--train student:0 needs its teacher; train that first, with --train teacher:0"):
+        train_some([("student", 0)], [0, 1], plan)
 
 
 def test_processes_share_the_arms_and_the_last_call_evaluates(arguments, trained, tmp_path, capsys):
     assert main([*arguments, "--train", "student:1"]) == 0
-    assert main([*arguments, "--train", "student", "control"]) == 0
+    assert main([*arguments, "--train", "student", "control:0"]) == 0
     assert trained == [("student", 1), ("control", 0), ("student", 0)]
     assert not (tmp_path / "out" / "metrics.csv").exists() and "report" not in capsys.readouterr().out
     assert main(arguments) == 0
     assert trained[3:] == [("control", 1)] and len(read_rows(tmp_path / "out" / "metrics.csv")) == 5 * NUM_TEST
+    assert main([*arguments, "--train", "control:0"]) == 1
+    assert "has read the test list already, and trains no more" in capsys.readouterr().err
+
+
+def test_student_gets_the_teacher_that_another_process_tuned(arguments, tmp_path, trained):
+    overlay = tmp_path / "teacher.json"
+    overlay.write_text(json.dumps({"training::num_epochs": 1, "training::warmup_epochs": 0, "training::batch_size": 3}))
+    given = arguments.index("--teacher::lora_checkpoint")
+    own = [*arguments[:given], *arguments[given + 2 :], "--teacher_config", str(overlay)]
+    assert main([*own, "--train", "student:0"]) == 1 and trained == []
+    assert main([*own, "--train", "teacher:0"]) == 0 and main([*own, "--train", "student:0"]) == 0
+    state = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
+    config = json.loads((Path(state["student"]["0"]["run"]) / "config.json").read_text())
+    assert config["teacher"]["lora_checkpoint"] == state["teacher"]["0"]["checkpoint"] and "runs" in state["teacher"]["0"]["run"]
+
+
+@pytest.mark.parametrize("more", [[], ["--train", "control:0"]])
+def test_arm_in_the_hands_of_another_process_is_refused_and_left_alone(arguments, tmp_path, capsys, more):
+    run = tmp_path / "out" / "runs" / "phantoms" / "control_seed0"
+    run.mkdir(parents=True)
+    with FileLock(tmp_path / "out" / "runs" / "control_seed0.lock"):
+        assert main([*arguments, *more]) == 1
+    assert "control, seed 0 is being trained by another process" in capsys.readouterr().err and list(run.iterdir()) == []
+
+
+def test_run_of_other_settings_or_another_teacher_is_not_taken_for_this_one(overrides, lora_checkpoint, tmp_path):
+    own = {**{key: value for key, value in overrides.items() if not key.startswith("run_folder")}, "training::num_epochs": 1}
+    train_arm(Plan(("configs/train.json",), own, tmp_path), "control", 0)
+    with pytest.raises(ValueError, match="control_seed0 was trained with other settings or another teacher; pass another"):
+        train_arm(Plan(("configs/train.json",), {**own, "training::lr": 2e-3}, tmp_path), "control", 0)
+    teacher = tmp_path / "teacher.pth"
+    shutil.copy(lora_checkpoint, teacher)
+    plan = Plan(("configs/train.json",), {**own, "teacher::lora_checkpoint": str(teacher)}, tmp_path)
+    first = train_arm(plan, "student", 0, str(teacher))
+    assert train_arm(plan, "student", 0, str(teacher))["checkpoint"] == first["checkpoint"]
+    content = torch.load(teacher, weights_only=True)
+    torch.save({key: value if isinstance(value, str) else value + 0.01 for key, value in content.items()}, teacher)
+    with pytest.raises(ValueError, match="student_seed0 was trained with other settings or another teacher"):
+        train_arm(plan, "student", 0, str(teacher))
 
 
 def test_arm_of_another_process_is_kept(arguments, tmp_path, monkeypatch):
@@ -297,7 +357,7 @@ def test_all_predictions_empty_and_unknown_patients_are_warnings(tmp_path):
         (["--checkpoint", "pupil=x.pt"], "must be ARM"),
         (["--train", "pupil"], "--train pupil must be ARM[:SEED] with an arm of"),
         (["--train", "student:7"], "--train student:7 is no part of the comparison of --seeds 0 1."),
-        (["--train", "teacher:1"], "--train teacher:1 is no part of the comparison"),
+        (["--train", "control", "--checkpoint", "student=x.pt"], "--train goes with neither --checkpoint nor --tables"),
         (["--train", "student:1", "--teacher::lora_checkpoint", "None"], "needs its teacher; train that first, with --train"),
         (["--checkpoint", "student=a.pt", "student:0=b.pt"], "names an arm and seed twice"),
     ],

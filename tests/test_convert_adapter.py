@@ -114,7 +114,7 @@ def test_existing_target_is_refused_and_kept(seed_file, tmp_path, refusal):
 def test_mask_decoder_without_lora_is_refused(tmp_path, refusal):
     save_seed_checkpoint(tuned_state(DECODER_ONLY), tmp_path / "d.pth", DECODER_ONLY)
     message = refusal(tmp_path / "d.pth", tmp_path / "adapter")
-    assert f"SOURCE {tmp_path / 'd.pth'} is a tuned mask_decoder without LoRA, which peft has no form for; use it as it is" in message
+    assert f"SOURCE {tmp_path / 'd.pth'} is a tuned mask_decoder without LoRA, which peft has no form for; use it as a .pth file" in message
     assert not (tmp_path / "adapter").exists()
 
 
@@ -122,6 +122,15 @@ def test_target_of_the_sources_form_is_refused(seed_file, tmp_path, refusal):
     assert "TARGET must be a folder, since SOURCE is a file; got" in refusal(seed_file, tmp_path / "b.pth")
     save_peft_adapter(tuned_state(ENCODER), tmp_path / "peft")
     assert "TARGET must be a file that ends in .pth, since SOURCE is a peft folder; got" in refusal(tmp_path / "peft", tmp_path / "b")
+
+
+def test_values_beyond_fp16_are_refused_and_nothing_is_written(tmp_path, capsys):
+    state = tuned_state(ENCODER)
+    state["prompt_encoder.no_mask_embed.weight"] *= 1e6
+    save_seed_checkpoint(state, tmp_path / "a.pth", ENCODER)
+    assert main([str(tmp_path / "a.pth"), str(tmp_path / "half.pth"), "--half"]) == 1
+    assert "has values that fp16 cannot hold, first in prompt_encoder.no_mask_embed.weight" in capsys.readouterr().err
+    assert not (tmp_path / "half.pth").exists()
 
 
 def test_source_that_is_no_adapter_is_refused(tmp_path, refusal):

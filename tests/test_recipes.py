@@ -31,6 +31,25 @@ def test_every_recipe_runs_and_is_kept(arguments, tmp_path, monkeypatch, capsys)
     assert json.loads((tmp_path / "recipes.json").read_text())["recipes"] == report["recipes"]
 
 
+def test_teacher_of_an_overlay_is_used_and_not_mixed_with_a_former_ones_runs(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recipes, "RECIPES", {"distillation as it is": RECIPES["distillation as it is"]})
+    given = arguments.index("--teacher::lora_checkpoint")
+    own, teacher = [*arguments[:given], *arguments[given + 2 :]], arguments[given + 1].strip("'")
+    overlay = tmp_path / "overlay.json"
+    overlay.write_text(json.dumps({"teacher::lora_checkpoint": teacher}))
+    config = ["--config_file", "configs/train.json", str(overlay)]
+    assert main([*own, *config]) == 0
+    overlay.write_text(json.dumps({"teacher::lora_checkpoint": teacher, "teacher::flips": True}))
+    assert main([*own, *config]) == 1
+    assert "was trained with other settings or another teacher; pass another --output_dir" in capsys.readouterr().err
+
+
+def test_missing_data_set_is_an_error(arguments, capsys):
+    given = arguments.index("--dataset_dir")
+    assert main([*arguments[:given], *arguments[given + 2 :]]) == 1
+    assert "--dataset_dir is required; pass the folder of dataset.json" in capsys.readouterr().err
+
+
 def no_training(workflow):
     def build(*args):
         flow = workflow(*args)

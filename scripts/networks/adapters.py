@@ -54,8 +54,8 @@ DECODER_LAYERS = 2
 class Adapter(NamedTuple):
     """A tuned teacher without its base.
 
-    module: one of `MODULES`. rank: 0 without LoRA. num_mask_tokens: of the decoder. depth, width: blocks and channels of the
-    image encoder, 0 without LoRA. state: tensors under the seed's names. source: where it was read, for messages.
+    module: one of `MODULES`. rank: 0 without LoRA. num_mask_tokens: of the decoder. depth, width: blocks with LoRA and
+    channels of the image encoder, 0 without LoRA. state: tensors under the seed's names. source: where it was read, for messages.
     """
 
     module: str
@@ -193,17 +193,14 @@ def check_adapter(adapter: Adapter, sam: Sam, module: str, rank: int, num_classe
             f"{source} was tuned as {adapter.module}, but teacher::module is {module}; "
             f"pass --teacher::module {adapter.module}."
         )
+    if _is_for_tiny_vit(adapter.state) and is_tiny_vit(sam):
+        _check_tiny_vit_layers(adapter, sam)
     expected = _encoder_size(sam)
     if adapter.depth and (adapter.width, adapter.depth) != expected:
         raise ValueError(
             f"{source} is LoRA for {_name_encoder(adapter.width, adapter.depth)}, but teacher::model_name is "
             f"{_name_encoder(*expected)}; pass the --teacher::model_name it was tuned for."
         )
-    if _is_for_tiny_vit(adapter.state):
-        found = set(_tiny_vit_layers(adapter.state).values())
-        missing = sorted(name for name, _ in sam.named_modules() if re.fullmatch(TINY_VIT_TARGETS, name) and name not in found)
-        if missing:
-            raise ValueError(f"{source} is no whole {adapter.module} adapter: LoRA is missing for [{list_keys(missing)}].")
     if adapter.depth and adapter.rank != rank:
         raise ValueError(
             f"{source} has LoRA rank {adapter.rank}, but teacher::rank is {rank}; pass --teacher::rank {adapter.rank}."
@@ -213,6 +210,15 @@ def check_adapter(adapter: Adapter, sam: Sam, module: str, rank: int, num_classe
             f"{source} has {adapter.num_mask_tokens} mask tokens, that is {adapter.num_mask_tokens - 1} classes, but the "
             f"teacher is built for {num_classes}; check data::num_classes and teacher::mask_tokens."
         )
+
+
+def _check_tiny_vit_layers(adapter: Adapter, sam: Sam) -> None:
+    expected = {name for name, _ in sam.named_modules() if re.fullmatch(TINY_VIT_TARGETS, name)}
+    found = set(_tiny_vit_layers(adapter.state).values())
+    if missing := sorted(expected - found):
+        raise ValueError(f"{adapter.source} is no whole {adapter.module} adapter: LoRA is missing for [{list_keys(missing)}].")
+    if foreign := sorted(found - expected):
+        raise ValueError(f"{adapter.source} has LoRA that this encoder has no place for, for [{list_keys(foreign)}]; tune it anew.")
 
 
 def merge_adapter(sam: Sam, adapter: Adapter) -> None:

@@ -54,7 +54,7 @@ class LiteMedSamEncoder(nn.Module):
     def __init__(self, img_size: int = IMG_SIZE, **tiny_vit) -> None:
         super().__init__()
         if not isinstance(img_size, int) or img_size <= 0 or img_size % STRIDE:
-            raise ValueError(f"teacher::img_size must be a positive multiple of {STRIDE} for lite_medsam, got {img_size!r}.")
+            raise ValueError(f"teacher::img_size must be an integer multiple of {STRIDE} for lite_medsam, got {img_size!r}.")
         self.img_size = img_size
         settings = {**TINY_VIT, **tiny_vit}
         self.vit = TinyVit(num_classes=0, drop_path_rate=0.0, **settings)

@@ -3,8 +3,9 @@
 Hu et al. 2021, arXiv:2106.09685, applied to SAM as SAMed does (Zhang and Liu 2023, arXiv:2304.13785): the q and v rows of
 every fused qkv get + B(A x), scale 1, no bias, no dropout. Surprise: peft targets whole Linears, so the fused qkv is split
 into q, k and v while LoRA trains. LiteMedSAM's TinyViT, whose qkv is interleaved per head, gets LoRA in every Linear of its
-attentions and MLPs at a quarter of the size instead, and its neck is trained; the two stages before, at full and half size, stay as
-they are and need no gradients. With 4,096 tokens an image and Linears of 160 channels, B A is added to the weights there, not B(A x) to every token.
+attentions and MLPs at a quarter of the size instead, and its neck is trained; the two stages before, at full and half size, stay
+as they are and need no gradients. With 4,096 tokens of a 256-pixel image and Linears of 160 or 320 channels, B A is added to the
+weights there, not B(A x) to every token.
 
 Shapes: D encoder width, R rank.
 """
