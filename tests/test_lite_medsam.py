@@ -2,12 +2,18 @@
 
 import copy
 import importlib.util
+import json
 
+import numpy as np
 import pytest
 import torch
+from conftest import ROOT, SHARED, workflow
+from PIL import Image
 from timm.models.tiny_vit import Attention
 from torch import nn
+from torch.nn import functional as F
 
+from scripts.metrics import case_metrics
 from scripts.networks import lite_medsam
 from scripts.networks.lite_medsam import (
     PACKAGE,
@@ -19,6 +25,7 @@ from scripts.networks.lite_medsam import (
     shipped_checkpoint,
 )
 from scripts.networks.sam import build_sam
+from scripts.networks.teacher import build_teacher
 from scripts.networks.weights import read_state_dict
 
 TINY = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_sizes=(7, 7, 14, 7))
@@ -188,6 +195,40 @@ def test_shipped_weights_load_in_full():
     assert len(state) == 435
     assert torch.equal(sam.mask_decoder.mask_tokens.weight, state["mask_decoder.mask_tokens.weight"])
     assert torch.equal(sam.image_encoder.neck[0].weight, state["image_encoder.neck.0.weight"])
+
+
+def shared_teacher_options() -> dict:
+    """What configs/shared_teacher.json says of the section teacher."""
+    parser = workflow({"bundle_root": str(ROOT)}, "shared_teacher.json").parser
+    names = ("model_name", "module", "img_size", "rank", "lora_checkpoint")
+    return {name: parser.get_parsed_content(f"teacher::{name}") for name in names}
+
+
+@needs_package
+def test_shared_teacher_is_what_its_overlay_says():
+    options = shared_teacher_options()
+    teacher = build_teacher(**options)
+    assert teacher.img_size == options["img_size"] and not any(parameter.requires_grad for parameter in teacher.parameters())
+    state = torch.load(options["lora_checkpoint"], weights_only=True)
+    assert {value.dtype for value in state.values() if isinstance(value, torch.Tensor)} == {torch.float16}
+    for other in ({"rank": 8}, {"module": "mask_decoder"}, {"num_classes": 3}):
+        with pytest.raises(ValueError, match="pass --teacher::|check data::num_classes"):
+            build_teacher(**{**options, **other})
+
+
+@needs_package
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
+def test_shared_teacher_finds_real_lesions():
+    teacher = build_teacher(**shared_teacher_options())
+    folder = SHARED / "busbra"
+    cases, scores = json.loads((folder / "dataset.json").read_text())["validation"][:6], []
+    for case in cases:
+        image = torch.from_numpy(np.asarray(Image.open(folder / case["image"]).convert("L"), np.float32) / 255)
+        label = np.asarray(Image.open(folder / case["label"])) > 0
+        with torch.inference_mode():
+            logits = F.interpolate(teacher(image[None, None]).logits, size=label.shape, mode="bilinear")
+        scores.append(case_metrics(logits[0, 0].numpy() > 0, label, 2)["dice"])
+    assert np.mean(scores) > 0.75, scores
 
 
 @needs_package
