@@ -233,13 +233,15 @@ def check_plan(plan: Plan) -> None:
     Raises:
         Exception: MONAI's around the ValueError or OSError, see `report_error`.
     """
+    given = plan.given_teacher()
     for arm in OVERLAYS:
+        if arm == TEACHER and given is not None:  # it is not trained here
+            continue
         parser = plan.workflow(arm, 0).parser
         check_config(parser.config)
         for section in ("data", "distillation", "hardware", "augmentation"):
             parser.get_parsed_content(section)
-        given = plan.given_teacher() if arm == STUDENT else None
-        if given is not None and not is_reference(given):
+        if arm == STUDENT and given is not None and not is_reference(given):
             parser.get_parsed_content("teacher").load()
 
 
