@@ -102,6 +102,13 @@ def test_teacher_of_an_expression_on_the_seed_is_each_seeds_own(overrides, tmp_p
     assert teacher_seeds([3, 4], plan) == {3: 3, 4: 4} and arms.teacher_file(plan, 4) == {"checkpoint": "teacher4.pth"}
 
 
+def test_shared_teacher_can_be_compared_with(phantoms, tmp_path):
+    own = {"data::dataset_dir": str(phantoms), "hardware::gpu_ids": []}
+    plan = Plan(("configs/train.json", "configs/shared_teacher.json"), own, tmp_path)
+    arms.check_plan(plan)
+    assert teacher_seeds([0, 1], plan) == {0: 0, 1: 0}
+
+
 def test_teacher_that_the_configuration_makes_is_trained_by_one_process(overrides, tmp_path):
     plan = plan_with(overrides, "@tuned", tmp_path)
     assert teacher_seeds([0, 1], plan) == {0: 0, 1: 1}
