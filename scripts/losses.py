@@ -29,12 +29,13 @@ from .extra_losses import (
     gate_weight,
     region_mean,
 )
-from .sections import MODES, REPLAY, WARP
+from .sections import BACKBONE, MODES, NECK, REPLAY, STUDENT_FEATURES
 
 SMOOTH = 1e-5
 # config keys of the weights whose terms read the teacher's logits; its embedding
 LOGIT_KEYS = ("beta", "boundary", "cwd", "dist_intra", "dist_inter")
 FEATURE_KEYS = ("gamma", "mgd")
+STUDENT_CHANNELS = {NECK: 48, BACKBONE: 192}
 
 
 class LossTerms(NamedTuple):
@@ -92,6 +93,11 @@ def resize(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
     return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+def shrink(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """As `resize`, but what becomes smaller is averaged first, so that no element of the teacher's embedding is passed over."""
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
 class TaskLoss(nn.Module):
     """0.5 * cross-entropy + 0.5 * Dice against the ground truth: the supervised part.
 
@@ -144,7 +150,10 @@ class DistillationLoss(nn.Module):
         alpha: weight of the task term (`TaskLoss`).
         beta: weight of the softened Kullback-Leibler term (`distill_loss`).
         gamma: weight of the feature term: mean squared error, over all elements, between the adapted student features and the
-            teacher's image embedding resized to them.
+            teacher's image embedding resized to them. An embedding's variance sets the term's scale (LiteMedSAM's: 0.02), and so the
+            weight that it needs.
+        features: which features of the student gamma and mgd read: `neck`, its stride-16 level, which comes from the block two thirds
+            up, or `backbone`, the last block's output, so that all blocks learn from the embedding.
         num_classes: with the background.
         mode: where the teacher's outputs come from: `online` (the teacher runs in every step), `replay` (of `views` augmented views
             of each image, kept on disk) or `warp` (of each image as it is, moved along with its augmentation). It is the same loss.
@@ -163,12 +172,11 @@ class DistillationLoss(nn.Module):
         dist_inter: weight of `dist_inter_loss`; needs more than two classes.
         mgd: weight of `MaskedGeneration`.
         mask_ratio: share of the student's features that mgd masks.
-        student_channels: of the student's features.
+        student_channels: of the student's features; None is what TinyUSFM has.
         teacher_channels: of the teacher's embedding.
 
     Raises:
-        ValueError: an option out of range, all weights 0, a term that is void for two classes, or a mode that is unknown or that
-            does not go with terms that read embeddings.
+        ValueError: an option out of range, all weights 0, a term that is void for two classes, or an unknown mode.
     """
 
     def __init__(
@@ -177,6 +185,7 @@ class DistillationLoss(nn.Module):
         alpha: float = 0.5,
         beta: float = 0.5,
         gamma: float = 0.0,
+        features: str = NECK,
         num_classes: int = 2,
         mode: str = "online",
         views: int = 8,
@@ -190,17 +199,19 @@ class DistillationLoss(nn.Module):
         dist_inter: float = 0.0,
         mgd: float = 0.0,
         mask_ratio: float = 0.75,
-        student_channels: int = 48,
+        student_channels: int | None = None,
         teacher_channels: int = 256,
     ) -> None:
         super().__init__()
         extras = {"boundary": boundary, "cwd": cwd, "dist_intra": dist_intra, "dist_inter": dist_inter, "mgd": mgd}
         weights = {"alpha": alpha, "beta": beta, "gamma": gamma, **extras}
         check_weights(temperature, weights)
-        check_mode(mode, views, {key: weights[key] for key in FEATURE_KEYS})
+        check_mode(mode, views)
+        check_features(features)
         self.task = TaskLoss(num_classes)
         check_options(num_classes, gate, gate_confidence, teacher_temperature, boundary_width, dist_inter, mask_ratio)
-        self.mode, self.views = mode, views
+        self.mode, self.views, self.features = mode, views, features
+        student_channels = student_channels or STUDENT_CHANNELS[features]
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.gate, self.gate_confidence = gate, gate_confidence
         self.boundary_width, self.mask_ratio = boundary_width, mask_ratio
@@ -222,6 +233,11 @@ class DistillationLoss(nn.Module):
         return bool(self._active(FEATURE_KEYS))
 
     @property
+    def student_features(self) -> str | None:
+        """Which features the student has to return, None where no term reads any."""
+        return self.features if self.needs_features else None
+
+    @property
     def num_views(self) -> int | None:
         """Views of each image that come back; None where each epoch has its own."""
         return self.views if self.mode == REPLAY else None
@@ -236,6 +252,7 @@ class DistillationLoss(nn.Module):
             "gate_confidence": self.gate in (CONFIDENCE, BOTH),
             "boundary_width": "boundary" in self.weights,
             "mask_ratio": "mgd" in self.weights,
+            "features": self.student_features not in (None, NECK),
         }
         keys = ["mode", "views", *(key for key, matters in options.items() if matters)]
         return {"temperature": self.temperature, **self.weights, **{key: getattr(self, key) for key in keys}}
@@ -254,7 +271,7 @@ class DistillationLoss(nn.Module):
             student_logits: (B, 1 or C, H, W), unnormalized.
             label: (B, 1, H, W), class indices.
             teacher_logits: (B, 1 or C, h, w), unnormalized, needed by distill, boundary, cwd, dist_intra and dist_inter.
-            student_features: (B, 48, h, w), needed by feature and mgd.
+            student_features: (B, D, h, w), needed by feature and mgd; D is `student_channels`.
             teacher_features: (B, 256, h', w'), needed by feature and mgd.
         """
         zero = student_logits.new_zeros((), dtype=torch.float32)
@@ -305,7 +322,7 @@ class DistillationLoss(nn.Module):
         return terms
 
     def _feature_terms(self, student: torch.Tensor, teacher: torch.Tensor) -> dict[str, torch.Tensor]:
-        student, teacher = student.float(), resize(teacher.float(), student.shape[-2:])
+        student, teacher = student.float(), shrink(teacher.float(), student.shape[-2:])
         terms = {}
         if self.adapter is not None:
             terms["feature"] = F.mse_loss(self.adapter(student), teacher)
@@ -325,24 +342,18 @@ def check_weights(temperature: float, weights: dict[str, float]) -> None:
         raise ValueError("alpha, beta and gamma are all 0, so there is nothing to learn; pass --distillation::alpha 0.5.")
 
 
-def check_mode(mode: str, views: int, features: dict[str, float]) -> None:
-    """Refuse an unknown mode, a number of views that is not positive, and features that would have to be warped.
-
-    Args:
-        mode: see `DistillationLoss`.
-        views: see `DistillationLoss`.
-        features: the weights of the terms that read embeddings, by config key.
-    """
+def check_mode(mode: str, views: int) -> None:
+    """Refuse an unknown mode, and a number of views that is not positive; arguments as `DistillationLoss` has them."""
     if mode not in MODES:
         raise ValueError(f"distillation::mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if isinstance(views, bool) or not isinstance(views, int) or views < 1:
         raise ValueError(f"distillation::views must be a positive integer, got {views!r}.")
-    for name, weight in features.items():
-        if mode == WARP and weight > 0:
-            raise ValueError(
-                f"distillation::mode warp moves logits, but {name} is {weight}: the teacher's embedding of a turned image is not "
-                f"its turned embedding; pass --distillation::mode replay or --distillation::{name} 0."
-            )
+
+
+def check_features(features: str) -> None:
+    """Refuse features that the student does not return."""
+    if features not in STUDENT_FEATURES:
+        raise ValueError(f"distillation::features must be {' or '.join(STUDENT_FEATURES)}, got {features!r}.")
 
 
 def check_same_classes(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> None:

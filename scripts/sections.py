@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 # where the teacher's outputs come from, see teacher_cache.py
 ONLINE, REPLAY, WARP = MODES = ("online", "replay", "warp")
+# which features of the student the loss compares with the teacher's embedding: the neck's stride-16 level, or the last block's output
+NECK, BACKBONE = STUDENT_FEATURES = ("neck", "backbone")
 
 
 @dataclass
@@ -15,9 +17,11 @@ class Student:
     Args:
         model_name: TinyUSFM_Seg.
         pretrained: start from `checkpoint`.
-        checkpoint: a TinyUSFM file; None starts from random weights.
+        checkpoint: a TinyUSFM file; None starts from new weights.
+        initialization: of new weights, `mimetic` or `random`, see networks/initialization.py.
     """
 
     model_name: str = "TinyUSFM_Seg"
     pretrained: bool = True
     checkpoint: str | None = None
+    initialization: str = "mimetic"

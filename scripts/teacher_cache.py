@@ -4,8 +4,9 @@ A teacher is frozen, so what it says of an image never changes. Two modes use th
 
 - replay: each image has K seeded augmented views; the logits of every view (and its embedding when gamma > 0) are kept. Exact: the
   student sees what it would see with the teacher beside it and the same views.
-- warp: the logits of each image as it is are kept and moved along with its rotation, zoom and flip, which may differ in every epoch;
-  gamma and contrast change the image alone. An approximation: a teacher is not quite equivariant.
+- warp: the logits of each image as it is (and its embedding when gamma > 0) are kept and moved along with its rotation, zoom and flip,
+  which may differ in every epoch; gamma and contrast change the image alone. An approximation: a teacher is not quite equivariant,
+  its embedding less so than its logits.
 
 Entries are fp16 at the decoder's resolution (8 KiB a view for SAM at 256 pixels, two classes) and are enlarged as the teacher does it.
 Each is found by what it depends on: the teacher's files by content, its settings and precision, the image file, the preprocessing, the
@@ -171,9 +172,11 @@ class CachedTeacher(nn.Module):
         else:
             entries = self._entries(keys, image, [self._case(index) for index in indices], self.keep_features)
         masks = _stack(entries, "masks", image.device)
+        features = _stack(entries, "features", image.device) if self.keep_features else None
         if self.mode == WARP and "theta" in view:
             masks = warp(masks, view["theta"].to(masks))
-        features = _stack(entries, "features", image.device) if self.keep_features else None
+            if self.keep_features:
+                features = warp_features(features, view["theta"].to(features))
         return CachedOutput(self.teacher.enlarge(masks), features)
 
     @property
@@ -384,6 +387,17 @@ def warp(logits: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     outside = flat.gather(2, surest)[..., None]  # (B, C, 1, 1)
     grid = F.affine_grid(theta, list(logits.shape), align_corners=False)
     return F.grid_sample(logits - outside, grid, align_corners=False) + outside
+
+
+def warp_features(features: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+    """An embedding (B, D, h, w) of an image, placed as its view is: bilinear, and outside of the image as at its border.
+
+    Args:
+        features: of the teacher.
+        theta: (B, 2, 3), see `RandFlipRotateZoomd`.
+    """
+    grid = F.affine_grid(theta, list(features.shape), align_corners=False)
+    return F.grid_sample(features, grid, padding_mode="border", align_corners=False)
 
 
 def thumbnails(image: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ TINY_STUDENT = {
     "num_heads": 2,
     "out_indices": [0, 1, 2, 3],
     "channels": 16,
-    "return_features": "$@distillation.needs_features",
+    "return_features": "$@distillation.student_features",
 }
 
 

@@ -382,7 +382,7 @@ def gradients(norms_train: bool, weights: dict, gamma: float, with_dice: bool = 
     it; and the batch norms' running means when `SharedStatistics` has put them together."""
     hardware = RankHardware([], "fp32")
     torch.manual_seed(0)
-    network = TinyUSFMSeg(img_size=64, **SMALL, drop_path_rate=0.0, dropout=0.0, return_features=gamma > 0)
+    network = TinyUSFMSeg(img_size=64, **SMALL, drop_path_rate=0.0, dropout=0.0, return_features="neck" if gamma > 0 else None)
     loss = DistillationLoss(**weights, gamma=gamma, student_channels=6, teacher_channels=8)
     if not with_dice:
         loss.task.dice = Nothing()

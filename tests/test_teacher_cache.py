@@ -20,7 +20,7 @@ from scripts.entry_store import EntryStore, checksum
 from scripts.networks import frozen_teacher
 from scripts.networks.frozen_teacher import FrozenTeacher
 from scripts.networks.teacher import build_teacher, build_trainable_teacher, export_adapter
-from scripts.teacher_cache import teacher_for_mode, thumbnails, warp
+from scripts.teacher_cache import teacher_for_mode, thumbnails, warp, warp_features
 
 SETTINGS = {"preprocessing": "resize to 64", "augmentation": "the default"}
 
@@ -126,6 +126,33 @@ def test_warp_flips_exactly_and_fills_the_outside_with_background():
     outside = warp(logits, away[:1])
     surest = logits.softmax(1)[:, 0].flatten().argmax()
     torch.testing.assert_close(outside[0, :, 0, 0], logits.flatten(2)[0, :, surest])
+
+
+def test_warp_moves_the_embedding_along(cached, views, frozen):
+    teacher = cached("warp", keep_features=True)
+    teacher.fill()
+    images, view = batch(views(None), (0, 7), (1, 9))
+    base, _ = batch(views(None), (0, BASE), (1, BASE))
+    expected = warp_features(frozen().segment(base).features, view["theta"])
+    torch.testing.assert_close(teacher(images, view).features, expected, atol=2e-3, rtol=2e-3)
+    plain, view = batch(views(None, augmentation=None), (0, 3), (1, 4))
+    torch.testing.assert_close(teacher(plain, view).features, frozen()(plain).features, atol=2e-3, rtol=2e-3)
+
+
+def test_warped_embedding_flips_exactly_and_ends_as_at_its_border():
+    features = torch.randn(2, 5, 8, 8)
+    flip = torch.tensor([[-1.0, 0, 0], [0, 1, 0]]).expand(2, 2, 3)
+    torch.testing.assert_close(warp_features(features, flip), features.flip(-1), atol=1e-5, rtol=0)
+    away = torch.tensor([[1.0, 0, 5], [0, 1, 0]]).expand(2, 2, 3)
+    torch.testing.assert_close(warp_features(features, away), features[..., -1:].expand_as(features))
+
+
+def test_cache_of_logits_is_filled_up_with_embeddings_when_a_loss_asks_for_them(cached, views):
+    cached("warp").fill()
+    teacher = cached("warp", keep_features=True)
+    assert len(teacher.missing) == 3
+    teacher.fill()
+    assert not cached("warp").missing and not cached("warp", keep_features=True).missing
 
 
 def test_warp_looks_at_every_image_and_computes_those_of_other_pixels_again(cached, views, frozen, caplog):

@@ -49,15 +49,22 @@ def test_names_are_upstreams():
 @pytest.mark.parametrize(("num_classes", "channels"), [(2, 1), (3, 3), (5, 5)])
 @pytest.mark.parametrize("img_size", [32, 48])
 def test_eval_returns_one_tensor_of_logits(num_classes, channels, img_size):
-    logits = small(num_classes=num_classes, img_size=img_size, return_features=True).eval()(torch.rand(2, 1, img_size, img_size))
+    logits = small(num_classes=num_classes, img_size=img_size, return_features="neck").eval()(torch.rand(2, 1, img_size, img_size))
     assert type(logits) is torch.Tensor and logits.shape == (2, channels, img_size, img_size)
 
 
 def test_training_returns_features_when_wanted():
-    output = TinyUSFMSeg(img_size=64, return_features=True).train()(torch.rand(2, 1, 64, 64))
+    output = TinyUSFMSeg(img_size=64, return_features="neck").train()(torch.rand(2, 1, 64, 64))
     assert isinstance(output, StudentOutput)
     assert output.logits.shape == (2, 1, 64, 64) and output.features.shape == (2, 48, 4, 4)
     assert type(small().train()(torch.rand(2, 1, 32, 32))) is torch.Tensor
+
+
+def test_features_of_the_backbone_are_the_last_blocks_output():
+    model, image = small(return_features="backbone", drop_path_rate=0.0).train(), torch.rand(2, 1, 32, 32)
+    features = model(image).features
+    assert features.shape == (2, 16, 2, 2)
+    torch.testing.assert_close(features, model.encode(image)[-1])
 
 
 def test_forward_is_upstreams_formula():
@@ -127,6 +134,11 @@ def test_argument_out_of_range_is_refused(changes, message):
         small(**changes)
 
 
+def test_features_that_there_are_not_are_refused():
+    with pytest.raises(ValueError, match="return_features must be None, neck or backbone, got True"):
+        small(return_features=True)
+
+
 @pytest.mark.parametrize("shape", [(2, 2, 32, 32), (2, 4, 32, 32), (1, 32, 32)])
 def test_other_channel_counts_are_refused(shape):
     with pytest.raises(ValueError, match=r"student images must be \(B, 1 or 3, H, W\), got"):
@@ -140,7 +152,7 @@ def test_other_image_size_is_refused():
 
 def test_random_start_is_warned_of(caplog):
     build_student(img_size=32)
-    assert "random weights; pass --student::checkpoint PATH" in caplog.text
+    assert "new weights; pass --student::checkpoint PATH" in caplog.text
     caplog.clear()
     build_student(img_size=32, pretrained=False)
     assert not caplog.text

@@ -21,6 +21,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
+from ..sections import NECK, STUDENT_FEATURES
+from .initialization import INITIALIZATIONS, MIMETIC, mimetic_
 from .weights import BACKBONE, STUDENT, check_kind, list_keys, load_strict, read_state_dict
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,8 @@ CLASSIFIER = "decode_head.conv_seg.weight"
 class StudentOutput(NamedTuple):
     """What the student says of a training batch when features are wanted.
 
-    logits: (B, 1 or C, H, W), unnormalized. features: (B, D, h, w), the neck's stride-16 level, D = embed_dim / 4.
+    logits: (B, 1 or C, H, W), unnormalized. features: (B, D, h, w), the neck's stride-16 level, D = embed_dim / 4, or the last
+    block's output, D = embed_dim.
     """
 
     logits: torch.Tensor
@@ -128,7 +131,7 @@ class TinyUSFMSeg(nn.Module):
         channels: inside the FPN head.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         dropout: of the head's channels.
-        return_features: in train mode, return `StudentOutput` for the feature loss.
+        return_features: in train mode, return `StudentOutput` for the feature loss, with features of the `neck` or the `backbone`.
 
     Raises:
         ValueError: an argument out of range.
@@ -145,10 +148,10 @@ class TinyUSFMSeg(nn.Module):
         channels: int = 128,
         drop_path_rate: float = 0.1,
         dropout: float = 0.1,
-        return_features: bool = False,
+        return_features: str | None = None,
     ) -> None:
         super().__init__()
-        _check_arguments(num_classes, img_size, depth, out_indices)
+        _check_arguments(num_classes, img_size, depth, out_indices, return_features)
         self.img_size = img_size
         self.num_layers = depth + 1  # see layer_of
         self.out_indices = tuple(out_indices)
@@ -185,11 +188,12 @@ class TinyUSFMSeg(nn.Module):
         """
         if not torch.jit.is_scripting():
             self._check_image(image)
-        levels = self.neck(self.encode(image))
+        features = self.encode(image)
+        levels = self.neck(features)
         logits = F.interpolate(self.decode_head(levels), size=image.shape[-2:], mode="bilinear", align_corners=False)
         if not torch.jit.is_scripting():
             if self.training and self.return_features:
-                return StudentOutput(logits, levels[STRIDE_16])
+                return StudentOutput(logits, levels[STRIDE_16] if self.return_features == NECK else features[-1])
         return logits
 
     def encode(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -235,7 +239,8 @@ def build_student(
     img_size: int = 224,
     pretrained: bool = True,
     checkpoint: str | Path | None = None,
-    return_features: bool = False,
+    initialization: str = MIMETIC,
+    return_features: str | None = None,
 ) -> TinyUSFMSeg:
     """The student, its weights loaded when a checkpoint is given.
 
@@ -244,7 +249,8 @@ def build_student(
         num_classes: with the background; 2 gives one logit channel.
         img_size: rows and columns in pixels, a multiple of 16.
         pretrained: start from `checkpoint`.
-        checkpoint: what `load_student` reads; None starts from random weights, with a warning when `pretrained`.
+        checkpoint: what `load_student` reads; None starts from new weights, with a warning when `pretrained`.
+        initialization: of the backbone's new weights, `mimetic` (see initialization.py) or `random` (timm's).
         return_features: see `TinyUSFMSeg`.
 
     Raises:
@@ -258,11 +264,16 @@ def build_student(
             f"student::checkpoint is {checkpoint}, but student::pretrained is {pretrained}; "
             "pass --student::pretrained True or leave the checkpoint out."
         )
+    if initialization not in INITIALIZATIONS:
+        raise ValueError(f"student::initialization must be one of {', '.join(INITIALIZATIONS)}, got {initialization!r}.")
     model = TinyUSFMSeg(num_classes=num_classes, img_size=img_size, return_features=return_features)
     if checkpoint:
         load_student(model, checkpoint)
-    elif pretrained:
-        logger.warning("the student starts from random weights; pass --student::checkpoint PATH to TinyUSFM's file.")
+        return model
+    if initialization == MIMETIC:
+        mimetic_(model.backbone)
+    if pretrained:
+        logger.warning("the student starts from new weights; pass --student::checkpoint PATH to TinyUSFM's file.")
     return model
 
 
@@ -375,11 +386,15 @@ def _conv_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Seq
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
-def _check_arguments(num_classes: int, img_size: int, depth: int, out_indices: tuple[int, ...]) -> None:
+def _check_arguments(
+    num_classes: int, img_size: int, depth: int, out_indices: tuple[int, ...], return_features: str | None
+) -> None:
     if not isinstance(num_classes, int) or num_classes < 2:
         raise ValueError(f"data::num_classes must be an integer of 2 or more (the background counts), got {num_classes!r}.")
     if not isinstance(img_size, int) or img_size <= 0 or img_size % PATCH_SIZE:
         raise ValueError(f"data::img_size must be a positive multiple of {PATCH_SIZE}, got {img_size!r}.")
+    if return_features not in (None, *STUDENT_FEATURES):
+        raise ValueError(f"return_features must be None, {' or '.join(STUDENT_FEATURES)}, got {return_features!r}.")
     rising = len(out_indices) == len(RESCALES) and list(out_indices) == sorted(set(out_indices))
     if not rising or not 0 <= out_indices[0] <= out_indices[-1] < depth:
         raise ValueError(f"out_indices must be four rising block indices below depth {depth}, got {tuple(out_indices)}.")
