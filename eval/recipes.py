@@ -29,12 +29,12 @@ from .machine import describe_machine, git_revision, list_versions, without_fold
 from .settings import ROOT
 
 RESULTS = "eval/results/recipes.json"
-REPLAY = {"distillation::mode": "replay", "distillation::views": 2}
-BASE = "distillation as it is"
-REPLAY_BASE = "the same, replay with 2 views"
+CONTROL_BASE, BASE = "control, no teacher", "distillation as it is"
+BACKBONE = {"distillation::features": "backbone", "distillation::whiten": True}
 # name -> arm, overrides, and the recipe that it adds to
 RECIPES: dict[str, tuple[str, dict[str, Any], str | None]] = {
-    "control, no teacher": (CONTROL, {}, None),
+    CONTROL_BASE: (CONTROL, {}, None),
+    "control, initialization random": (CONTROL, {"student::initialization": "random"}, CONTROL_BASE),
     BASE: (STUDENT, {}, None),
     "teacher_temperature 1.64": (STUDENT, {"distillation::teacher_temperature": 1.64}, BASE),
     "gate confidence": (STUDENT, {"distillation::gate": "confidence"}, BASE),
@@ -42,9 +42,16 @@ RECIPES: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "boundary 0.5": (STUDENT, {"distillation::boundary": 0.5}, BASE),
     "cwd 0.1": (STUDENT, {"distillation::cwd": 0.1}, BASE),
     "dist_intra 0.5": (STUDENT, {"distillation::dist_intra": 0.5}, BASE),
-    REPLAY_BASE: (STUDENT, REPLAY, None),
-    "gamma 0.5": (STUDENT, {**REPLAY, "distillation::gamma": 0.5}, REPLAY_BASE),
-    "mgd 0.5": (STUDENT, {**REPLAY, "distillation::mgd": 0.5}, REPLAY_BASE),
+    "gamma 1": (STUDENT, {"distillation::gamma": 1.0}, BASE),
+    "gamma 1, whiten": (STUDENT, {"distillation::gamma": 1.0, "distillation::whiten": True}, BASE),
+    "gamma 1, whiten, features backbone": (STUDENT, {**BACKBONE, "distillation::gamma": 1.0}, BASE),
+    "mgd 1, whiten, features backbone": (STUDENT, {**BACKBONE, "distillation::mgd": 1.0}, BASE),
+    "temperature 1": (STUDENT, {"distillation::temperature": 1.0}, BASE),
+    "temperature 1, gamma 1, whiten, features backbone": (
+        STUDENT,
+        {**BACKBONE, "distillation::gamma": 1.0, "distillation::temperature": 1.0},
+        BASE,
+    ),
 }
 Found = dict[str, dict[str, Any]]
 

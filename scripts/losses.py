@@ -150,10 +150,12 @@ class DistillationLoss(nn.Module):
         alpha: weight of the task term (`TaskLoss`).
         beta: weight of the softened Kullback-Leibler term (`distill_loss`).
         gamma: weight of the feature term: mean squared error, over all elements, between the adapted student features and the
-            teacher's image embedding resized to them. An embedding's variance sets the term's scale (LiteMedSAM's: 0.02), and so the
-            weight that it needs.
+            teacher's image embedding resized to them.
         features: which features of the student gamma and mgd read: `neck`, its stride-16 level, which comes from the block two thirds
             up, or `backbone`, the last block's output, so that all blocks learn from the embedding.
+        whiten: give each channel of the embedding mean 0 and variance 1 over the batch before gamma and mgd compare it (after Wei et
+            al. 2022, arXiv:2205.14141, Sec. 3). Otherwise its own variance is part of the weight (LiteMedSAM's is 0.01, with a factor
+            of 1000 between channels), and the adapter, which starts at variance 1, first has to shrink to it.
         num_classes: with the background.
         mode: where the teacher's outputs come from: `online` (the teacher runs in every step), `replay` (of `views` augmented views
             of each image, kept on disk) or `warp` (of each image as it is, moved along with its augmentation). It is the same loss.
@@ -186,6 +188,7 @@ class DistillationLoss(nn.Module):
         beta: float = 0.5,
         gamma: float = 0.0,
         features: str = NECK,
+        whiten: bool = False,
         num_classes: int = 2,
         mode: str = "online",
         views: int = 8,
@@ -210,7 +213,7 @@ class DistillationLoss(nn.Module):
         check_features(features)
         self.task = TaskLoss(num_classes)
         check_options(num_classes, gate, gate_confidence, teacher_temperature, boundary_width, dist_inter, mask_ratio)
-        self.mode, self.views, self.features = mode, views, features
+        self.mode, self.views, self.features, self.whiten = mode, views, features, whiten
         student_channels = student_channels or STUDENT_CHANNELS[features]
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.gate, self.gate_confidence = gate, gate_confidence
@@ -253,6 +256,7 @@ class DistillationLoss(nn.Module):
             "boundary_width": "boundary" in self.weights,
             "mask_ratio": "mgd" in self.weights,
             "features": self.student_features not in (None, NECK),
+            "whiten": self.whiten and self.needs_features,
         }
         keys = ["mode", "views", *(key for key, matters in options.items() if matters)]
         return {"temperature": self.temperature, **self.weights, **{key: getattr(self, key) for key in keys}}
@@ -323,6 +327,8 @@ class DistillationLoss(nn.Module):
 
     def _feature_terms(self, student: torch.Tensor, teacher: torch.Tensor) -> dict[str, torch.Tensor]:
         student, teacher = student.float(), shrink(teacher.float(), student.shape[-2:])
+        if self.whiten:
+            teacher = F.batch_norm(teacher, None, None, training=True)
         terms = {}
         if self.adapter is not None:
             terms["feature"] = F.mse_loss(self.adapter(student), teacher)

@@ -265,6 +265,19 @@ def test_features_say_what_the_student_returns(features, channels):
     assert loss.settings.get("features", "neck") == features and "features" not in DistillationLoss(features=features).settings
 
 
+def test_whitened_embedding_weighs_the_same_whatever_its_scale():
+    torch.manual_seed(0)
+    loss = DistillationLoss(alpha=0, beta=0, gamma=1, whiten=True, student_channels=4, teacher_channels=6)
+    student, label, teacher = torch.randn(2, 4, 5, 5), torch.zeros(2, 1, 8, 8), torch.randn(2, 6, 5, 5)
+    scale, shift = torch.tensor([1.0, 5.0, 20.0, 1.0, 3.0, 0.5]).view(1, 6, 1, 1), torch.arange(6.0).view(1, 6, 1, 1)
+    plain = loss(torch.zeros(2, 1, 8, 8), label, None, student, teacher).feature
+    scaled = loss(torch.zeros(2, 1, 8, 8), label, None, student, scale * teacher + shift).feature
+    torch.testing.assert_close(plain, scaled, rtol=1e-3, atol=0)
+    flat = (teacher - teacher.mean((0, 2, 3), keepdim=True)) / teacher.var((0, 2, 3), unbiased=False, keepdim=True).sqrt()
+    torch.testing.assert_close(plain, F.mse_loss(loss.adapter(student), flat), rtol=1e-3, atol=0)
+    assert loss.settings["whiten"] and "whiten" not in DistillationLoss(whiten=True).settings
+
+
 def test_embedding_is_averaged_where_it_is_larger():
     fine = torch.zeros(1, 1, 6, 6)
     fine[..., 0, 0] = 9.0  # an element that a bilinear sample at the middle of 3 x 3 would pass over

@@ -9,10 +9,16 @@ from eval.recipes import RECIPES, main, summarize, table
 
 
 @pytest.fixture
-def arguments(overrides, phantoms, tmp_path):
+def arguments(overrides, phantoms, tmp_path, monkeypatch):
+    tiny = {"neck": 6, "backbone": 24}  # channels of the tiny student's features
+    fitting = {
+        name: (arm, {**changes, "distillation::student_channels": tiny[changes.get("distillation::features", "neck")]}, base)
+        for name, (arm, changes, base) in RECIPES.items()
+    }
+    monkeypatch.setattr(recipes, "RECIPES", fitting)
     keep = ("teacher::", "network_def", "hardware::", "training::batch_size")
     own = {key: value for key, value in overrides.items() if key.startswith(keep) and key != "teacher::cache_dir"}
-    pairs = [text for key, value in {**own, "data::img_size": 64, "training::warmup_epochs": 0, "distillation::student_channels": 6}.items() for text in (f"--{key}", repr(value))]
+    pairs = [text for key, value in {**own, "data::img_size": 64, "training::warmup_epochs": 0}.items() for text in (f"--{key}", repr(value))]
     return [
         "--output_dir", str(tmp_path / "out"), "--dataset_dir", str(phantoms), "--seeds", "0", "--epochs", "1", "--num_images", "4",
         "--results", str(tmp_path / "recipes.json"), *pairs,
@@ -24,7 +30,7 @@ def test_every_recipe_runs_and_is_kept(arguments, tmp_path, monkeypatch, capsys)
     report = json.loads((tmp_path / "recipes.json").read_text())
     assert list(report["recipes"]) == list(RECIPES) and str(tmp_path) not in json.dumps(report)
     assert report["recipes"]["gate agreement"]["base"] == "distillation as it is"
-    assert capsys.readouterr().out.splitlines()[-1].startswith("| mgd 0.5 |")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("| temperature 1, gamma 1, whiten, features backbone |")
     assert len(json.loads((tmp_path / "out" / "dataset.json").read_text())["training"]) == 4
     monkeypatch.setattr(recipes.Plan, "workflow", no_training(recipes.Plan.workflow))
     assert main(arguments) == 0
@@ -32,7 +38,7 @@ def test_every_recipe_runs_and_is_kept(arguments, tmp_path, monkeypatch, capsys)
 
 
 def test_teacher_of_an_overlay_is_used_and_not_mixed_with_a_former_ones_runs(arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recipes, "RECIPES", {"distillation as it is": RECIPES["distillation as it is"]})
+    monkeypatch.setattr(recipes, "RECIPES", {"distillation as it is": recipes.RECIPES["distillation as it is"]})
     given = arguments.index("--teacher::lora_checkpoint")
     own, teacher = [*arguments[:given], *arguments[given + 2 :]], arguments[given + 1].strip("'")
     overlay = tmp_path / "overlay.json"
