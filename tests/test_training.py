@@ -57,6 +57,21 @@ def test_loss_falls_and_terms_are_logged_apart(distilled):
     assert all(float(row["distill"]) > 0 for row in history)
 
 
+def test_from_scratch_learns_the_embedding_with_the_backbone_and_asks_the_teacher_once_an_image(overrides, run_folder):
+    flow = run(
+        {
+            **overrides, "distillation::student_channels": TINY_STUDENT["embed_dim"], "training::num_epochs": 15,
+            "training::lr": 5e-3, "final_evaluation": None,
+        },
+        "from_scratch.json",
+    )  # fmt: skip
+    history = read_history(run_folder)
+    assert float(history[-1]["feature"]) < 0.9 * float(history[0]["feature"])
+    assert len(flow.parser.get_parsed_content("frozen_teacher").views) == len(flow.parser.get_parsed_content("data").training)
+    loss = flow.parser.get_parsed_content("loss")
+    assert loss.student_features == "backbone" and loss.adapter[0].in_channels == TINY_STUDENT["embed_dim"] and loss.whiten
+
+
 def test_published_model_is_the_best_student_without_teacher_or_adapter(distilled):
     flow, folder, path = distilled
     state = torch.load(path / "model.pt", weights_only=True)
