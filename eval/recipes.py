@@ -3,7 +3,7 @@
     python -m eval.recipes --output_dir logs/recipes --dataset_dir data/BUSBRA --teacher::model_name lite_medsam \
         --teacher::module mask_decoder --teacher::lora_checkpoint PATH
 
-Small on purpose (img_size 128, 15 epochs, the first 192 training images), so that all recipes fit into an hour on two cores: it can
+Small on purpose (img_size 128, 15 epochs, the first 192 training images), so that a seed of all recipes takes some 40 minutes on a core: it can
 show what does harm and what may be worth a comparison (eval.compare), no more. The figure is the validation Dice after the last
 epoch; nothing is selected by it, and the test list is not read. A run that was stopped goes on where it was. `--config_file`
 takes overlays, such as configs/shared_teacher.json, below what makes the trainings short; overrides go above it.
@@ -30,7 +30,7 @@ from .settings import ROOT
 
 RESULTS = "eval/results/recipes.json"
 CONTROL_BASE, BASE = "control, no teacher", "distillation as it is"
-BACKBONE = {"distillation::features": "backbone", "distillation::whiten": True}
+WHITENED_BACKBONE = {"distillation::features": "backbone", "distillation::whiten": True}
 # name -> arm, overrides, and the recipe that it adds to
 RECIPES: dict[str, tuple[str, dict[str, Any], str | None]] = {
     CONTROL_BASE: (CONTROL, {}, None),
@@ -44,12 +44,12 @@ RECIPES: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "dist_intra 0.5": (STUDENT, {"distillation::dist_intra": 0.5}, BASE),
     "gamma 1": (STUDENT, {"distillation::gamma": 1.0}, BASE),
     "gamma 1, whiten": (STUDENT, {"distillation::gamma": 1.0, "distillation::whiten": True}, BASE),
-    "gamma 1, whiten, features backbone": (STUDENT, {**BACKBONE, "distillation::gamma": 1.0}, BASE),
-    "mgd 1, whiten, features backbone": (STUDENT, {**BACKBONE, "distillation::mgd": 1.0}, BASE),
+    "gamma 1, whiten, features backbone": (STUDENT, {**WHITENED_BACKBONE, "distillation::gamma": 1.0}, BASE),
+    "mgd 1, whiten, features backbone": (STUDENT, {**WHITENED_BACKBONE, "distillation::mgd": 1.0}, BASE),
     "temperature 1": (STUDENT, {"distillation::temperature": 1.0}, BASE),
     "temperature 1, gamma 1, whiten, features backbone": (
         STUDENT,
-        {**BACKBONE, "distillation::gamma": 1.0, "distillation::temperature": 1.0},
+        {**WHITENED_BACKBONE, "distillation::gamma": 1.0, "distillation::temperature": 1.0},
         BASE,
     ),
 }

@@ -129,7 +129,7 @@ class TaskLoss(nn.Module):
 
 
 class FeatureAdapter(nn.Sequential):
-    """Student features (B, 48, h, w) -> the teacher's embedding channels (B, 256, h, w): 1x1 convolution and batch norm.
+    """Student features (B, D, h, w) -> the teacher's embedding channels (B, 256, h, w): 1x1 convolution and batch norm.
 
     No ReLU at the end: the teacher's embeddings are signed. It trains with the student and is not part of the shared model.
     """
@@ -151,11 +151,13 @@ class DistillationLoss(nn.Module):
         beta: weight of the softened Kullback-Leibler term (`distill_loss`).
         gamma: weight of the feature term: mean squared error, over all elements, between the adapted student features and the
             teacher's image embedding resized to them.
-        features: which features of the student gamma and mgd read: `neck`, its stride-16 level, which comes from the block two thirds
-            up, or `backbone`, the last block's output, so that all blocks learn from the embedding.
-        whiten: give each channel of the embedding mean 0 and variance 1 over the batch before gamma and mgd compare it (after Wei et
-            al. 2022, arXiv:2205.14141, Sec. 3). Otherwise its own variance is part of the weight (LiteMedSAM's is 0.01, with a factor
-            of 1000 between channels), and the adapter, which starts at variance 1, first has to shrink to it.
+        features: which features of the student gamma and mgd read: `neck`, its stride-16 level, which comes from the block two
+            thirds up, or `backbone`, the last block's output, so that all blocks learn from the embedding.
+        whiten: standardize each channel of the embedding over the batch before gamma and mgd compare it, to mean 0 and variance
+            v / (v + 1e-5), so that a channel that hardly varies counts less. Otherwise its variance v is part of the weight (the
+            shared LiteMedSAM's has a mean of 0.01, from 3e-7 to 0.06), and the adapter, which starts at 1, first has to shrink to
+            it. Wei et al. 2022, arXiv:2205.14141, normalize a teacher's features too, over the channels of each token, which would
+            leave the channels as different as they are.
         num_classes: with the background.
         mode: where the teacher's outputs come from: `online` (the teacher runs in every step), `replay` (of `views` augmented views
             of each image, kept on disk) or `warp` (of each image as it is, moved along with its augmentation). It is the same loss.
@@ -214,7 +216,8 @@ class DistillationLoss(nn.Module):
         self.task = TaskLoss(num_classes)
         check_options(num_classes, gate, gate_confidence, teacher_temperature, boundary_width, dist_inter, mask_ratio)
         self.mode, self.views, self.features, self.whiten = mode, views, features, whiten
-        student_channels = student_channels or STUDENT_CHANNELS[features]
+        student_channels = STUDENT_CHANNELS[features] if student_channels is None else student_channels
+        self.standardize = nn.BatchNorm2d(teacher_channels, affine=False, track_running_stats=False)
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.gate, self.gate_confidence = gate, gate_confidence
         self.boundary_width, self.mask_ratio = boundary_width, mask_ratio
@@ -328,7 +331,7 @@ class DistillationLoss(nn.Module):
     def _feature_terms(self, student: torch.Tensor, teacher: torch.Tensor) -> dict[str, torch.Tensor]:
         student, teacher = student.float(), shrink(teacher.float(), student.shape[-2:])
         if self.whiten:
-            teacher = F.batch_norm(teacher, None, None, training=True)
+            teacher = self.standardize(teacher)
         terms = {}
         if self.adapter is not None:
             terms["feature"] = F.mse_loss(self.adapter(student), teacher)

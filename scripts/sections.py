@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 # where the teacher's outputs come from, see teacher_cache.py
 ONLINE, REPLAY, WARP = MODES = ("online", "replay", "warp")
-# which features of the student the loss compares with the teacher's embedding: the neck's stride-16 level, or the last block's output
+# which of the student's features are compared with the teacher's embedding: the neck's stride-16 level, or the last block's output
 NECK, BACKBONE = STUDENT_FEATURES = ("neck", "backbone")
 
 
@@ -17,8 +17,8 @@ class Student:
     Args:
         model_name: TinyUSFM_Seg.
         pretrained: start from `checkpoint`.
-        checkpoint: a TinyUSFM file; None starts from new weights.
-        initialization: of new weights, `mimetic` or `random`, see networks/initialization.py.
+        checkpoint: a TinyUSFM file.
+        initialization: without a checkpoint, `mimetic` or `random`, see networks/initialization.py.
     """
 
     model_name: str = "TinyUSFM_Seg"

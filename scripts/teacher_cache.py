@@ -2,16 +2,17 @@
 
 A teacher is frozen, so what it says of an image never changes. Two modes use that:
 
-- replay: each image has K seeded augmented views; the logits of every view (and its embedding when gamma > 0) are kept. Exact: the
-  student sees what it would see with the teacher beside it and the same views.
-- warp: the logits of each image as it is (and its embedding when gamma > 0) are kept and moved along with its rotation, zoom and flip,
-  which may differ in every epoch; gamma and contrast change the image alone. An approximation: a teacher is not quite equivariant,
-  its embedding less so than its logits.
+- replay: each image has K seeded augmented views; the logits of every view (and its embedding where the loss reads it) are kept.
+  Exact: the student sees what it would see with the teacher beside it and the same views.
+- warp: the logits of each image as it is (and its embedding where the loss reads it) are kept and moved along with its rotation,
+  zoom and flip, which may differ in every epoch; gamma and contrast change the image alone. An approximation: a teacher is not
+  quite equivariant, and outside of the image there is nothing to move: logits are background there, embeddings those of the border.
 
-Entries are fp16 at the decoder's resolution (8 KiB a view for SAM at 256 pixels, two classes) and are enlarged as the teacher does it.
-Each is found by what it depends on: the teacher's files by content, its settings and precision, the image file, the preprocessing, the
-augmentation and the seed. Anything else is a miss. Beside its outputs an entry holds a thumbnail of the image that the teacher saw, so
-that even a view whose name is the same, but not its pixels (code that changed), is refused (replay) or computed again (warp).
+Entries are fp16 at the decoder's resolution (8 KiB a view for SAM at 256 pixels, two classes) and are enlarged as the teacher does
+it. Each is found by what it depends on: the teacher's files by content, its settings and precision, the image file, the
+preprocessing, the augmentation and the seed. Anything else is a miss. Beside its outputs an entry holds a thumbnail of the image
+that the teacher saw, so that even a view whose name is the same, but not its pixels (code that changed), is refused (replay) or
+computed again (warp).
 
 Shapes: B batch, C classes, H W pixels of the student's image, h w of the decoder's logits.
 """
@@ -276,6 +277,11 @@ class CachedTeacher(nn.Module):
         entry = self.store.read(key)
         return self._is_usable(entry, self.keep_features) and not _differing([entry], image[None])
 
+    def _is_superseded(self, key: str, entry: Mapping[str, torch.Tensor]) -> bool:
+        """Whether another run has written more than this entry meanwhile, its embedding too."""
+        found = self.store.read(key) if self.store.path(key).is_file() else None
+        return found is not None and found.keys() > entry.keys() and torch.equal(found["thumbnail"], entry["thumbnail"])
+
     def _fill_batch(self, batch: Mapping) -> int:
         """Compute what another run has not done by now; returns how many views that were."""
         pairs = zip(batch["view"]["index"].tolist(), batch["view"]["number"].tolist())
@@ -284,7 +290,8 @@ class CachedTeacher(nn.Module):
         if todo:
             entries = self._compute(batch["image"][[i for i, _ in todo]], [batch["case"][i] for i, _ in todo], self.keep_features)
             for (_, key), entry in zip(todo, entries):
-                self.store.write(key, entry)
+                if not self._is_superseded(key, entry):
+                    self.store.write(key, entry)
         return len(todo)
 
     @torch.inference_mode()
@@ -328,7 +335,7 @@ class CachedTeacher(nn.Module):
         return entries
 
     def _try_to_keep(self, key: str, entry: Mapping[str, torch.Tensor]) -> None:
-        if not self.writable:
+        if not self.writable or self._is_superseded(key, entry):
             return
         try:
             self.store.write(key, entry)

@@ -66,7 +66,8 @@ class DistillationTrainer(SupervisedTrainer):
         needs_teacher = bare(loss_function).needs_teacher
         if needs_teacher and teacher is None:
             raise ValueError(
-                "a term of the loss reads the teacher, but there is no teacher; pass --distillation::beta 0 or give a teacher."
+                "a term of the loss reads the teacher, but there is no teacher; give one, or set the weights of these terms to 0 "
+                "(--distillation::beta 0, and gamma and what else was switched on)."
             )
         super().__init__(loss_function=self._objective, **kwargs)
         self.criterion = loss_function.to(self.state.device)

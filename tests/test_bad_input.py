@@ -272,7 +272,7 @@ def test_evaluation_at_another_img_size_is_refused(refusal, tmp_path):
         ({"training::num_workers": -1}, "training::num_workers must not be negative, got -1"),
         ({"training::resume": "nowhere"}, "training::resume: nowhere is not there; pass the folder of a run"),
         ({"augmentation::flip_prob": 2}, "augmentation::flip_prob must be a number from 0 to 1, got 2"),
-        ({"frozen_teacher": None}, "there is no teacher; pass --distillation::beta 0 or give a teacher"),
+        ({"frozen_teacher": None}, "there is no teacher; give one, or set the weights of these terms to 0"),
     ],
 )
 def test_number_out_of_range_is_refused(refusal, changes, message):

@@ -417,6 +417,7 @@ CASES = {
     "cross-entropy": (False, {"alpha": 1.0, "beta": 0.0}, 0.0, False, True),
     "divergence": (False, {"alpha": 0.0, "beta": 1.0}, 0.0, True, True),
     "features": (False, {"alpha": 0.0, "beta": 0.0}, 1.0, True, True),
+    "whitened features": (False, {"alpha": 0.0, "beta": 0.0, "whiten": True}, 1.0, True, False),  # by each rank's own statistics
     "Dice": (False, {"alpha": 1.0, "beta": 0.0}, 0.0, True, False),  # sums over the batch before it divides
     "batch norm": (True, {"alpha": 0.0, "beta": 1.0}, 0.0, True, False),  # normalizes by its own rank's images on the CPU
 }

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from scripts.extra_losses import boundary_mask, cwd_loss, dist_inter_loss, dist_intra_loss, gate_weight
 from scripts.losses import DistillationLoss, TaskLoss, class_logits, distill_loss, divergence, resize, shrink
+from scripts.networks.tinyusfm import TinyUSFMSeg
 
 
 def random_logits(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -265,6 +266,22 @@ def test_features_say_what_the_student_returns(features, channels):
     assert loss.settings.get("features", "neck") == features and "features" not in DistillationLoss(features=features).settings
 
 
+@pytest.mark.parametrize("term", ["gamma", "mgd"])
+def test_term_of_the_backbones_features_trains_every_block_and_of_the_necks_two_thirds(term):
+    for features, trained in (("neck", 3), ("backbone", 4)):
+        torch.manual_seed(0)
+        network = TinyUSFMSeg(
+            img_size=64, embed_dim=24, depth=4, num_heads=2, out_indices=(0, 1, 2, 3), channels=16, drop_path_rate=0.0,
+            return_features=features,
+        )  # fmt: skip
+        weights = {"alpha": 0, "beta": 0, term: 1, "features": features, "whiten": True, "mask_ratio": 0.0}
+        loss = DistillationLoss(**weights, student_channels=24 if features == "backbone" else 6, teacher_channels=8)
+        output = network(torch.rand(2, 1, 64, 64))
+        loss(output.logits, torch.zeros(2, 1, 64, 64), None, output.features, torch.randn(2, 8, 16, 16)).total.backward()
+        reached = [block.mlp.fc1.weight.grad is not None for block in network.backbone.blocks]
+        assert reached == [i < trained for i in range(4)]
+
+
 def test_whitened_embedding_weighs_the_same_whatever_its_scale():
     torch.manual_seed(0)
     loss = DistillationLoss(alpha=0, beta=0, gamma=1, whiten=True, student_channels=4, teacher_channels=6)
@@ -275,6 +292,8 @@ def test_whitened_embedding_weighs_the_same_whatever_its_scale():
     torch.testing.assert_close(plain, scaled, rtol=1e-3, atol=0)
     flat = (teacher - teacher.mean((0, 2, 3), keepdim=True)) / teacher.var((0, 2, 3), unbiased=False, keepdim=True).sqrt()
     torch.testing.assert_close(plain, F.mse_loss(loss.adapter(student), flat), rtol=1e-3, atol=0)
+    faint = loss(torch.zeros(2, 1, 8, 8), label, None, torch.zeros_like(student), 1e-3 * teacher).feature
+    assert 0 < faint < 0.3  # 1e-6 / (1e-6 + 1e-5): a channel that hardly varies counts less
     assert loss.settings["whiten"] and "whiten" not in DistillationLoss(whiten=True).settings
 
 

@@ -12,13 +12,14 @@ from eval.recipes import RECIPES, main, summarize, table
 def arguments(overrides, phantoms, tmp_path, monkeypatch):
     tiny = {"neck": 6, "backbone": 24}  # channels of the tiny student's features
     fitting = {
-        name: (arm, {**changes, "distillation::student_channels": tiny[changes.get("distillation::features", "neck")]}, base)
-        for name, (arm, changes, base) in RECIPES.items()
+        name: (arm, {**own, "distillation::student_channels": tiny[own.get("distillation::features", "neck")]}, base)
+        for name, (arm, own, base) in RECIPES.items()
     }
     monkeypatch.setattr(recipes, "RECIPES", fitting)
     keep = ("teacher::", "network_def", "hardware::", "training::batch_size")
     own = {key: value for key, value in overrides.items() if key.startswith(keep) and key != "teacher::cache_dir"}
-    pairs = [text for key, value in {**own, "data::img_size": 64, "training::warmup_epochs": 0}.items() for text in (f"--{key}", repr(value))]
+    own |= {"data::img_size": 64, "training::warmup_epochs": 0}
+    pairs = [text for key, value in own.items() for text in (f"--{key}", repr(value))]
     return [
         "--output_dir", str(tmp_path / "out"), "--dataset_dir", str(phantoms), "--seeds", "0", "--epochs", "1", "--num_images", "4",
         "--results", str(tmp_path / "recipes.json"), *pairs,

@@ -155,6 +155,22 @@ def test_cache_of_logits_is_filled_up_with_embeddings_when_a_loss_asks_for_them(
     assert not cached("warp").missing and not cached("warp", keep_features=True).missing
 
 
+def test_entry_with_an_embedding_is_not_replaced_by_one_without(cached, views, monkeypatch):
+    """A run that needs logits alone looked before another one had written, and writes after it."""
+    slow, other = cached("warp"), cached("warp", keep_features=True)
+    compute = slow._compute
+
+    def late(*args):
+        entries = compute(*args)
+        other.fill()
+        return entries
+
+    monkeypatch.setattr(slow, "_compute", late)
+    slow.fill()
+    assert not cached("warp", keep_features=True).missing
+    assert other(*batch(views(None), (0, 7))).features is not None
+
+
 def test_warp_looks_at_every_image_and_computes_those_of_other_pixels_again(cached, views, frozen, caplog):
     """A reader or library that changed, under the same settings."""
     cached("warp").fill()

@@ -152,7 +152,7 @@ def test_other_image_size_is_refused():
 
 def test_random_start_is_warned_of(caplog):
     build_student(img_size=32)
-    assert "new weights; pass --student::checkpoint PATH" in caplog.text
+    assert "without a checkpoint (initialization mimetic); pass --student::checkpoint PATH" in caplog.text
     caplog.clear()
     build_student(img_size=32, pretrained=False)
     assert not caplog.text

@@ -1,13 +1,14 @@
 """How a ViT starts without a checkpoint, so that few images suffice to train it.
 
 A ViT with random weights has to find out first that patches next to each other belong together, which takes more images than
-most ultrasound sets have. Here it starts where trained ones end up: attention that looks at patches alike in place and content, and
-a value path that is nearly a negative identity (Trockman and Kolter 2023, arXiv:2305.09828, "mimetic initialization"), on sine-cosine
-position embeddings (Vaswani et al. 2017, arXiv:1706.03762, Sec. 3.5, over rows and columns), which go on training.
+most ultrasound sets have. Here it starts nearer to where trained ones end up: attention to patches that are alike in place and
+content, and a value path of 0.4 (Z - I), Z random, whose mean is a negative identity (Trockman and Kolter 2023, arXiv:2305.09828,
+"mimetic initialization"). The position embeddings are sines and cosines of row and column (Vaswani et al. 2017, arXiv:1706.03762,
+Sec. 3.5), and go on training.
 
-Differs from the paper in the queries and keys: it factors alpha * Z + beta * I for each head, which a head of 16 channels holds a small
-part of; here one orthogonal matrix, cut into the heads, is query and key of them all, so that their logits add up to the tokens'
-scalar product.
+Differs from the paper in queries and keys: it factors alpha Z + beta I for each head, of which a head of 16 channels can hold
+little. Here the rows of one orthogonal matrix, with a little noise, are shared out as query and key among the heads: each looks
+at tokens that are alike in its own 16 directions, and before the softmax the heads' sum is the tokens' scalar product (over 4).
 
 Shapes: D width, h w patches.
 """
@@ -46,5 +47,5 @@ def _set_attention(qkv: nn.Linear, proj: nn.Linear) -> None:
         weight.copy_(similarity + NOISE * torch.randn(width, width))
     path = VALUE_SCALE * (torch.randn(width, width) / width**0.5 - torch.eye(width))
     left, singular, right = torch.linalg.svd(path)
-    value.copy_(singular.sqrt()[:, None] * right)  # proj @ value = path
+    value.copy_(singular.sqrt()[:, None] * right)  # proj @ value = path; the heads have its parts in falling order
     proj.weight.copy_(left * singular.sqrt())

@@ -249,8 +249,8 @@ def build_student(
         num_classes: with the background; 2 gives one logit channel.
         img_size: rows and columns in pixels, a multiple of 16.
         pretrained: start from `checkpoint`.
-        checkpoint: what `load_student` reads; None starts from new weights, with a warning when `pretrained`.
-        initialization: of the backbone's new weights, `mimetic` (see initialization.py) or `random` (timm's).
+        checkpoint: what `load_student` reads; without one there is a warning when `pretrained`.
+        initialization: of a backbone without a checkpoint, `mimetic` (see initialization.py) or `random` (timm's).
         return_features: see `TinyUSFMSeg`.
 
     Raises:
@@ -273,7 +273,10 @@ def build_student(
     if initialization == MIMETIC:
         mimetic_(model.backbone)
     if pretrained:
-        logger.warning("the student starts from new weights; pass --student::checkpoint PATH to TinyUSFM's file.")
+        logger.warning(
+            "the student starts without a checkpoint (initialization %s); pass --student::checkpoint PATH to TinyUSFM's file.",
+            initialization,
+        )
     return model
 
 
