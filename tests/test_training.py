@@ -72,6 +72,14 @@ def test_from_scratch_learns_the_embedding_with_the_backbone_and_asks_the_teache
     assert loss.student_features == "backbone" and loss.adapter[0].in_channels == TINY_STUDENT["embed_dim"] and loss.whiten
 
 
+def test_control_takes_from_scratch_below_its_own_overlay(overrides):
+    flow = workflow({**overrides, "distillation::student_channels": 24}, "from_scratch.json", "train_student.json")
+    flow.initialize()
+    assert flow.trainer.teacher is None and flow.parser.get_parsed_content("loss").student_features is None
+    assert flow.parser.get_parsed_content("optimizer").param_groups[0]["initial_lr"] == 1e-3
+    assert flow.parser.get_parsed_content("augmentation").transforms[0].rotate_degrees == 20
+
+
 def test_published_model_is_the_best_student_without_teacher_or_adapter(distilled):
     flow, folder, path = distilled
     state = torch.load(path / "model.pt", weights_only=True)
