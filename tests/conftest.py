@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,8 @@ def workflow(overrides: dict, *overlays: str, run_id: str = "training") -> Confi
     files = [str(CONFIGS / name) for name in ("train.json", *overlays)]
     return ConfigWorkflow(
         config_file=files, meta_file=str(CONFIGS / "metadata.json"), logging_file=False, workflow_type="train",
-        run_id=run_id, **overrides,
-    )
+        run_id=run_id, **deepcopy(overrides),  # MONAI sets network_def::channels in the dict it was given
+    )  # fmt: skip
 
 
 def run(overrides: dict, *overlays: str, run_id: str = "training") -> ConfigWorkflow:
