@@ -353,7 +353,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset_dir", help="images to check on; generated phantoms if left out")
     parser.add_argument("--datalist", default="dataset.json")
     parser.add_argument("--split", choices=SPLITS, default="validation", help="the list to check on")
-    parser.add_argument("--num_images", type=int, default=64, help="to check on, and to calibrate on")
+    parser.add_argument("--num_images", type=int, default=128, help="to check on, and to calibrate on")
     parser.add_argument("--img_size", type=int, default=224, help="of the student, in pixels")
     parser.add_argument("--num_classes", type=int, default=2, help="with background")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
