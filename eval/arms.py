@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Plan:
         output_dir: of the comparison; the runs lie in its folder runs.
         teacher_config: overlays for the teacher's fine-tuning alone.
         student_config: overlays for the distilled student alone, such as a backbone that a teacher has taught already.
+        starts: by arm and seed the checkpoint that a student's training starts from; empty where all start as the config says.
     """
 
     config_files: tuple[str, ...]
@@ -61,6 +62,7 @@ class Plan:
     output_dir: Path
     teacher_config: tuple[str, ...] = ()
     student_config: tuple[str, ...] = ()
+    starts: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     def workflow(self, arm: str, seed: int, more: Mapping[str, Any] | None = None) -> ConfigWorkflow:
         """The bundle's run of an arm, not started.
@@ -190,6 +192,8 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
 def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_file: Path) -> dict[str, Any]:
     """`train_arm`, in the one process that does it; `settings_file` tells one run's settings from another's."""
     more = {"teacher::lora_checkpoint": teacher_file} if arm == STUDENT else {}
+    if (arm, seed) in plan.starts:
+        more |= {"student::pretrained": True, "student::checkpoint": plan.starts[arm, seed]}
     start, parser = time.perf_counter(), plan.workflow(arm, seed, more).parser
     run, settings = parser.get_parsed_content("run_folder"), digest(_settings(parser, arm))
     epochs = _completed_epochs(run.models / LAST_CHECKPOINT)

@@ -6,7 +6,8 @@
 Trains what is not trained yet, arm by arm, with one schedule for both students; a comparison that was stopped goes on where it was.
 Checkpoints are selected on the validation list. When all are trained, the test list is read, once: metrics.csv (a row a case, arm
 and seed), report.html and report.json. The margin of non-inferiority is fixed by the first call. `--checkpoint ARM[:SEED]=PATH`
-evaluates weights that exist, and `--tables` makes the report from the metrics.csv of earlier evaluations. To share the work,
+evaluates weights that exist, and `--tables` makes the report from the metrics.csv of earlier evaluations. `--continue_from DIR` trains
+the students of another comparison further, each arm and seed from its own best checkpoint there. To share the work,
 processes with one --output_dir and `--train ARM[:SEED]` train that alone (an arm without SEED with every one of --seeds) and stop;
 the call without it evaluates.
 """
@@ -50,6 +51,7 @@ from .machine import describe_machine, git_revision, without_folders
 
 STATE = "comparison.json"
 ORDER = (TEACHER, CONTROL, STUDENT)
+STUDENTS = (CONTROL, STUDENT)
 MARGIN = 0.02  # mean Dice
 PROGRESS = {"epochs": "epochs", "seconds": "s", "val_dice": "validation Dice"}
 State = dict[str, Any]
@@ -77,6 +79,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--margin", type=float, default=MARGIN, help="Dice the student may lose against its teacher")
     parser.add_argument("--checkpoint", nargs="+", default=[], metavar="ARM[:SEED]=PATH", help="weights instead of a training")
+    parser.add_argument("--continue_from", type=Path, help="output_dir of a comparison whose students are trained further")
     parser.add_argument("--train", nargs="+", default=[], metavar="ARM[:SEED]", help="train these alone, beside other processes")
     parser.add_argument("--tables", nargs="+", type=Path, default=[], help="metrics.csv of evaluations to report on")
     options, overrides = parse_run(parser, arguments)
@@ -89,7 +92,35 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     options.train = [key for text in options.train for key in _wanted(text, options.seeds)]
     options.command = without_folders(" ".join(["python -m eval.compare", *arguments]))
     own = tuple(options.teacher_config), tuple(options.student_config)
-    return options, Plan(options.config_file, overrides, options.output_dir.resolve(), *own)
+    options.earlier = earlier_comparison(options.continue_from, options.seeds) if options.continue_from else {}
+    arms = options.earlier.get("arms", {})
+    starts = {(arm, seed): arms[arm][str(seed)]["checkpoint"] for arm in STUDENTS if arm in arms for seed in options.seeds}
+    return options, Plan(options.config_file, overrides, options.output_dir.resolve(), *own, starts)
+
+
+def earlier_comparison(folder: Path, seeds: Sequence[int]) -> State:
+    """What another comparison's folder says of it, if its students can be trained further.
+
+    Args:
+        folder: output_dir of that comparison.
+        seeds: of the students wanted.
+
+    Raises:
+        FileNotFoundError: no comparison, or a checkpoint is gone.
+        ValueError: it has not trained a control and a student of each seed.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        raise FileNotFoundError(f"--continue_from {folder} holds no {STATE}; pass the --output_dir of a comparison.")
+    state = json.loads(path.read_text(encoding="utf-8"))
+    for arm in STUDENTS:
+        for seed in map(str, seeds):
+            known = state["arms"].get(arm, {}).get(seed)
+            if known is None:
+                raise ValueError(f"--continue_from {folder} has not trained {arm}, seed {seed}: all students go on from there, or none.")
+            if not Path(known["checkpoint"]).is_file():
+                raise FileNotFoundError(f"the checkpoint {known['checkpoint']} of --continue_from does not exist any more.")
+    return state
 
 
 def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
@@ -147,10 +178,14 @@ def open_comparison(options: argparse.Namespace, plan: Plan, lists: Sequence[Any
         lists: of the cases.
 
     Raises:
-        ValueError: the folder belongs to a comparison with other settings or lists.
+        ValueError: the folder belongs to a comparison with other settings or lists, or goes on from one with other lists.
     """
+    if options.earlier and options.earlier["lists"] != digest(lists):
+        raise ValueError(f"--continue_from {options.continue_from} has other lists: its students may have seen cases of these tests.")
     configs = [{key: value for key, value in plan.workflow(arm, 0).parser.config.items() if key not in WHERE} for arm in ORDER]
     found = {"config": digest(configs), "lists": digest(lists), "margin": options.margin}
+    if plan.starts:
+        found["starts"] = digest(sorted(plan.starts.values()))
     with open_state(plan) as state:
         changed = [key for key in found if state.get(key, found[key]) != found[key]]
         if changed:
@@ -285,6 +320,9 @@ def _about(found: dict[tuple[str, int], dict[str, Any]], options: argparse.Names
     for (arm, seed), run in found.items():
         files = run["checkpoint"] if isinstance(run["checkpoint"], list) else [run["checkpoint"]]
         told = [f"{run[key]:.4g} {unit}" for key, unit in PROGRESS.items() if run.get(key)]
+        start = options.earlier.get("arms", {}).get(arm, {}).get(str(seed), {}) if arm in STUDENTS else {}
+        if start.get("epochs"):
+            told.append(f"from {Path(start['checkpoint']).name} after {start['epochs']} epochs")
         about[f"{arm}, seed {seed}"] = ", ".join([*(Path(str(file)).name for file in files), *told])
     return about
 

@@ -236,6 +236,38 @@ def test_start_that_a_teacher_has_taught_is_the_students_alone(overrides, tmp_pa
     assert starts == {"student": "taught.pt", "control": None, "teacher": None}
 
 
+def test_students_of_another_comparison_are_trained_further_from_their_own_weights(arguments, trained, tmp_path, capsys):
+    assert main([*arguments, "--seeds", "0"]) == 0
+    first = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
+    further = [*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "further"), "--continue_from", str(tmp_path / "out")]
+    assert main(further) == 0
+    second = json.loads((tmp_path / "further" / "comparison.json").read_text())["arms"]
+    report = json.loads((tmp_path / "further" / "report.json").read_text())
+    for arm in ("control", "student"):
+        start = first[arm]["0"]["checkpoint"]
+        config = json.loads((Path(second[arm]["0"]["run"]) / "config.json").read_text())
+        assert config["student"]["checkpoint"] == start and config["student"]["pretrained"] is True
+        assert report["about"][f"{arm}, seed 0"].endswith(f"from {Path(start).name} after 1 epochs")
+    assert main([*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "further")]) == 0  # results are kept
+    capsys.readouterr()
+    shutil.move(first["control"]["0"]["checkpoint"], tmp_path / "elsewhere.pt")
+    assert main([*further, "--output_dir", str(tmp_path / "third")]) == 1
+    assert "of --continue_from does not exist any more" in capsys.readouterr().err and not (tmp_path / "third").exists()
+
+
+def test_comparison_that_cannot_be_continued_is_refused_before_any_training(arguments, trained, tmp_path, capsys):
+    further = [*arguments, "--continue_from", str(tmp_path / "before")]
+    assert main(further) == 1 and "holds no comparison.json" in capsys.readouterr().err
+    (tmp_path / "before").mkdir()
+    (tmp_path / "weights.pt").touch()
+    known = {"0": {"checkpoint": str(tmp_path / "weights.pt"), "epochs": 1}}
+    state = {"lists": "others", "arms": {"control": known, "student": known}}
+    (tmp_path / "before" / "comparison.json").write_text(json.dumps(state))
+    assert main(further) == 1 and "has not trained control, seed 1" in capsys.readouterr().err
+    assert main([*further, "--seeds", "0"]) == 1 and "has other lists" in capsys.readouterr().err
+    assert trained == [] and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
