@@ -6,10 +6,10 @@
 Trains what is not trained yet, arm by arm, with one schedule for both students; a comparison that was stopped goes on where it was.
 Checkpoints are selected on the validation list. When all are trained, the test list is read, once: metrics.csv (a row a case, arm
 and seed), report.html and report.json. The margin of non-inferiority is fixed by the first call. `--checkpoint ARM[:SEED]=PATH`
-evaluates weights that exist, and `--tables` makes the report from the metrics.csv of earlier evaluations. `--continue_from DIR` trains
-the students of another comparison further, each arm and seed from its own best checkpoint there. To share the work,
-processes with one --output_dir and `--train ARM[:SEED]` train that alone (an arm without SEED with every one of --seeds) and stop;
-the call without it evaluates.
+evaluates weights that exist, and `--tables` makes the report from the metrics.csv of earlier evaluations. `--continue_from DIR`
+trains the students of another comparison further, each arm and seed from its own best checkpoint there. To share the work,
+processes with one --output_dir and `--train ARM[:SEED]` train that alone (an arm without SEED with every one of --seeds) and
+stop; the call without it evaluates.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def earlier_comparison(folder: Path, seeds: Sequence[int]) -> State:
         for seed in map(str, seeds):
             known = state["arms"].get(arm, {}).get(seed)
             if known is None:
-                raise ValueError(f"--continue_from {folder} has not trained {arm}, seed {seed}: all students go on from there, or none.")
+                raise ValueError(f"--continue_from {folder} has not trained {arm}, seed {seed}: all go on from there, or none.")
             if not Path(known["checkpoint"]).is_file():
                 raise FileNotFoundError(f"the checkpoint {known['checkpoint']} of --continue_from does not exist any more.")
     return state
@@ -132,7 +132,7 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     check_plan(plan)
     data = plan.workflow(STUDENT, 0).parser.get_parsed_content("data")  # a missing test list is refused here
     print(f"{data.name}: {len(data.training)} training, {len(data.validation)} validation, {len(data.test)} test cases")
-    problems = open_comparison(options, plan, [data.training, data.validation, data.test])
+    problems = open_comparison(options, plan, data.digest)
     if (plan.output_dir / TABLE).is_file():
         if options.train:
             raise ValueError(f"{plan.output_dir} has read the test list already, and trains no more; pass another --output_dir.")
@@ -169,25 +169,24 @@ def open_state(plan: Plan) -> Iterator[State]:
                 partial.write_text(after)
 
 
-def open_comparison(options: argparse.Namespace, plan: Plan, lists: Sequence[Any]) -> list[str]:
+def open_comparison(options: argparse.Namespace, plan: Plan, lists: str) -> list[str]:
     """Begin the comparison of a folder, or go on with it; the problems that its evaluation had, if there was one.
 
     Args:
         options: of the command line.
         plan: of the comparison.
-        lists: of the cases.
+        lists: the digest of the cases.
 
     Raises:
         ValueError: the folder belongs to a comparison with other settings or lists, or goes on from one with other lists.
     """
-    if options.earlier and options.earlier["lists"] != digest(lists):
-        raise ValueError(f"--continue_from {options.continue_from} has other lists: its students may have seen cases of these tests.")
+    if options.earlier and options.earlier["lists"] != lists:
+        raise ValueError(f"--continue_from {options.continue_from} has other lists: its students may have seen this test's cases.")
     configs = [{key: value for key, value in plan.workflow(arm, 0).parser.config.items() if key not in WHERE} for arm in ORDER]
-    found = {"config": digest(configs), "lists": digest(lists), "margin": options.margin}
-    if plan.starts:
-        found["starts"] = digest(sorted(plan.starts.values()))
+    found = {"config": digest(configs), "lists": lists, "margin": options.margin}
+    found["continue_from"] = digest(sorted(plan.starts.values())) if plan.starts else None
     with open_state(plan) as state:
-        changed = [key for key in found if state.get(key, found[key]) != found[key]]
+        changed = [key for key in found if state and state.get(key) != found[key]]
         if changed:
             raise ValueError(
                 f"{plan.output_dir / STATE} was begun with another {' and '.join(changed)}; arms of different settings cannot be "

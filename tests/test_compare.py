@@ -248,8 +248,8 @@ def test_students_of_another_comparison_are_trained_further_from_their_own_weigh
         config = json.loads((Path(second[arm]["0"]["run"]) / "config.json").read_text())
         assert config["student"]["checkpoint"] == start and config["student"]["pretrained"] is True
         assert report["about"][f"{arm}, seed 0"].endswith(f"from {Path(start).name} after 1 epochs")
-    assert main([*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "further")]) == 0  # results are kept
-    capsys.readouterr()
+    assert main([*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "further")]) == 1
+    assert "was begun with another continue_from" in capsys.readouterr().err
     shutil.move(first["control"]["0"]["checkpoint"], tmp_path / "elsewhere.pt")
     assert main([*further, "--output_dir", str(tmp_path / "third")]) == 1
     assert "of --continue_from does not exist any more" in capsys.readouterr().err and not (tmp_path / "third").exists()
