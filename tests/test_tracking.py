@@ -4,6 +4,7 @@ import atexit
 import importlib.util
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -300,6 +301,7 @@ def test_python_of_the_docs_loads_the_logged_student_with_its_signature_and_the_
         exec(code, found)
     finally:
         mlflow.set_tracking_uri(None)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # set_tracking_uri wrote it for child processes
     (image,), (pred,) = found["signature"].inputs.inputs, found["signature"].outputs.inputs
     assert (image.name, image.shape, image.type) == ("image", (-1, 1, 64, 64), np.dtype("float32"))
     assert (pred.name, pred.shape, pred.type) == ("pred", (-1, 1, 64, 64), np.dtype("float32"))
