@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
         raise ValueError(f"--margin must be positive, got {options.margin}: it is the Dice that may be lost.")
     if options.train and (options.checkpoint or options.tables):
         raise ValueError("--train goes with neither --checkpoint nor --tables: it trains, and evaluates nothing.")
+    if options.continue_from and (options.checkpoint or options.tables):
+        raise ValueError("--continue_from goes with neither --checkpoint nor --tables: it says where trainings start.")
     options.train = [key for text in options.train for key in _wanted(text, options.seeds)]
     options.command = without_folders(" ".join(["python -m eval.compare", *arguments]))
     own = tuple(options.teacher_config), tuple(options.student_config)
-    options.earlier = earlier_comparison(options.continue_from, options.seeds) if options.continue_from else {}
-    arms = options.earlier.get("arms", {})
-    starts = {(arm, seed): arms[arm][str(seed)]["checkpoint"] for arm in STUDENTS if arm in arms for seed in options.seeds}
-    return options, Plan(options.config_file, overrides, options.output_dir.resolve(), *own, starts)
+    return options, Plan(options.config_file, overrides, options.output_dir.resolve(), *own)
 
 
 def earlier_comparison(folder: Path, seeds: Sequence[int]) -> State:
@@ -129,6 +129,10 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     Raises:
         ValueError: a list that cannot be compared on, another plan than the folder's, or no arm to evaluate.
     """
+    options.earlier = earlier_comparison(options.continue_from, options.seeds) if options.continue_from else {}
+    arms = options.earlier.get("arms", {})
+    starts = {(arm, seed): arms[arm][str(seed)]["checkpoint"] for arm in STUDENTS if arm in arms for seed in options.seeds}
+    plan = replace(plan, starts=starts)
     check_plan(plan)
     data = plan.workflow(STUDENT, 0).parser.get_parsed_content("data")  # a missing test list is refused here
     print(f"{data.name}: {len(data.training)} training, {len(data.validation)} validation, {len(data.test)} test cases")

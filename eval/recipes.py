@@ -45,6 +45,11 @@ RECIPES: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "gamma 1": (STUDENT, {"distillation::gamma": 1.0}, BASE),
     "gamma 1, whiten": (STUDENT, {"distillation::gamma": 1.0, "distillation::whiten": True}, BASE),
     "gamma 1, whiten, features backbone": (STUDENT, {**WHITENED_BACKBONE, "distillation::gamma": 1.0}, BASE),
+    "gamma 1, whiten, features backbone, cwd 0.1": (
+        STUDENT,
+        {**WHITENED_BACKBONE, "distillation::gamma": 1.0, "distillation::cwd": 0.1},
+        BASE,
+    ),
     "mgd 1, whiten, features backbone": (STUDENT, {**WHITENED_BACKBONE, "distillation::mgd": 1.0}, BASE),
     "temperature 1": (STUDENT, {"distillation::temperature": 1.0}, BASE),
     "temperature 1, gamma 1, whiten, features backbone": (
@@ -136,7 +141,7 @@ def summarize(found: Found, name: str, base: str | None) -> None:
 
 
 def table(found: Found) -> str:
-    """Markdown; a gain inside the spread of the seeds' gains is called noise."""
+    """Markdown; a gain inside the spread of the seeds' gains is called noise, and one seed has no spread to say so."""
     lines = ["| recipe | validation Dice, mean of seeds (spread) | gain over its base |", "|---|---|---|"]
     for name, row in found.items():
         lines.append(f"| {name} | {row['mean']:.3f} ({row['spread']:.3f}) | {_gain(row)} |")
@@ -146,6 +151,8 @@ def table(found: Found) -> str:
 def _gain(row: Mapping[str, Any]) -> str:
     if "gain" not in row:
         return ""
+    if len(row["dice"]) == 1:
+        return f"{row['gain']:+.3f}, one seed"
     word = "noise" if abs(row["gain"]) <= row["gain_spread"] else "gain" if row["gain"] > 0 else "loss"
     return f"{row['gain']:+.3f}, {word}"
 

@@ -397,6 +397,7 @@ def test_all_predictions_empty_and_unknown_patients_are_warnings(tmp_path):
         (["--train", "pupil"], "--train pupil must be ARM[:SEED] with an arm of"),
         (["--train", "student:7"], "--train student:7 is no part of the comparison of --seeds 0 1."),
         (["--train", "control", "--checkpoint", "student=x.pt"], "--train goes with neither --checkpoint nor --tables"),
+        (["--continue_from", "logs", "--checkpoint", "student=x.pt"], "--continue_from goes with neither --checkpoint nor --tables"),
         (["--train", "student:1", "--teacher::lora_checkpoint", "None"], "needs its teacher; train that first, with --train"),
         (["--checkpoint", "student=a.pt", "student:0=b.pt"], "names an arm and seed twice"),
     ],

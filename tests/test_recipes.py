@@ -75,6 +75,13 @@ def test_gain_inside_the_seeds_spread_is_noise():
     assert rows == ["| a | 0.550 (0.100) |  |", "| b | 0.580 (0.060) | +0.030, noise |", "| c | 0.755 (0.110) | +0.205, gain |"]
 
 
+def test_gain_of_one_seed_is_called_neither_gain_nor_noise():
+    found = {"a": {"dice": {"0": 0.5}}, "b": {"dice": {"0": 0.55}}}
+    for name in found:
+        summarize(found, name, None if name == "a" else "a")
+    assert table(found).splitlines()[3] == "| b | 0.550 (0.000) | +0.050, one seed |"
+
+
 def test_missing_teacher_is_an_error(arguments, capsys):
     assert main([*arguments, "--teacher::lora_checkpoint", "None"]) == 1
     assert "lora_checkpoint" in capsys.readouterr().err
