@@ -54,7 +54,8 @@ class Plan:
         output_dir: of the comparison; the runs lie in its folder runs.
         teacher_config: overlays for the teacher's fine-tuning alone.
         student_config: overlays for the distilled student alone, such as a backbone that a teacher has taught already.
-        starts: by arm and seed the checkpoint that a student's training starts from; empty where all start as the config says.
+        starts: by arm and seed what `train_arm` returned of the training that a student's goes on from; empty where all start as
+            the config says.
     """
 
     config_files: tuple[str, ...]
@@ -62,7 +63,7 @@ class Plan:
     output_dir: Path
     teacher_config: tuple[str, ...] = ()
     student_config: tuple[str, ...] = ()
-    starts: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    starts: Mapping[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
 
     def workflow(self, arm: str, seed: int, more: Mapping[str, Any] | None = None) -> ConfigWorkflow:
         """The bundle's run of an arm, not started.
@@ -175,7 +176,8 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
         teacher_file: what a student is distilled from.
 
     Returns:
-        checkpoint, run (its folder), epochs, seconds (of this call), val_dice (the best).
+        checkpoint, run (its folder), epochs, seconds (of this call), val_dice (the best); started_from, the same of the training
+        that it went on from.
 
     Raises:
         ValueError: another process is training it, or its run was begun with other settings or another teacher.
@@ -192,8 +194,9 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
 def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_file: Path) -> dict[str, Any]:
     """`train_arm`, in the one process that does it; `settings_file` tells one run's settings from another's."""
     more = {"teacher::lora_checkpoint": teacher_file} if arm == STUDENT else {}
-    if (arm, seed) in plan.starts:
-        more |= {"student::pretrained": True, "student::checkpoint": plan.starts[arm, seed]}
+    earlier = plan.starts.get((arm, seed))
+    if earlier:
+        more |= {"student::pretrained": True, "student::checkpoint": earlier["checkpoint"]}
     start, parser = time.perf_counter(), plan.workflow(arm, seed, more).parser
     run, settings = parser.get_parsed_content("run_folder"), digest(_settings(parser, arm))
     epochs = _completed_epochs(run.models / LAST_CHECKPOINT)
@@ -210,7 +213,8 @@ def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_fi
         flow.run()
         flow.finalize()
     seconds = time.perf_counter() - start
-    return {"checkpoint": str(run.best_model()), "run": str(run.path), "seconds": seconds, **_progress(run.path)}
+    found = {"checkpoint": str(run.best_model()), "run": str(run.path), "seconds": seconds, **_progress(run.path)}
+    return found | ({"started_from": earlier} if earlier else {})
 
 
 def _settings(parser: ConfigParser, arm: str) -> list[Any]:

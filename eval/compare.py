@@ -131,7 +131,7 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     """
     options.earlier = earlier_comparison(options.continue_from, options.seeds) if options.continue_from else {}
     arms = options.earlier.get("arms", {})
-    starts = {(arm, seed): arms[arm][str(seed)]["checkpoint"] for arm in STUDENTS if arm in arms for seed in options.seeds}
+    starts = {(arm, seed): arms[arm][str(seed)] for arm in STUDENTS if arm in arms for seed in options.seeds}
     plan = replace(plan, starts=starts)
     check_plan(plan)
     data = plan.workflow(STUDENT, 0).parser.get_parsed_content("data")  # a missing test list is refused here
@@ -188,7 +188,7 @@ def open_comparison(options: argparse.Namespace, plan: Plan, lists: str) -> list
         raise ValueError(f"--continue_from {options.continue_from} has other lists: its students may have seen this test's cases.")
     configs = [{key: value for key, value in plan.workflow(arm, 0).parser.config.items() if key not in WHERE} for arm in ORDER]
     found = {"config": digest(configs), "lists": lists, "margin": options.margin}
-    found["continue_from"] = digest(sorted(plan.starts.values())) if plan.starts else None
+    found["continue_from"] = digest(sorted(start["checkpoint"] for start in plan.starts.values())) if plan.starts else None
     with open_state(plan) as state:
         changed = [key for key in found if state and state.get(key) != found[key]]
         if changed:
@@ -323,9 +323,10 @@ def _about(found: dict[tuple[str, int], dict[str, Any]], options: argparse.Names
     for (arm, seed), run in found.items():
         files = run["checkpoint"] if isinstance(run["checkpoint"], list) else [run["checkpoint"]]
         told = [f"{run[key]:.4g} {unit}" for key, unit in PROGRESS.items() if run.get(key)]
-        start = options.earlier.get("arms", {}).get(arm, {}).get(str(seed), {}) if arm in STUDENTS else {}
-        if start.get("epochs"):
+        start = run.get("started_from", {})
+        while start.get("epochs"):
             told.append(f"from {Path(start['checkpoint']).name} after {start['epochs']} epochs")
+            start = start.get("started_from", {})
         about[f"{arm}, seed {seed}"] = ", ".join([*(Path(str(file)).name for file in files), *told])
     return about
 

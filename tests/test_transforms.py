@@ -7,7 +7,7 @@ from monai.transforms import Compose, EnsureTyped, Invertd, RandAffined, Resized
 
 from scripts.data.transforms import LabelToClassesd, RandFlipRotateZoomd, ToRowsFirstd, joint_augmentation, view_theta
 
-OFF = {"flip_prob": 0, "rotate_degrees": 0, "zoom_range": None, "gamma_range": None, "contrast_range": None}
+OFF = {"flip_prob": 0, "rotate_degrees": 0, "zoom_range": None, "shift_fraction": None, "gamma_range": None, "contrast_range": None}
 
 
 def item(size=64):
@@ -132,6 +132,27 @@ def test_zoom_above_1_enlarges_equally_along_both_axes():
         assert extent.item() == pytest.approx(1.25, abs=0.04)
 
 
+def test_shift_moves_image_and_label_to_the_right_and_downwards():
+    grid = torch.nn.functional.affine_grid(view_theta(0.0, 1.0, shift=(0.25, 0.125))[None], [1, 1, 64, 64], align_corners=False)
+    image = torch.rand(1, 1, 64, 64)
+    moved = torch.nn.functional.grid_sample(image, grid, mode="nearest", align_corners=False)
+    assert torch.equal(moved[..., 8:, 16:], image[..., :-8, :-16]) and moved[..., :8, :].abs().sum() == moved[..., :16].abs().sum() == 0
+
+
+@pytest.mark.parametrize("angle, zoom, flipped", [(0.0, 1.0, False), (0.5, 1.0, False), (0.0, 1.3, True), (0.4, 0.8, True)])
+def test_shift_is_of_the_turned_zoomed_and_flipped_view(angle, zoom, flipped):
+    there = view_theta(angle, zoom, flipped, 0.5, (0.25, 0.125)) @ torch.tensor([0.5, 0.25, 1.0])  # where the centre has gone
+    torch.testing.assert_close(there, torch.zeros(2))
+
+
+def test_shift_is_drawn_within_its_fraction_and_leaves_the_other_draws_alone():
+    image, off = torch.zeros(1, 8, 8), RandFlipRotateZoomd("image", "label", 0.5, 0.7, 20.0, (0.8, 1.2)).set_random_state(0)
+    assert off({"image": image})["theta"][:, 2].abs().sum() == 0
+    shifting = RandFlipRotateZoomd("image", "label", 0.0, 1.0, 0.0, (1.0, 1.0), 0.1).set_random_state(0)
+    shifts = torch.stack([shifting({"image": image})["theta"][:, 2] for _ in range(200)])
+    assert 0.19 < shifts.max() <= 0.2 and -0.2 <= shifts.min() < -0.19
+
+
 def test_rotation_keeps_shapes_in_images_that_are_not_square():
     image = torch.zeros(1, 64, 128)
     image[:, 22:42, 54:74] = 1  # a square about the center stays one
@@ -166,7 +187,7 @@ def test_a_view_without_label_works():
 @pytest.mark.parametrize("prob", [0.0, 1.0])
 @pytest.mark.parametrize("flip_prob", [0.0, 1.0])
 def test_theta_moves_another_map_along_with_the_image(prob, flip_prob):
-    augmentation = joint_augmentation(flip_prob=flip_prob, prob=prob, gamma_range=None, contrast_range=None)
+    augmentation = joint_augmentation(flip_prob=flip_prob, prob=prob, shift_fraction=0.2, gamma_range=None, contrast_range=None)
     view = augmentation.set_random_state(3)(item())
     grid = torch.nn.functional.affine_grid(view["theta"][None], [1, 1, *view["image"].shape[-2:]], align_corners=False)
     moved = torch.nn.functional.grid_sample(item()["image"][None], grid, align_corners=False)[0]
@@ -183,6 +204,8 @@ def test_theta_moves_another_map_along_with_the_image(prob, flip_prob):
         ("rotate_degrees", -5),
         ("zoom_range", (1.1, 0.9)),
         ("zoom_range", 0.9),
+        ("shift_fraction", 1.5),
+        ("shift_fraction", (0.0, 0.1)),
         ("gamma_range", (0, 1)),
         ("gamma_range", (0.5, float("inf"))),
         ("contrast_range", (0.5,)),

@@ -113,7 +113,7 @@ class LabelToClassesd(MapTransform):
 
 
 class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
-    """Rotates about the center, zooms and flips left-right, in one resampling with the same grid for image and label.
+    """Rotates about the center, zooms, shifts and flips left-right, in one resampling with the same grid for image and label.
 
     Zoom is the same along both axes. Outside pixels are 0: a scanner shows black outside its sector, and there the
     label is background. Does what RandAffined and RandFlipd do (plus the equal zoom) in a sixth of their time.
@@ -125,9 +125,10 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
         image_key: resampled bilinearly.
         label_key: resampled to the nearest pixel; may be missing.
         flip_prob: probability of a flip.
-        prob: probability of rotation with zoom.
+        prob: probability of rotation with zoom and shift.
         rotate_degrees: the angle is uniform in [-rotate_degrees, rotate_degrees].
         zoom_range: the factor is uniform in it; above 1 enlarges.
+        shift_fraction: the shift along each axis is uniform in [-shift_fraction, shift_fraction] of the image's side.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
         prob: float,
         rotate_degrees: float,
         zoom_range: tuple[float, float],
+        shift_fraction: float = 0.0,
     ) -> None:
         MapTransform.__init__(self, (image_key, label_key), allow_missing_keys=True)
         RandomizableTransform.__init__(self, prob)
@@ -145,6 +147,7 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
         self.flip_prob = flip_prob
         self.rotate_degrees = rotate_degrees
         self.zoom_range = zoom_range
+        self.shift_fraction = shift_fraction
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
@@ -160,15 +163,25 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
         return d
 
     def _draw(self, height: int, width: int) -> tuple[torch.Tensor, bool, bool]:
-        """Theta (2, 3), whether it rotates or zooms, and whether it flips."""
+        """Theta (2, 3), whether it resamples, and whether it flips."""
         flipped = self.R.random() < self.flip_prob
         self.randomize(None)
         angle = math.radians(self.R.uniform(-self.rotate_degrees, self.rotate_degrees)) if self._do_transform else 0.0
         zoom = self.R.uniform(*self.zoom_range) if self._do_transform else 1.0
-        return view_theta(angle, zoom, flipped, height / width), (angle, zoom) != (0.0, 1.0), flipped
+        across = down = 0.0
+        if self._do_transform and self.shift_fraction:  # draws nothing where it is off, so that the other draws stay the same
+            across, down = self.R.uniform(-self.shift_fraction, self.shift_fraction, 2).tolist()
+        theta = view_theta(angle, zoom, flipped, height / width, (across, down))
+        return theta, (angle, zoom, across, down) != (0.0, 1.0, 0.0, 0.0), flipped
 
 
-def view_theta(angle: float, zoom: float, flipped: bool = False, aspect: float = 1.0) -> torch.Tensor:
+def view_theta(
+    angle: float,
+    zoom: float,
+    flipped: bool = False,
+    aspect: float = 1.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> torch.Tensor:
     """The matrix (2, 3) that takes a view's normalized coordinates (x, y) to the image's, for `affine_grid`.
 
     Args:
@@ -176,9 +189,11 @@ def view_theta(angle: float, zoom: float, flipped: bool = False, aspect: float =
         zoom: above 1 enlarges.
         flipped: left-right, after the rotation.
         aspect: height / width of the image.
+        shift: of the view's content, to the right and downwards, last of all, in parts of the image's sides.
     """
     cosine, sine, side = math.cos(angle) / zoom, math.sin(angle) / zoom, -1.0 if flipped else 1.0
-    return torch.tensor([[side * cosine, -sine * aspect, 0], [side * sine / aspect, cosine, 0]])
+    rows = (side * cosine, -sine * aspect), (side * sine / aspect, cosine)
+    return torch.tensor([[x, y, -2 * (x * shift[0] + y * shift[1])] for x, y in rows])  # a side is 2 long
 
 
 class RandGammaContrastd(RandomizableTransform, MapTransform):
@@ -223,11 +238,12 @@ def joint_augmentation(
     flip_prob: float = 0.5,
     rotate_degrees: float = 15.0,
     zoom_range: Sequence[float] | None = (0.9, 1.1),
+    shift_fraction: float | None = 0.0,
     gamma_range: Sequence[float] | None = (0.7, 1.5),
     contrast_range: Sequence[float] | None = (0.8, 1.2),
     prob: float = 0.5,
 ) -> Compose:
-    """Random flip, rotation and zoom of image and label together, random gamma and contrast of the image.
+    """Random flip, rotation, zoom and shift of image and label together, random gamma and contrast of the image.
 
     Acts on "image" (1, H, W) in [0, 1] and "label" (1, H, W); the image stays in [0, 1], both come back as plain
     tensors, with "theta", see `RandFlipRotateZoomd`. 0, None or a range of (1, 1) switches a part off.
@@ -236,22 +252,24 @@ def joint_augmentation(
         flip_prob: probability of a left-right flip. There is no up-down flip: depth runs downward in ultrasound.
         rotate_degrees: largest angle, in degrees.
         zoom_range: zoom factors, above 1 enlarges.
+        shift_fraction: largest shift along each axis, in parts of the image's side.
         gamma_range: exponents of the pixel values; above 1 darkens.
         contrast_range: factors applied to the distance from the image's mean.
-        prob: probability of rotation with zoom, of gamma and of contrast, each on its own.
+        prob: probability of rotation with zoom and shift, of gamma and of contrast, each on its own.
 
     Raises:
-        ValueError: when a probability is outside [0, 1], an angle outside [0, 180] or a range not 0 < low <= high.
+        ValueError: when a probability or the shift is outside [0, 1], an angle outside [0, 180] or a range not 0 < low <= high.
     """
     _check_number("flip_prob", flip_prob, 1)
     _check_number("prob", prob, 1)
     rotate_degrees = _check_number("rotate_degrees", rotate_degrees or 0, 180)
+    shift = _check_number("shift_fraction", shift_fraction or 0, 1)
     zoom, gamma, contrast = (
         _check_range(name, value)
         for name, value in (("zoom_range", zoom_range), ("gamma_range", gamma_range), ("contrast_range", contrast_range))
     )
     image, label = CommonKeys.IMAGE, CommonKeys.LABEL
-    parts: list = [RandFlipRotateZoomd(image, label, flip_prob, prob, rotate_degrees, zoom)]
+    parts: list = [RandFlipRotateZoomd(image, label, flip_prob, prob, rotate_degrees, zoom, shift)]
     if gamma != (1, 1) or contrast != (1, 1):
         parts.append(RandGammaContrastd(image, prob, gamma, contrast))
     return Compose([*parts, EnsureTyped((image, label), track_meta=False, allow_missing_keys=True)])
