@@ -4,9 +4,9 @@
         --teacher::module mask_decoder --teacher::lora_checkpoint PATH
 
 Small on purpose (img_size 128, 15 epochs, the first 192 training images), so that a seed of all recipes takes some 25 minutes on a
-core: it can show what does harm and what may be worth a comparison (eval.compare), no more. The figure is the validation Dice after the last
-epoch; nothing is selected by it, and the test list is not read. A run that was stopped goes on where it was. `--config_file`
-takes overlays, such as configs/shared_teacher.json, below what makes the trainings short; overrides go above it.
+core: it can show what does harm and what may be worth a comparison (eval.compare), no more. The figure is the validation Dice after
+the last epoch; nothing is selected by it, and the test list is not read. A run that was stopped goes on where it was.
+`--config_file` takes overlays, such as configs/shared_teacher.json, below what makes the trainings short; overrides go above it.
 """
 
 from __future__ import annotations

@@ -136,7 +136,8 @@ def test_shift_moves_image_and_label_to_the_right_and_downwards():
     grid = torch.nn.functional.affine_grid(view_theta(0.0, 1.0, shift=(0.25, 0.125))[None], [1, 1, 64, 64], align_corners=False)
     image = torch.rand(1, 1, 64, 64)
     moved = torch.nn.functional.grid_sample(image, grid, mode="nearest", align_corners=False)
-    assert torch.equal(moved[..., 8:, 16:], image[..., :-8, :-16]) and moved[..., :8, :].abs().sum() == moved[..., :16].abs().sum() == 0
+    assert torch.equal(moved[..., 8:, 16:], image[..., :-8, :-16])
+    assert not moved[..., :8, :].any() and not moved[..., :16].any()
 
 
 @pytest.mark.parametrize("angle, zoom, flipped", [(0.0, 1.0, False), (0.5, 1.0, False), (0.0, 1.3, True), (0.4, 0.8, True)])

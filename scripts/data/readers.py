@@ -80,7 +80,9 @@ def errors_of(path: str | Path) -> Iterator[None]:
     except Refused as error:
         raise ValueError(f"file {path} {error}") from None
     except Exception as error:
-        raise ValueError(f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out of the list.") from error
+        raise ValueError(
+            f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out of the list."
+        ) from error
 
 
 def _read(path: str | Path, from_picture: Callable, finish: Callable) -> tuple[np.ndarray, dict]:
