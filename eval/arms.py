@@ -14,7 +14,6 @@ import json
 import logging
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +53,8 @@ class Plan:
         output_dir: of the comparison; the runs lie in its folder runs.
         teacher_config: overlays for the teacher's fine-tuning alone.
         student_config: overlays for the distilled student alone, such as a backbone that a teacher has taught already.
-        starts: by arm and seed what `train_arm` returned of the training that a student's goes on from; empty where all start as
-            the config says.
+        starts: by arm and seed what `train_arm` returned of the training that an arm goes on from (a teacher is taken as it is,
+            where the config gives none); empty where all start as the config says.
     """
 
     config_files: tuple[str, ...]
@@ -176,8 +175,8 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
         teacher_file: what a student is distilled from.
 
     Returns:
-        checkpoint, run (its folder), epochs, seconds (of this call), val_dice (the best); started_from, the same of the training
-        that it went on from.
+        checkpoint, run (its folder), epochs, seconds (of the training, without validation), val_dice (the best); started_from,
+        the same of the training that it went on from, whose checkpoint stays the arm's where no epoch was better.
 
     Raises:
         ValueError: another process is training it, or its run was begun with other settings or another teacher.
@@ -197,7 +196,7 @@ def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_fi
     earlier = plan.starts.get((arm, seed))
     if earlier:
         more |= {"student::pretrained": True, "student::checkpoint": earlier["checkpoint"]}
-    start, parser = time.perf_counter(), plan.workflow(arm, seed, more).parser
+    parser = plan.workflow(arm, seed, more).parser
     run, settings = parser.get_parsed_content("run_folder"), digest(_settings(parser, arm))
     epochs = _completed_epochs(run.models / LAST_CHECKPOINT)
     if epochs and settings_file.is_file() and settings_file.read_text() != settings:
@@ -212,9 +211,14 @@ def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_fi
         flow.initialize()
         flow.run()
         flow.finalize()
-    seconds = time.perf_counter() - start
-    found = {"checkpoint": str(run.best_model()), "run": str(run.path), "seconds": seconds, **_progress(run.path)}
-    return found | ({"started_from": earlier} if earlier else {})
+    found = {"checkpoint": str(run.best_model()), "run": str(run.path), **_progress(run.path)}
+    return _with_start(found, earlier) if earlier else found
+
+
+def _with_start(found: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training found, and what it went on from; the better checkpoint of the two on the validation list."""
+    best = earlier if (earlier.get("val_dice") or 0) > (found.get("val_dice") or 0) else found
+    return {**found, "checkpoint": best["checkpoint"], "val_dice": best.get("val_dice"), "started_from": dict(earlier)}
 
 
 def _settings(parser: ConfigParser, arm: str) -> list[Any]:
@@ -259,27 +263,28 @@ def is_reference(value: Any) -> bool:
 
 
 def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:
-    """The teacher of a seed: the given file, what the config's reference makes, or a fine-tuning with train_teacher.json."""
+    """The teacher of a seed: the given file, what the config's reference makes, the one of the comparison that this goes on from, or
+    a fine-tuning with train_teacher.json."""
     given = plan.given_teacher(seed)
     if given is None:
-        return train_arm(plan, TEACHER, seed)
+        return dict(plan.starts.get((TEACHER, seed)) or train_arm(plan, TEACHER, seed))
     if is_reference(given):
-        start = time.perf_counter()
         path = plan.workflow(STUDENT, seed).parser.get_parsed_content("teacher::lora_checkpoint")
         run = Path(path).parent.parent
-        return {"checkpoint": str(path), "run": str(run), "seconds": time.perf_counter() - start, **_progress(run)}
+        return {"checkpoint": str(path), "run": str(run), **_progress(run)}
     return {"checkpoint": given}
 
 
 def _progress(folder: Path) -> dict[str, Any]:
-    """Epochs and the best validation Dice of a run's history."""
+    """Epochs, the seconds of their trainings and the best validation Dice of a run's history."""
     path = folder / "history.csv"
     if not path.is_file():
         return {}
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     scores = [float(row["val_mean_dice"]) for row in rows if row.get("val_mean_dice")]
-    return {"epochs": len(rows), "val_dice": max(scores, default=None)}
+    seconds = sum(float(row.get("seconds") or 0) for row in rows)
+    return {"epochs": len(rows), "seconds": seconds, "val_dice": max(scores, default=None)}
 
 
 def build_arm(plan: Plan, arm: str, seed: int, checkpoint: Any) -> Arm:

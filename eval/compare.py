@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -130,9 +130,7 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
         ValueError: a list that cannot be compared on, another plan than the folder's, or no arm to evaluate.
     """
     options.earlier = earlier_comparison(options.continue_from, options.seeds) if options.continue_from else {}
-    arms = options.earlier.get("arms", {})
-    starts = {(arm, seed): arms[arm][str(seed)] for arm in STUDENTS if arm in arms for seed in options.seeds}
-    plan = replace(plan, starts=starts)
+    plan = replace(plan, starts=_starts(options.earlier.get("arms", {}), options.seeds))
     check_plan(plan)
     data = plan.workflow(STUDENT, 0).parser.get_parsed_content("data")  # a missing test list is refused here
     print(f"{data.name}: {len(data.training)} training, {len(data.validation)} validation, {len(data.test)} test cases")
@@ -156,6 +154,15 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     with open_state(plan) as state:
         state["problems"] = problems
     return problems
+
+
+def _starts(arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> dict[tuple[str, int], dict[str, Any]]:
+    """By arm and seed what an earlier comparison has of it; one teacher of all seeds is each seed's."""
+    starts = {(arm, seed): arms[arm][str(seed)] for arm in STUDENTS if arm in arms for seed in seeds}
+    teachers = arms.get(TEACHER, {})
+    one = next(iter(teachers.values())) if len(teachers) == 1 else None
+    found = {(TEACHER, seed): teachers.get(str(seed), one) for seed in seeds}
+    return starts | {key: known for key, known in found.items() if known}
 
 
 @contextmanager
@@ -188,15 +195,18 @@ def open_comparison(options: argparse.Namespace, plan: Plan, lists: str) -> list
         raise ValueError(f"--continue_from {options.continue_from} has other lists: its students may have seen this test's cases.")
     configs = [{key: value for key, value in plan.workflow(arm, 0).parser.config.items() if key not in WHERE} for arm in ORDER]
     found = {"config": digest(configs), "lists": lists, "margin": options.margin}
-    found["continue_from"] = digest(sorted(start["checkpoint"] for start in plan.starts.values())) if plan.starts else None
+    starts = {f"{arm} {seed}": start["checkpoint"] for (arm, seed), start in plan.starts.items() if arm in STUDENTS}
     with open_state(plan) as state:
         changed = [key for key in found if state and state.get(key) != found[key]]
+        former = state.get("continue_from", {})
+        if state and (bool(former) != bool(starts) or any(former.get(key, path) != path for key, path in starts.items())):
+            changed.append("continue_from")
         if changed:
             raise ValueError(
                 f"{plan.output_dir / STATE} was begun with another {' and '.join(changed)}; arms of different settings cannot be "
                 "compared, and the margin is fixed beforehand: pass another --output_dir."
             )
-        state.update(found)
+        state.update(found, continue_from={**former, **starts})
         state.setdefault("arms", {})
         return state.get("problems", [])
 
@@ -226,7 +236,7 @@ def train_some(wanted: Sequence[tuple[str, int]], seeds: Sequence[int], plan: Pl
     wanted = list(dict.fromkeys((arm, teachers[seed] if arm == TEACHER else seed) for arm, seed in wanted))
     for arm, seed in wanted:
         given, teacher = plan.given_teacher(seed), (TEACHER, teachers[seed])
-        made = given is None or is_reference(given)  # by a training, which may be another process's
+        made = given is None and teacher not in plan.starts or is_reference(given)  # by a training, which may be another process's
         if arm == STUDENT and made and teacher not in wanted and not _known(plan, *teacher):
             raise ValueError(f"--train {arm}:{seed} needs its teacher; train that first, with --train {TEACHER}:{teachers[seed]}.")
     for arm, seed in sorted(wanted, key=lambda key: ORDER.index(key[0])):
@@ -294,7 +304,7 @@ def _evaluate_all(found: dict[tuple[str, int], dict[str, Any]], options: argpars
             curves.setdefault(arm, {})[str(seed)] = read_curves(Path(about["run"]) / "history.csv")
     report = compile_report(
         measured.rows, measured.reliability, f"Comparison on {parser.get_parsed_content('data').name}", curves, options.margin,
-        _about(found, options), problems,
+        _about(found, options), [*_former_reading(options.continue_from), *problems],
     )
     draw = CaseDrawer(dataset, arms, num_classes, device, autocast, names)
     write_report_with_cases(report, measured.rows, draw, plan.output_dir)
@@ -318,12 +328,24 @@ def _build_all(found: dict[tuple[str, int], dict[str, Any]], plan: Plan) -> tupl
     return arms, problems
 
 
+def _former_reading(earlier: Path | None) -> list[str]:
+    """A warning where the comparison that this one goes on from has read the test list."""
+    if earlier is None or not (earlier / TABLE).is_file():
+        return []
+    return [
+        "The test list was read before, for the comparison that this one goes on from: whether to go on may have been decided by "
+        "what was seen there."
+    ]
+
+
 def _about(found: dict[tuple[str, int], dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     about = {"command": options.command, "revision": git_revision() or "unknown", "processor": describe_machine(0)["cpu"]}
     for (arm, seed), run in found.items():
         files = run["checkpoint"] if isinstance(run["checkpoint"], list) else [run["checkpoint"]]
         told = [f"{run[key]:.4g} {unit}" for key, unit in PROGRESS.items() if run.get(key)]
         start = run.get("started_from", {})
+        if run["checkpoint"] == start.get("checkpoint"):
+            told.append("no epoch better than the start, which is kept")
         while start.get("epochs"):
             told.append(f"from {Path(start['checkpoint']).name} after {start['epochs']} epochs")
             start = start.get("started_from", {})

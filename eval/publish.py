@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options, plan = _parse(sys.argv[1:] if arguments is None else arguments)
         report = _read(options.comparison / "report.json", "the report of a finished comparison")
-        figures = eval_metrics(report.get("arms", {}))
+        figures = eval_metrics(report.get("arms", {}), options.seed)
         change = publish_weights(plan, find_checkpoint(options.comparison, options.seed), options.bundle / "models")
         publish_results(report, figures, options.bundle, options.name or options.comparison.resolve().name)
     except Exception as error:
@@ -119,20 +119,23 @@ def publish_results(report: Mapping[str, Any], figures: Mapping[str, float], bun
         partial.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def eval_metrics(arms: Mapping[str, Mapping[str, Any]], names: Sequence[str] = METRICS) -> dict[str, float]:
-    """The student's means by metric, such as mean_dice, as metadata.json holds them.
+def eval_metrics(arms: Mapping[str, Mapping[str, Any]], seed: int, names: Sequence[str] = METRICS) -> dict[str, float]:
+    """The means over cases of one student by metric, such as mean_dice, as metadata.json holds them.
 
     Args:
         arms: of a report.
+        seed: of the student; a report has the mean of all seeds beside it.
         names: of the metrics, as far as the report has them.
 
     Raises:
-        ValueError: the report has no student.
+        ValueError: the report has no student, or none of this seed.
     """
     if STUDENT not in arms:
         raise ValueError("the report has no arm student; there is nothing to say of the shared one.")
-    found = arms[STUDENT]["metrics"]
-    return {f"mean_{name}": round(found[name]["mean"], 4) for name in names if name in found}
+    found = {name: arms[STUDENT]["metrics"][name]["seed_means"] for name in names if name in arms[STUDENT]["metrics"]}
+    if any(str(seed) not in means for means in found.values()):
+        raise ValueError(f"the report has no student of seed {seed}, only of {', '.join(found['dice'])}; pass another --seed.")
+    return {f"mean_{name}": round(means[str(seed)], 4) for name, means in found.items()}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from .subgroups import LESION_SIZE, bland_altman, subgroup_table
 ARMS = ("teacher", "control", "student")  # student: the distilled one
 COMPARED = ("dice", "hd95", "nsd")
 PACKAGES = ("torch", "monai", "timm", "segment-anything", "peft")
-CURVES = ("epoch", "loss", "task", "distill", "feature", "val_mean_dice")
+NO_CURVES = ("lr", "seconds", "data_wait")  # columns of a history that are no term of the loss
 FAILED_DICE = 0.5
 SHOWN = 3  # cases of each group
 MOST_GROUPS = 8  # of a column that makes subgroups
@@ -187,12 +187,14 @@ def judged_arm(arms: Collection[str]) -> str:
 
 
 def read_curves(history: Path) -> dict[str, list[float | None]]:
-    """Columns of a run's history.csv by name; None where a column is blank or not finite. Empty where there is no such file."""
+    """Epoch, loss, its terms and the validation Dice of a run's history.csv, by column; None where a cell is blank or not finite.
+    Empty where there is no such file."""
     if not history.is_file():
         return {}
     with open(history, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else ()) if name in CURVES]
+    columns = rows[0] if rows else ()
+    names = [name for name in columns if name == "val_mean_dice" or name not in NO_CURVES and not name.startswith("val_")]
     return {name: [_finite(row[name]) for row in rows] for name in names}
 
 

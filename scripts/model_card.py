@@ -40,8 +40,8 @@ def model_card(root: Path, name: str) -> str:
             dataset_name=metadata["data_source"],
             dataset_split="test",
             metric_type=metric,
-            metric_name=f"{UNITS.get(metric, metric)}, 95 % interval {found['low']:.4g} to {found['high']:.4g}",
-            metric_value=rounded_mean(found),
+            metric_name=f"{UNITS.get(metric, metric)}, 95 % interval{_of_seeds(found)} {found['low']:.4g} to {found['high']:.4g}",
+            metric_value=round(found["mean"], 4),
         )
         for metric, found in metrics.items()
     ]
@@ -58,11 +58,12 @@ def model_card(root: Path, name: str) -> str:
 
 
 def find_results(root: Path, figures: Mapping[str, float]) -> tuple[str, dict[str, Any]]:
-    """Name of the report in eval/results that the metadata's figures are from, and these metrics of its student.
+    """Name of the report in eval/results that the metadata's figures are from, and these metrics of its student, mean being the
+    shared seed's.
 
     Args:
         root: of the bundle.
-        figures: means by name, such as mean_dice.
+        figures: means over cases of one seed's student by name, such as mean_dice, as eval.publish writes them.
 
     Raises:
         ValueError: there is none.
@@ -71,17 +72,20 @@ def find_results(root: Path, figures: Mapping[str, float]) -> tuple[str, dict[st
     for path in sorted((root / "eval" / "results").glob("*.json")):
         student = json.loads(path.read_text(encoding="utf-8")).get("arms", {}).get("student", {})
         metrics = {name: student["metrics"][name] for name in names if name in student.get("metrics", {})}
-        if metrics and {f"mean_{name}": rounded_mean(found) for name, found in metrics.items()} == figures:
-            return path.stem, metrics
+        for seed in metrics and next(iter(metrics.values()))["seed_means"]:
+            shared = {name: {**found, "mean": found["seed_means"][seed]} for name, found in metrics.items()}
+            if {f"mean_{name}": round(found["mean"], 4) for name, found in shared.items()} == figures:
+                return path.stem, shared
     raise ValueError(
         "no shared file of eval/results holds the eval_metrics of configs/metadata.json; write both with python -m eval.publish, "
         "and git add the file."
     )
 
 
-def rounded_mean(found: Mapping[str, float]) -> float:
-    """As eval.publish writes it into the metadata."""
-    return round(found["mean"], 4)
+def _of_seeds(found: Mapping[str, Any]) -> str:
+    """What the interval is of, where it is not the shared student's alone."""
+    number = len(found["seed_means"])
+    return f" of {number} seeds' mean" if number > 1 else ""
 
 
 def hub_library(name: str = "huggingface_hub") -> ModuleType:

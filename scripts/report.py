@@ -244,9 +244,11 @@ def _comparison_row(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def _render_curves(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> str:
-    """A plot for each of CURVES that some seed has, and a sentence on those that none has or that are 0."""
+    """A plot for each of CURVES and of the loss's further terms that some seed has, and a sentence on those that none has or that
+    are 0."""
     plots, absent, zero = [], [], []
-    for column, title in CURVES.items():
+    columns = dict.fromkeys(name for seeds in curves.values() for found in seeds.values() for name in found if name != "epoch")
+    for column, title in {**CURVES, **{name: f"{name} term" for name in columns if name not in CURVES}}.items():
         values = [value for seeds in curves.values() for columns in seeds.values() for _, value in curve_points(columns, column)]
         if not values:
             absent.append(title.lower())

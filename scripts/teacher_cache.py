@@ -5,7 +5,7 @@ A teacher is frozen, so what it says of an image never changes. Two modes use th
 - replay: each image has K seeded augmented views; the logits of every view (and its embedding where the loss reads it) are kept.
   Exact: the student sees what it would see with the teacher beside it and the same views.
 - warp: the logits of each image as it is (and its embedding where the loss reads it) are kept and moved along with its rotation,
-  zoom and flip, which may differ in every epoch; gamma and contrast change the image alone. An approximation: a teacher is not
+  zoom, shift and flip, which may differ in every epoch; gamma and contrast change the image alone. An approximation: a teacher is not
   quite equivariant, and outside of the image there is nothing to move: logits are background there, embeddings those of the border.
 
 Entries are fp16 at the decoder's resolution (8 KiB a view for SAM at 256 pixels, two classes) and are enlarged as the teacher does

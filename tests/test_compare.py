@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run
+from conftest import CONFIGS, run
 from filelock import FileLock
 
 from eval import arms
@@ -248,11 +248,36 @@ def test_students_of_another_comparison_are_trained_further_from_their_own_weigh
         config = json.loads((Path(second[arm]["0"]["run"]) / "config.json").read_text())
         assert config["student"]["checkpoint"] == start and config["student"]["pretrained"] is True
         assert report["about"][f"{arm}, seed 0"].endswith(f"from {Path(start).name} after 1 epochs")
+        assert second[arm]["0"]["started_from"] == first[arm]["0"]
+    assert report["warnings"][0].startswith("The test list was read before, for the comparison that this one goes on from")
     assert main([*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "further")]) == 1
     assert "was begun with another continue_from" in capsys.readouterr().err
     shutil.move(first["control"]["0"]["checkpoint"], tmp_path / "elsewhere.pt")
     assert main([*further, "--output_dir", str(tmp_path / "third")]) == 1
     assert "of --continue_from does not exist any more" in capsys.readouterr().err and not (tmp_path / "third").exists()
+
+
+def test_start_that_no_epoch_is_better_than_stays_the_arms_checkpoint(arguments, trained, tmp_path):
+    assert main([*arguments, "--seeds", "0"]) == 0
+    path = tmp_path / "out" / "comparison.json"
+    state = json.loads(path.read_text())
+    state["arms"]["control"]["0"]["val_dice"] = 1.5
+    path.write_text(json.dumps(state))
+    assert main([*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "on"), "--continue_from", str(tmp_path / "out")]) == 0
+    control = json.loads((tmp_path / "on" / "comparison.json").read_text())["arms"]["control"]["0"]
+    assert control["checkpoint"] == state["arms"]["control"]["0"]["checkpoint"] and control["val_dice"] == 1.5
+    about = json.loads((tmp_path / "on" / "report.json").read_text())["about"]
+    assert "no epoch better than the start, which is kept" in about["control, seed 0"]
+
+
+def test_teacher_of_the_comparison_that_is_continued_is_not_tuned_again(tmp_path, monkeypatch):
+    known = {"checkpoint": "tuned.pth", "epochs": 3}
+    earlier = {"teacher": {"0": known}, "control": {"0": {}, "1": {}}, "student": {"0": {}, "1": {}}}
+    plan = arms.Plan((str(CONFIGS / "train.json"),), {}, tmp_path, starts=program._starts(earlier, [0, 1]))
+    monkeypatch.setattr(arms, "train_arm", lambda *more: pytest.fail("tuned again"))
+    assert [arms.teacher_file(plan, seed) for seed in (0, 1)] == [known, known]
+    given = arms.Plan(plan.config_files, {"teacher::lora_checkpoint": "mine.pth"}, tmp_path, starts=plan.starts)
+    assert arms.teacher_file(given, 0) == {"checkpoint": "mine.pth"}
 
 
 def test_comparison_that_cannot_be_continued_is_refused_before_any_training(arguments, trained, tmp_path, capsys):

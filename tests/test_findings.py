@@ -108,6 +108,8 @@ def test_best_median_and_worst_cases_are_drawn_once_each():
 
 
 def test_curves_are_the_columns_of_a_history(tmp_path):
-    (tmp_path / "history.csv").write_text("epoch,loss,lr,val_mean_dice\n1,0.5,1e-3,\n2,0.25,1e-3,0.75\n")
-    assert read_curves(tmp_path / "history.csv") == {"epoch": [1, 2], "loss": [0.5, 0.25], "val_mean_dice": [None, 0.75]}
+    lines = "epoch,loss,task,cwd,lr,seconds,data_wait,val_mean_dice,val_mean_iou", "1,0.5,0.3,0.2,1e-3,9,0,,", "2,0.25,nan,0.1,1e-3,9,0,0.75,0.6"
+    (tmp_path / "history.csv").write_text("\n".join(lines))
+    curves = {"epoch": [1, 2], "loss": [0.5, 0.25], "task": [0.3, None], "cwd": [0.2, 0.1], "val_mean_dice": [None, 0.75]}
+    assert read_curves(tmp_path / "history.csv") == curves
     assert read_curves(tmp_path / "none.csv") == {}

@@ -10,9 +10,13 @@ from safetensors.torch import load_file
 
 from eval import publish
 from eval.publish import eval_metrics, main
+from scripts.model_card import find_results
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
-METRICS = {"dice": {"mean": 0.81234567, "low": 0.8, "high": 0.9}, "hd95": {"mean": 12.0, "low": 10.0, "high": 14.0}}
+METRICS = {
+    "dice": {"mean": 0.75, "low": 0.7, "high": 0.9, "seed_means": {"0": 0.81234567, "3": 0.68765433}},
+    "hd95": {"mean": 13.0, "low": 10.0, "high": 14.0, "seed_means": {"0": 12.0, "3": 14.0}},
+}
 
 
 @pytest.fixture
@@ -48,11 +52,18 @@ def test_weights_are_half_of_the_trained_ones_in_both_files(arguments, tmp_path,
     assert "half precision changes the validation Dice by" in capsys.readouterr().out
 
 
-def test_metadata_repeat_the_results_file(arguments, tmp_path):
+def test_metadata_repeat_the_results_of_the_shared_seed(arguments, tmp_path):
     assert main(arguments) == 0
     results = json.loads((tmp_path / "bundle" / "eval" / "results" / "busbra.json").read_text())
     metadata = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
-    assert metadata["eval_metrics"] == eval_metrics(results["arms"]) == {"mean_dice": 0.8123, "mean_hd95": 12.0}
+    assert metadata["eval_metrics"] == eval_metrics(results["arms"], 0) == {"mean_dice": 0.8123, "mean_hd95": 12.0}
+    name, metrics = find_results(tmp_path / "bundle", metadata["eval_metrics"])
+    assert name == "busbra" and metrics["dice"]["mean"] == 0.81234567
+    assert find_results(tmp_path / "bundle", eval_metrics(results["arms"], 3))[1]["hd95"]["mean"] == 14.0
+    with pytest.raises(ValueError, match="no shared file"):
+        find_results(tmp_path / "bundle", {"mean_dice": 0.75, "mean_hd95": 13.0})
+    with pytest.raises(ValueError, match="no student of seed 1, only of 0, 3"):
+        eval_metrics(results["arms"], 1)
 
 
 def test_rounding_that_changes_masks_is_refused_and_nothing_is_written(arguments, tmp_path, monkeypatch, capsys):
@@ -92,4 +103,4 @@ def test_metadata_of_the_bundle_repeat_the_committed_results():
     metadata, path = json.loads((CONFIGS / "metadata.json").read_text()), ROOT / "eval" / "results" / "busbra.json"
     assert ("eval_metrics" in metadata) == path.is_file()
     if path.is_file():
-        assert metadata["eval_metrics"] == eval_metrics(json.loads(path.read_text())["arms"])
+        assert metadata["eval_metrics"] == eval_metrics(json.loads(path.read_text())["arms"], 0)

@@ -438,3 +438,8 @@ def test_browser_finds_the_sections(browse, written):
     found = Page(browse(written, "--dump-dom"))
     assert {section.key for section in SECTIONS} <= set(found.ids)
     assert found.tags.count("svg") == 13 and found.tags.count("img") == 3 and found.tags.count("table") == 6
+
+
+def test_further_terms_of_the_loss_have_a_curve_of_their_own(tmp_path):
+    text = page_of({"curves": {"student": {"0": {"epoch": [1, 2], "task": [0.5, 0.4], "cwd": [0.5, 0.25]}}, "control": {}}}, tmp_path)
+    assert "cwd term over epochs" in text and "Task term over epochs" in text
