@@ -20,7 +20,7 @@ from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 OVERLAYS = ["train_teacher.json", "train_student.json", "evaluate.json", "quickstart.json"]
 # initialized by tests of their own
 OTHER_OVERLAYS = [
-    *("shared_teacher.json", "from_scratch.json", "mlflow.json", "wandb.json"),
+    *("shared_teacher.json", "from_scratch.json", "train_further.json", "mlflow.json", "wandb.json"),
     *("multi_gpu_train.json", "multi_gpu_evaluate.json", "federated.json"),
 ]
 CONFIG_NAMES = ["train.json", "inference.json", *OVERLAYS, *OTHER_OVERLAYS]

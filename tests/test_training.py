@@ -80,6 +80,13 @@ def test_control_takes_from_scratch_below_its_own_overlay(overrides):
     assert flow.parser.get_parsed_content("augmentation").transforms[0].rotate_degrees == 20
 
 
+def test_further_training_shifts_the_views_and_has_channel_wise_distillation(overrides, run_folder):
+    own = {"distillation::student_channels": TINY_STUDENT["embed_dim"], "training::num_epochs": 1, "final_evaluation": None}
+    flow = run({**overrides, **own}, "from_scratch.json", "train_further.json")
+    assert flow.parser.get_parsed_content("augmentation").transforms[0].shift_fraction == 0.1
+    assert float(read_history(run_folder)[0]["cwd"]) > 0 and float(read_history(run_folder)[0]["feature"]) > 0
+
+
 def test_published_model_is_the_best_student_without_teacher_or_adapter(distilled):
     flow, folder, path = distilled
     state = torch.load(path / "model.pt", weights_only=True)
