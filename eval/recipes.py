@@ -36,7 +36,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any], str | None]] = {
     CONTROL_BASE: (CONTROL, {}, None),
     "control, initialization random": (CONTROL, {"student::initialization": "random"}, CONTROL_BASE),
     BASE: (STUDENT, {}, None),
-    "teacher_temperature 1.64": (STUDENT, {"distillation::teacher_temperature": 1.64}, BASE),
+    "teacher_temperature 1.31": (STUDENT, {"distillation::teacher_temperature": 1.31}, BASE),
     "gate confidence": (STUDENT, {"distillation::gate": "confidence"}, BASE),
     "gate agreement": (STUDENT, {"distillation::gate": "agreement"}, BASE),
     "boundary 0.5": (STUDENT, {"distillation::boundary": 0.5}, BASE),
