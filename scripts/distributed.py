@@ -192,7 +192,8 @@ class SharedStatistics:
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        found = [layer for module in modules for layer in module.modules() if isinstance(layer, _BatchNorm)]
+        layers = dict.fromkeys(layer for module in modules for layer in module.modules())  # each once
+        found = [layer for layer in layers if isinstance(layer, _BatchNorm)]
         self.norms = [norm for norm in found if norm.track_running_stats and not isinstance(norm, nn.SyncBatchNorm)]
 
     def attach(self, engine: Engine) -> None:

@@ -149,6 +149,7 @@ def run_training(
     batch_size: int = 16,
     num_workers: int = 8,
     patience: int = 30,
+    ema_decay: float = 0.0,
     seed: int = 0,
     resume: str | None = None,
     val_interval: int = 1,
@@ -167,6 +168,7 @@ def run_training(
         batch_size: images an iteration; of several ranks each takes as many.
         num_workers: data-loading processes, at most the machine's cores.
         patience: early stopping after this many validations without a better key metric; 0 never stops early.
+        ema_decay: of the averaged weights that are validated and kept, see `handlers.WeightAverage`; 0 keeps the weights as they are.
         seed: of the weights, the order of the images and their augmentation.
         resume: run folder or checkpoint that this run goes on from.
         val_interval: epochs between validations.

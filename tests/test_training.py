@@ -120,8 +120,9 @@ def test_panels_are_pictures(distilled):
         assert picture.width > 600 and len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 
-def test_resumed_run_equals_the_whole_run(overrides, run_folder, tmp_path):
-    overrides["training::num_epochs"] = 3
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_resumed_run_equals_the_whole_run(overrides, run_folder, ema_decay):
+    overrides |= {"training::num_epochs": 3, "training::ema_decay": ema_decay}
     run(overrides)
     whole = torch.load(run_folder / "models" / "last.pt", weights_only=True)
     overrides["run_folder::timestamp"] = "stopped"
@@ -134,10 +135,21 @@ def test_resumed_run_equals_the_whole_run(overrides, run_folder, tmp_path):
     assert len(read_history(stopped)) == 2
     run({**overrides, "training::resume": str(stopped)})
     resumed = torch.load(stopped / "models" / "last.pt", weights_only=True)
-    assert fingerprint(resumed["network"]) == fingerprint(whole["network"])
-    assert resumed["progress"] == whole["progress"]
+    for name in ("network", "average") if ema_decay else ("network",):
+        assert fingerprint(resumed[name]) == fingerprint(whole[name])
+    assert resumed["progress"] == whole["progress"] and ("average" in whole) == (ema_decay > 0)
     rows = [{k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(stopped)]
     assert rows == [{k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(run_folder)]
+
+
+def test_averaged_weights_are_validated_kept_and_evaluated(overrides, run_folder):
+    flow = run({**overrides, "training::num_epochs": 1, "training::ema_decay": 0.9})
+    last = torch.load(run_folder / "models" / "last.pt", weights_only=True)
+    best = torch.load(next((run_folder / "models").glob("best_*")), weights_only=True)
+    assert fingerprint(best) == fingerprint(last["average"]) != fingerprint(last["network"])
+    evaluator, average = flow.parser.get_parsed_content("validate::evaluator"), flow.parser.get_parsed_content("average")
+    assert evaluator.network is average.network is not flow.parser.get_parsed_content("network")
+    assert fingerprint(flow.parser.get_parsed_content("network").state_dict()) == fingerprint(best)  # the final evaluation's
 
 
 def test_finished_run_cannot_be_resumed_without_more_epochs(overrides, run_folder):
@@ -184,6 +196,7 @@ def one_epoch(request, tmp_path_factory):
 RESUMED_WITH = {  # fmt: skip
     "teacher::flips": ("teacher was '[0-9a-f]{40}' and is", {"teacher::flips": True}),
     "no teacher": ("teacher was '[0-9a-f]{40}' and is 'none'", {"frozen_teacher": None}),
+    "average": ("average::ema_decay was 'not recorded' and is 0.9", {"training::ema_decay": 0.9}),
     "online": ("distillation::mode was 'warp' and is 'online'", {"distillation::mode": "online"}),
     "augmentation": ("augmentation was .*rotate_degrees.* 15.0.* and is .* 0.0", {"augmentation::rotate_degrees": 0.0}),
     "preprocessing": (

@@ -9,6 +9,7 @@ from .run_record import RunRecord
 from .tensorboard import TensorBoard
 from .tracker import Tracker
 from .wandb_record import WandbRecord
+from .weight_average import WeightAverage
 
 __all__ = [
     "CacheFill",
@@ -22,5 +23,6 @@ __all__ = [
     "TensorBoard",
     "Tracker",
     "WandbRecord",
+    "WeightAverage",
     "save_atomically",
 ]

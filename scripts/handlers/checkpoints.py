@@ -72,7 +72,7 @@ class Checkpoints:
         folder: the run's models folder.
         network: whose weights the best file holds.
         evaluator: its key metric decides what is best; higher is better.
-        states: what last.pt holds by name; each offers state_dict and load_state_dict.
+        states: what last.pt holds by name; each offers state_dict and load_state_dict. None is left out.
         interval: epochs between the checkpoints that are kept.
         export: network -> what the best file holds; None takes its state_dict.
         suffix: of the best file.
@@ -90,7 +90,7 @@ class Checkpoints:
         folder: str | Path,
         network: nn.Module,
         evaluator: Engine,
-        states: dict[str, Any],
+        states: dict[str, Any | None],
         interval: int = 20,
         export: Callable[[nn.Module], dict] | None = None,
         suffix: str = ".pt",
@@ -104,7 +104,7 @@ class Checkpoints:
         self.folder = Path(folder)
         self.network = network
         self.evaluator = evaluator
-        self.states = states
+        self.states = {name: state for name, state in states.items() if state is not None}
         self.interval = interval
         self.export = export or nn.Module.state_dict
         self.suffix = suffix
@@ -168,13 +168,14 @@ class Checkpoints:
 
     def _check(self, engine: Engine) -> None:
         content = _load(self.resume, mmap=True)
+        if "progress" in content:
+            self._check_settings(content["progress"].get("settings", {}))
         expected = sorted([*self.states, "progress"])
         if sorted(content) != expected:
             raise ValueError(
                 f"training::resume: {self.resume} holds {', '.join(sorted(content)[:5])}, expected {', '.join(expected)}: "
                 "it was not written by this kind of training (last.pt and checkpoint_epoch*.pt can be resumed)."
             )
-        self._check_settings(content["progress"].get("settings", {}))
         self._check_epoch(content["progress"]["epoch"], engine.state.max_epochs)
         self._check_shapes(content)
 
