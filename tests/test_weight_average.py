@@ -5,7 +5,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.handlers import WeightAverage
+from scripts.handlers import AverageUpdate, WeightAverage
 
 
 def trained(network, decay, steps=3):
@@ -19,7 +19,7 @@ def trained(network, decay, steps=3):
         seen.append((network[0].weight.detach().clone(), network[1].running_mean.clone()))
 
     engine = Engine(step)
-    average.attach(engine)
+    AverageUpdate(average).attach(engine)
     engine.run(range(steps))
     return average, seen
 
@@ -45,7 +45,7 @@ def test_network_goes_on_with_its_own_weights_and_gradients():
 def test_decay_0_is_the_network_itself_and_no_handler():
     network, engine = nn.Conv2d(1, 2, 3), Engine(lambda engine, batch: None)
     average = WeightAverage(network)
-    average.attach(engine)
+    AverageUpdate(average).attach(engine)
     assert average.network is network and average.state is None and average.settings == {}
     assert not engine.has_event_handler(Events.ITERATION_COMPLETED)
 

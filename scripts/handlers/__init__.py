@@ -9,9 +9,10 @@ from .run_record import RunRecord
 from .tensorboard import TensorBoard
 from .tracker import Tracker
 from .wandb_record import WandbRecord
-from .weight_average import WeightAverage
+from .weight_average import AverageUpdate, WeightAverage
 
 __all__ = [
+    "AverageUpdate",
     "CacheFill",
     "Checkpoints",
     "EpochSeed",

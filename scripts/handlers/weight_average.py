@@ -29,8 +29,8 @@ class WeightAverage:
         if isinstance(decay, bool) or not isinstance(decay, Real) or not 0 <= decay < 1:
             raise ValueError(f"training::ema_decay must be a number from 0 (off) to below 1, got {decay!r}.")
         self.decay = decay
-        self._handler = EMAHandler(network, momentum=1 - decay, handle_buffers="update") if decay else None
-        self.network = self._handler.ema_model.requires_grad_(False) if self._handler else network
+        self.handler = EMAHandler(network, momentum=1 - decay, handle_buffers="update") if decay else None
+        self.network = self.handler.ema_model.requires_grad_(False) if self.handler else network
 
     @property
     def state(self) -> nn.Module | None:
@@ -42,7 +42,18 @@ class WeightAverage:
         """What a resumed run has in common with the earlier one, by config key; nothing where nothing is averaged."""
         return {"ema_decay": self.decay} if self.decay else {}
 
+
+class AverageUpdate:
+    """Keeps a WeightAverage up to date. The average itself is made outside of the list of handlers: validation and checkpoints read it.
+
+    Args:
+        average: of the weights.
+    """
+
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
+
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        if self._handler:
-            self._handler.attach(engine)
+        if self.average.handler:
+            self.average.handler.attach(engine)
