@@ -270,6 +270,17 @@ def test_start_that_no_epoch_is_better_than_stays_the_arms_checkpoint(arguments,
     assert "no epoch better than the start, which is kept" in about["control, seed 0"]
 
 
+def test_seed_is_added_to_a_continued_comparison_before_its_evaluation(arguments, trained, tmp_path):
+    assert main([*arguments, "--seeds", "0", "1", "--train", "control", "student"]) == 0
+    further = [*arguments, "--output_dir", str(tmp_path / "on"), "--continue_from", str(tmp_path / "out"), "--train", "control"]
+    assert main([*further, "--seeds", "0"]) == 0 and main([*further, "--seeds", "0", "1"]) == 0
+    state = json.loads((tmp_path / "on" / "comparison.json").read_text())
+    first = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
+    starts = {f"{arm} {seed}": first[arm][seed]["checkpoint"] for arm in ("control", "student") for seed in ("0", "1")}
+    assert state["continue_from"] == starts and set(state["arms"]["control"]) == {"0", "1"}
+    assert trained.count(("control", 0)) == trained.count(("control", 1)) == 2
+
+
 def test_teacher_of_the_comparison_that_is_continued_is_not_tuned_again(tmp_path, monkeypatch):
     known = {"checkpoint": "tuned.pth", "epochs": 3}
     earlier = {"teacher": {"0": known}, "control": {"0": {}, "1": {}}, "student": {"0": {}, "1": {}}}
