@@ -27,7 +27,7 @@ from torch import nn
 from scripts.config_check import check_config, find_user_error
 from scripts.evaluation import Arm
 from scripts.networks.tinyusfm import load_trained_student
-from scripts.run_folder import LAST_CHECKPOINT
+from scripts.run_folder import BEST, LAST_CHECKPOINT
 
 from .settings import ROOT
 
@@ -269,10 +269,15 @@ def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:
     if given is None:
         return dict(plan.starts.get((TEACHER, seed)) or train_arm(plan, TEACHER, seed))
     if is_reference(given):
-        path = plan.workflow(STUDENT, seed).parser.get_parsed_content("teacher::lora_checkpoint")
-        run = Path(path).parent.parent
-        return {"checkpoint": str(path), "run": str(run), **_progress(run)}
+        return describe_file(str(plan.workflow(STUDENT, seed).parser.get_parsed_content("teacher::lora_checkpoint")))
     return {"checkpoint": given}
+
+
+def describe_file(checkpoint: str) -> dict[str, Any]:
+    """What `train_arm` returns, of the best checkpoint of a run that lies in its folder; of any other file its path alone."""
+    run = Path(checkpoint).parent.parent
+    found = _progress(run) if Path(checkpoint).name.startswith(BEST) else {}
+    return {"checkpoint": checkpoint, **({"run": str(run), **found} if found else {})}
 
 
 def _progress(folder: Path) -> dict[str, Any]:
@@ -288,7 +293,7 @@ def _progress(folder: Path) -> dict[str, Any]:
 
 
 def build_arm(plan: Plan, arm: str, seed: int, checkpoint: Any) -> Arm:
-    """An arm to evaluate, its trained weights loaded.
+    """An arm to evaluate, its trained weights loaded. The teacher sees what it teaches on, the student's images.
 
     Raises:
         FileNotFoundError: the checkpoint misses.
@@ -301,7 +306,7 @@ def build_arm(plan: Plan, arm: str, seed: int, checkpoint: Any) -> Arm:
         parser = plan.workflow(STUDENT, seed, {"teacher::lora_checkpoint": checkpoint}).parser
         teacher = parser.get_parsed_content("teacher").to(parser.get_parsed_content("device"))
         teacher.load()  # on its device, which decides on the type of its weights
-        return Arm(arm, teacher, parser.get_parsed_content("teacher::img_size"), seed)
+        return Arm(arm, teacher, parser.get_parsed_content("data::img_size"), seed)
     parser = plan.workflow(arm, seed, {"student::pretrained": False, "student::checkpoint": None}).parser
     network: nn.Module = load_trained_student(parser.get_parsed_content("network_def"), checkpoint, f"arm {arm}, seed {seed}")
     return Arm(arm, network, parser.get_parsed_content("data::img_size"), seed)

@@ -41,6 +41,7 @@ from .arms import (
     Plan,
     build_arm,
     check_plan,
+    describe_file,
     digest,
     is_reference,
     parse_run,
@@ -147,7 +148,7 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     if len(dict(given)) < len(given):
         raise ValueError(f"--checkpoint names an arm and seed twice: {' '.join(options.checkpoint)}.")
     if given:
-        found = {key: {"checkpoint": path} for key, path in given}
+        found = {key: describe_file(path) for key, path in given}
     else:
         found = train_all(options.seeds, plan)
     problems = _evaluate_all(found, options, plan)
@@ -304,7 +305,7 @@ def _evaluate_all(found: dict[tuple[str, int], dict[str, Any]], options: argpars
             curves.setdefault(arm, {})[str(seed)] = read_curves(Path(about["run"]) / "history.csv")
     report = compile_report(
         measured.rows, measured.reliability, f"Comparison on {parser.get_parsed_content('data').name}", curves, options.margin,
-        _about(found, options), [*_former_reading(options.continue_from), *problems],
+        _about(found, options), [*_former_reading(options.continue_from), *_left_out(found, plan), *problems],
     )
     draw = CaseDrawer(dataset, arms, num_classes, device, autocast, names)
     write_report_with_cases(report, measured.rows, draw, plan.output_dir)
@@ -326,6 +327,15 @@ def _build_all(found: dict[tuple[str, int], dict[str, Any]], plan: Plan) -> tupl
     if not arms:
         raise ValueError("no arm can be evaluated: " + " ".join(problems))
     return arms, problems
+
+
+def _left_out(found: Mapping[tuple[str, int], Any], plan: Plan) -> list[str]:
+    """A warning where students of this comparison were trained and are not evaluated."""
+    with open_state(plan) as state:
+        trained = {(arm, int(seed)) for arm in STUDENTS for seed in state["arms"].get(arm, {})}
+    left = [f"{arm}, seed {seed}" for arm, seed in sorted(trained - found.keys())]
+    note = f"Trained here and not evaluated: {'; '.join(left)}. Seeds chosen after their training are no fair sample."
+    return [note] if left else []
 
 
 def _former_reading(earlier: Path | None) -> list[str]:

@@ -61,8 +61,8 @@ def look(plan: Plan, control: Path, output_dir: Path | None = None) -> dict[str,
         output_dir: of preflight.json and the report; None writes nothing.
 
     Returns:
-        decision (go or no-go), reason, advice (settings to pass), teacher_dice, control_dice, difference with low and high,
-        accuracy, ece, confident_errors, temperature, warnings.
+        decision (go or no-go), reason, advice (settings to pass), teacher_dice, control_dice, empty_predictions (masks of a class,
+        by arm), difference with low and high, accuracy, ece, confident_errors, temperature, warnings.
 
     Raises:
         FileNotFoundError: a checkpoint misses.
@@ -119,6 +119,7 @@ def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
         "advice": _advice(calibration["confident_errors"], temperature),
         "teacher_dice": dice[TEACHER],
         "control_dice": dice[CONTROL],
+        "empty_predictions": {arm: report["arms"][arm]["counts"]["empty_prediction"] for arm in (TEACHER, CONTROL)},
         "difference": gain,
         "low": low,
         "high": high,
@@ -165,7 +166,8 @@ def _advice(confident_errors: float, temperature: float) -> list[str]:
 def describe(found: dict[str, Any]) -> str:
     """What the program prints."""
     lines = [
-        f"teacher Dice {found['teacher_dice']:.4f}, control {found['control_dice']:.4f} on the validation list",
+        f"teacher Dice {found['teacher_dice']:.4f}, control {found['control_dice']:.4f} on the validation list; empty predictions: "
+        f"{found['empty_predictions'][TEACHER]} and {found['empty_predictions'][CONTROL]}",
         f"teacher's pixels that agree with the ground truth {found['accuracy']:.2%}, ECE {found['ece']:.4f}, wrong pixels with "
         f"confidence above 0.9: {found['confident_errors']:.1%}, calibrating temperature {found['temperature']:.2f}",
         *(f"warning: {warning}" for warning in found["warnings"]),

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
     try:
         options, plan = _parse(sys.argv[1:] if arguments is None else arguments)
-        report = _read(options.comparison / "report.json", "the report of a finished comparison")
+        report = read_json(options.comparison / "report.json", "the report of a finished comparison")
         figures = eval_metrics(report.get("arms", {}), options.seed)
         change = publish_weights(plan, find_checkpoint(options.comparison, options.seed), options.bundle / "models")
         publish_results(report, figures, options.bundle, options.name or options.comparison.resolve().name)
@@ -55,7 +55,16 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     return options, Plan(options.config_file, overrides, options.comparison.resolve())
 
 
-def _read(path: Path, what: str) -> dict[str, Any]:
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A file of a comparison.
+
+    Args:
+        path: of the file.
+        what: it should be, for the message.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected {what}: run python -m eval.compare first.")
     return json.loads(path.read_text(encoding="utf-8"))
@@ -68,7 +77,7 @@ def find_checkpoint(comparison: Path, seed: int) -> str:
         FileNotFoundError: no comparison, or its checkpoint is gone.
         ValueError: it has no student of this seed.
     """
-    seeds = _read(comparison / STATE, "a comparison")["arms"].get(STUDENT, {})
+    seeds = read_json(comparison / STATE, "a comparison")["arms"].get(STUDENT, {})
     if str(seed) not in seeds:
         raise ValueError(f"{comparison} has no student of seed {seed}, only of {', '.join(seeds) or 'none'}; pass another --seed.")
     checkpoint = seeds[str(seed)]["checkpoint"]

@@ -1,6 +1,7 @@
 """Evaluation of networks on test cases at their original size: the results of a run.
 
-Each image is resized as in training, the logits are resized back, and the metrics count pixels of the original image. Several ranks
+Each image is resized as in training, the logits are resized back, and the metrics count pixels of the original image. A teacher gets
+the images that the student gets and resizes them itself, as it does when it teaches. Several ranks
 (see distributed.py) share the cases, and find what one process finds, to the last bit. Writes
 test_results.txt, metrics.csv (a row a case and arm), summary.json, visualizations/test_sample_000.png and so on, report.html and
 report.json, each file in one step.
@@ -43,7 +44,7 @@ NO_SUBGROUPS = ("image", "label", "patient", "pixel_mm", "orig_size")  # of a da
 
 
 class Arm(NamedTuple):
-    """What is evaluated: the network, the side of its input in pixels, and what it is called.
+    """What is evaluated: the network, the side of its input in pixels (data::img_size), and what it is called.
 
     name: `teacher`, `student` (distilled) or `control` in a comparison. seed: of its training.
     """
@@ -84,7 +85,7 @@ def run_evaluation(
     output_dir: str | Path,
     num_classes: int,
     device: torch.device | str = "cpu",
-    img_size: int | Mapping[str, int] = 224,
+    img_size: int = 224,
     num_panels: int = 8,
     autocast: AbstractContextManager | None = None,
     class_names: Sequence[str] = (),
@@ -99,7 +100,7 @@ def run_evaluation(
         output_dir: of the results; curves of a history.csv that lies there go into the report.
         num_classes: with the background.
         device: of the networks.
-        img_size: side of the networks' input; a mapping gives one to each network.
+        img_size: side of the networks' input, data::img_size.
         num_panels: cases to draw, spread evenly over the list.
         autocast: context in which the networks run.
         class_names: of the foreground classes, for the panels.
@@ -112,9 +113,8 @@ def run_evaluation(
     Raises:
         ValueError: no cases, no network, or a case or network that does not fit.
     """
-    sizes = {name: img_size[name] if isinstance(img_size, Mapping) else img_size for name in networks}
     seeds = {name: 0 if name == "teacher" else seed for name in networks}  # this run has not trained the teacher
-    arms = [Arm(name, network, sizes[name], seeds[name]) for name, network in networks.items() if network is not None]
+    arms = [Arm(name, network, img_size, seeds[name]) for name, network in networks.items() if network is not None]
     with naming_lost_ranks(AGAIN):
         found = evaluate(dataset, arms, num_classes, device, autocast)
         summary = {name: means for (name, _), means in found.summary.items()}

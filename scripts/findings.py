@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .calibration import Reliability
-from .case_table import check_rows, warnings
+from .case_table import check_rows, is_missing, parse_number, warnings
 from .metrics import METRICS
 from .results import is_measured
 from .statistics import compare_arms, summarize_arms
@@ -26,7 +26,7 @@ PACKAGES = ("torch", "monai", "timm", "segment-anything", "peft")
 NO_CURVES = ("lr", "seconds", "data_wait")  # columns of a history that are no term of the loss
 FAILED_DICE = 0.5
 SHOWN = 3  # cases of each group
-MOST_GROUPS = 8  # of a column that makes subgroups
+MOST_GROUPS = 8  # of a column of texts that makes subgroups
 
 
 class Picked(NamedTuple):
@@ -65,8 +65,8 @@ def compile_report(
     summaries, areas = {}, {}
     for arm, own in by_arm.items():
         summaries.update(_attempt(told, lambda own=own: summarize_arms(own, _metrics(own)), {}))
-        if comparable:
-            areas[arm] = _attempt(told, lambda arm=arm: bland_altman(rows, arm), None)
+        areas[arm] = _attempt(told, lambda arm=arm, own=own: bland_altman(own, arm), None)
+    calibration = {arm: _attempt(told, found.summary, None) for arm, found in reliability.items()}
     report = {
         "title": title,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -75,7 +75,7 @@ def compile_report(
         "arms": summaries,
         "comparisons": _comparisons(rows, arms, margin, told) if comparable else [],
         "subgroups": _subgroups(rows, told) if comparable else [],
-        "calibration": {arm: found.summary() for arm, found in reliability.items()},
+        "calibration": {arm: summary for arm, summary in calibration.items() if summary},
         "areas": {arm: found for arm, found in areas.items() if found},
         "failures": list_failures(rows),
         "curves": {arm: {seed: curve for seed, curve in found.items() if curve} for arm, found in (curves or {}).items()},
@@ -136,28 +136,43 @@ def _comparisons(
 
 
 def _subgroups(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[dict[str, Any]]:
-    columns = [*_columns(rows), LESION_SIZE]
+    columns = [*_columns(rows, told), LESION_SIZE]
     return [row for column in columns for row in _attempt(told, lambda column=column: subgroup_table(rows, [column]), [])]
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Columns of the datalist with few values, whose cases are groups."""
+def _columns(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[str]:
+    """Columns of the datalist whose cases are groups: of numbers, or with few values. One with more is told, unless hardly any two
+    cases share a value, which names them and groups nothing."""
     own = {"case", "patient", "arm", "seed"}
-    texts = dict.fromkeys(key for row in rows for key in row if key not in own and not is_measured(key))
-    counts = {key: len({row.get(key) for row in rows}) for key in texts}
-    return [key for key, count in counts.items() if 1 < count <= MOST_GROUPS]
+    names = dict.fromkeys(key for row in rows for key in row if key not in own and not is_measured(key))
+    num_cases = len({row["case"] for row in rows})
+    found = []
+    for name in names:
+        values = {row.get(name) for row in rows}
+        numeric = all(is_missing(value) or parse_number(value) is not None for value in values)
+        if 1 < len(values) and (numeric or len(values) <= MOST_GROUPS):
+            found.append(name)
+        elif MOST_GROUPS < len(values) <= num_cases / 2:
+            told.append(f"Column {name} has {len(values)} values, more than {MOST_GROUPS}: it makes no subgroups.")
+    return found
 
 
 def list_failures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Cases that an arm failed, the worst first: nothing found, something found where there is nothing, or a low Dice."""
-    failed = []
-    for row in rows:
-        if row["dice"] < FAILED_DICE:
-            reason = f"Dice {row['dice']:.3f}"
-            if row.get("one_empty"):
-                reason = "a class was missed" if row.get("empty_prediction") else "found what is not there"
-            failed.append({**{key: row[key] for key in ("case", "arm", "seed", "dice")}, "reason": reason, "image": row["case"]})
-    return [{key: row[key] for key in row if key != "dice"} for row in sorted(failed, key=lambda row: row["dice"])]
+    """Case (the image's file), arm, seed and reason of what an arm failed, the worst first: a class not found, one found that is not
+    there, or a low Dice. With several classes the first two can happen at any mean Dice."""
+    failed = [(row, reason) for row in rows if (reason := _failure(row))]
+    return [
+        {**{key: row[key] for key in ("case", "arm", "seed")}, "reason": reason}
+        for row, reason in sorted(failed, key=lambda pair: pair[0]["dice"])
+    ]
+
+
+def _failure(row: Mapping[str, Any]) -> str:
+    """Why a case failed; empty where it did not."""
+    both = row.get("both_empty", 0)
+    missed, made_up = (row.get(name, 0) > both for name in ("empty_prediction", "empty_label"))
+    low = f"Dice {row['dice']:.3f}" if row["dice"] < FAILED_DICE else ""
+    return ", ".join(["a class was missed"] * missed + ["found what is not there"] * made_up) or low
 
 
 def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:

@@ -33,7 +33,8 @@ from .sections import BACKBONE, MODES, NECK, REPLAY, STUDENT_FEATURES
 
 SMOOTH = 1e-5
 # config keys of the weights whose terms read the teacher's logits; its embedding
-LOGIT_KEYS = ("beta", "boundary", "cwd", "dist_intra", "dist_inter")
+GATED_KEYS = ("beta", "boundary")
+LOGIT_KEYS = (*GATED_KEYS, "cwd", "dist_intra", "dist_inter")
 FEATURE_KEYS = ("gamma", "mgd")
 STUDENT_CHANNELS = {NECK: 48, BACKBONE: 192}
 
@@ -180,7 +181,8 @@ class DistillationLoss(nn.Module):
         teacher_channels: of the teacher's embedding.
 
     Raises:
-        ValueError: an option out of range, all weights 0, a term that is void for two classes, or an unknown mode.
+        ValueError: an option out of range, all weights 0, a term that is void for two classes, a gate or a teacher_temperature
+            that no term of the teacher reads, or an unknown mode.
     """
 
     def __init__(
@@ -221,6 +223,7 @@ class DistillationLoss(nn.Module):
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.gate, self.gate_confidence = gate, gate_confidence
         self.boundary_width, self.mask_ratio = boundary_width, mask_ratio
+        check_use(weights, gate, teacher_temperature)
         extras = {key: weight for key, weight in extras.items() if weight > 0}
         self.weights = {"alpha": alpha, "beta": beta, "gamma": gamma, **extras}
         self.terms_type = namedtuple("LossTerms", (*LossTerms._fields, *extras)) if extras else LossTerms
@@ -349,6 +352,21 @@ def check_weights(temperature: float, weights: dict[str, float]) -> None:
             raise ValueError(f"{name} must not be negative, got {value}; pass --distillation::{name} 0 to switch its term off.")
     if not any(weights.values()):
         raise ValueError("alpha, beta and gamma are all 0, so there is nothing to learn; pass --distillation::alpha 0.5.")
+
+
+def check_use(weights: dict[str, float], gate: str, teacher_temperature: float) -> None:
+    """Refuse a gate and a teacher_temperature that change nothing; a control, without a term of the teacher, may keep both."""
+    on = [name for name in LOGIT_KEYS + FEATURE_KEYS if weights[name] > 0]
+    if on and gate != NONE and not {*on} & {*GATED_KEYS}:
+        raise ValueError(
+            f"distillation::gate is {gate}, but it gates only {' and '.join(GATED_KEYS)}, which are 0, and not {', '.join(on)}; "
+            "pass --distillation::gate none or --distillation::beta 0.5."
+        )
+    if on and teacher_temperature != 1 and not {*on} & {*LOGIT_KEYS}:
+        raise ValueError(
+            f"distillation::teacher_temperature is {teacher_temperature}, but no term reads the teacher's logits, only its embedding "
+            f"({', '.join(on)}); pass --distillation::teacher_temperature 1.0 or --distillation::beta 0.5."
+        )
 
 
 def check_mode(mode: str, views: int) -> None:

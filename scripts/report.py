@@ -332,12 +332,12 @@ def _render_failures(failures: Sequence[Mapping[str, Any]]) -> str:
     rows = [_failure_row(failure) for failure in failures[:MAX_FAILURES]]
     left = len(failures) - len(rows)
     note = f'<p class="note">{left} more are in report.json.</p>' if left else ""
-    return as_table(f"{counted(len(failures), 'failure')}", ["Case", "Arm", "Seed", "Reason", "Image"], {"": rows}, "texts") + note
+    return as_table(f"{counted(len(failures), 'failure')}", ["Image", "Arm", "Seed", "Reason"], {"": rows}, "texts") + note
 
 
 def _failure_row(failure: Mapping[str, Any]) -> list[str]:
-    seed, reason, image = (as_text(failure.get(key)) for key in ("seed", "reason", "image"))
-    return [as_text(failure.get("case")), arm_name(failure.get("arm", "")), seed, reason, f"<code>{image}</code>"]
+    image, seed, reason = (as_text(failure.get(key)) for key in ("case", "seed", "reason"))
+    return [f"<code>{image}</code>", arm_name(failure.get("arm", "")), seed, reason]
 
 
 def _render_settings(about: Mapping[str, Any]) -> str:

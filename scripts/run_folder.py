@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-LAST_CHECKPOINT, MODELS, LAUNCH = "last.pt", "models", "launch.txt"
+LAST_CHECKPOINT, BEST, MODELS, LAUNCH = "last.pt", "best_epoch", "models", "launch.txt"
 
 
 class RunFolder:
@@ -68,7 +68,7 @@ class RunFolder:
         Raises:
             FileNotFoundError: no validation has run yet.
         """
-        found = sorted(self.models.glob("best_epoch*"), key=lambda path: path.stat().st_mtime)
+        found = sorted(self.models.glob(f"{BEST}*"), key=lambda path: path.stat().st_mtime)
         if not found:
             raise FileNotFoundError(f"{self.models} holds no best_epoch* file: no validation has ended in this run yet.")
         return found[-1]

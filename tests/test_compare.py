@@ -14,6 +14,7 @@ from eval import arms
 from eval import compare as program
 from eval.arms import Plan, build_arm, parse_overrides, train_arm
 from eval.compare import main, teacher_seeds, train_some
+from scripts.evaluation import predict
 from scripts.networks.frozen_teacher import FrozenTeacher
 from scripts.results import read_rows, table
 from scripts.trainer import DistillationTrainer
@@ -205,6 +206,21 @@ def test_evaluated_student_has_the_weights_of_its_file(overrides, tmp_path):
     assert all(torch.equal(value, saved[key]) for key, value in arm.network.state_dict().items())
 
 
+def test_teacher_is_measured_by_the_logits_that_it_teaches(overrides, tmp_path):
+    """With another size than the student's, too: it gets the student's image and resizes that."""
+    plan = Plan(("configs/train.json",), {**overrides, "data::img_size": 96}, tmp_path)
+    arm = build_arm(plan, "teacher", 0, overrides["teacher::lora_checkpoint"])
+    parser = plan.workflow("student", 0, {"test::dataset::data": "$@data.validation"}).parser
+    whole = parser.get_parsed_content("test::dataset")[0]["image"]
+    taught = parser.get_parsed_content("validate::dataset")[0]["image"]
+    teacher = parser.get_parsed_content("teacher")
+    teacher.load()
+    assert (arm.img_size, taught.shape[-1], teacher.img_size) == (96, 96, 64)
+    with torch.inference_mode():
+        expected = torch.nn.functional.interpolate(teacher(taught[None]).logits, size=whole.shape[-2:], mode="bilinear")[0]
+    assert torch.equal(predict(arm.network, whole, arm.img_size, "cpu"), expected)
+
+
 def test_teacher_is_on_its_device_before_its_weights_are_read(overrides, tmp_path, monkeypatch):
     """The device decides whether they are kept in bf16."""
     devices = []
@@ -268,6 +284,23 @@ def test_start_that_no_epoch_is_better_than_stays_the_arms_checkpoint(arguments,
     assert control["checkpoint"] == state["arms"]["control"]["0"]["checkpoint"] and control["val_dice"] == 1.5
     about = json.loads((tmp_path / "on" / "report.json").read_text())["about"]
     assert "no epoch better than the start, which is kept" in about["control, seed 0"]
+
+
+def test_report_names_trained_seeds_that_it_leaves_out_and_tells_the_runs_of_given_files(arguments, trained, tmp_path):
+    assert main([*arguments, "--train", "control", "student"]) == 0
+    state = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
+    at = arguments.index("--seeds")
+    assert main([*arguments[:at], "--seeds", "1", *arguments[at + 3 :]]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    left = "Trained here and not evaluated: control, seed 0; student, seed 0. Seeds chosen after their training are no fair sample."
+    assert left in report["warnings"] and report["arms"]["student"]["num_seeds"] == 1
+
+    arguments[1] = str(tmp_path / "again")
+    assert main([*arguments, "--checkpoint", f"control:1={state['control']['1']['checkpoint']}"]) == 0
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    told = again["about"]["control, seed 1"]
+    assert told == report["about"]["control, seed 1"] and " 1 epochs, " in told
+    assert again["curves"]["control"] == report["curves"]["control"] and again["arms"]["control"] == report["arms"]["control"]
 
 
 def test_seed_is_added_to_a_continued_comparison_before_its_evaluation(arguments, trained, tmp_path):

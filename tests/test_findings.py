@@ -43,7 +43,8 @@ def test_millimeters_take_the_place_of_pixels_where_all_cases_have_them():
 def test_arms_on_other_cases_are_told_apart_but_not_compared():
     rows = [row(case) for case in range(4)] + [row(case, "control") for case in range(1, 5)]
     report = compile_report(rows, {}, "A")
-    assert set(report["arms"]) == {"student", "control"} and report["comparisons"] == [] and report["subgroups"] == []
+    assert set(report["arms"]) == set(report["areas"]) == {"student", "control"}
+    assert report["comparisons"] == [] and report["subgroups"] == []
     assert any("4.png" in warning for warning in report["warnings"])
 
 
@@ -79,13 +80,23 @@ def test_classes_have_figures_of_their_own():
 def test_problems_and_unknown_patients_are_warnings():
     rows = [row(case, patient="") for case in range(4)]
     warnings = compile_report(rows, {}, "A", problems=["the control is lost"])["warnings"]
-    assert warnings[0] == "the control is lost" and any("patient" in warning for warning in warnings)
-    assert any("one seed" in warning or "seed" in warning for warning in warnings)
+    assert warnings[0] == "the control is lost" and any("4 of 4 cases without a patient" in warning for warning in warnings)
+    assert "Arm student has one seed: the spread between seeds is unknown." in warnings
 
 
 def test_empty_calibration_is_left_out_of_the_report_and_does_not_end_it():
-    assert compile_report([row(case) for case in range(3)], {}, "A")["calibration"] == {}
-    assert isinstance(Reliability(), Reliability)
+    report = compile_report([row(case) for case in range(3)], {"student": Reliability()}, "A")
+    assert report["calibration"] == {} and any("no cases to summarize" in warning for warning in report["warnings"])
+
+
+def test_groups_are_of_few_values_or_of_numbers_and_one_with_many_texts_is_told():
+    columns = [{"side": "lr"[case % 2], "scanner": f"s{case % 9}", "age": 20 + case, "note": f"n{case}"} for case in range(30)]
+    report = compile_report([row(case, **columns[case]) for case in range(30)], {}, "A")
+    groups = [(found["column"], found["group"]) for found in report["subgroups"] if found["column"] != "lesion size"]
+    assert groups == [("side", "l"), ("side", "r"), ("age", "20 to 29"), ("age", "30 to 39"), ("age", "40 to 49")]
+    assert [text for text in report["warnings"] if text.startswith("Column")] == [
+        "Column scanner has 9 values, more than 8: it makes no subgroups."
+    ]
 
 
 def test_failures_are_the_worst_first_with_the_reason():
@@ -94,6 +105,18 @@ def test_failures_are_the_worst_first_with_the_reason():
     ]  # fmt: skip
     assert [(found["case"], found["reason"]) for found in list_failures(rows)] == [
         ("2.png", "a class was missed"), ("3.png", "found what is not there"), ("1.png", "Dice 0.300"),
+    ]  # fmt: skip
+
+
+def test_class_of_several_that_is_missed_or_made_up_is_a_failure_at_any_mean():
+    rows = [
+        row(0, dice=0.6, one_empty=1, empty_prediction=1),
+        row(1, dice=0.5, one_empty=1, empty_label=2, empty_prediction=1, both_empty=1),  # one found that is not there, one rightly empty
+        row(2, dice=0.9, empty_label=1, empty_prediction=1, both_empty=1),
+        row(3, dice=0.2, one_empty=2, empty_label=1, empty_prediction=1),
+    ]
+    assert [(found["case"], found["reason"]) for found in list_failures(rows)] == [
+        ("3.png", "a class was missed, found what is not there"), ("1.png", "found what is not there"), ("0.png", "a class was missed"),
     ]  # fmt: skip
 
 

@@ -327,6 +327,10 @@ def test_settings_are_what_is_in_force():
     assert DistillationLoss(gate="both").settings == {**plain, "gate": "both", "gate_confidence": 0.9}
 
 
+def test_control_may_keep_the_gate_and_temperature_of_the_students_config():
+    assert not DistillationLoss(alpha=1.0, beta=0.0, gate="both", teacher_temperature=1.3).needs_teacher
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -347,9 +351,12 @@ def test_settings_are_what_is_in_force():
         ({"teacher_temperature": 0}, "teacher_temperature must be positive, got 0"),
         ({"features": "head"}, "features must be neck or backbone, got 'head'"),
         ({"dist_inter": 1.0}, "dist_inter is 1.0, but it is void for two classes"),
+        ({"gate": "agreement", "beta": 0, "gamma": 1.0}, "gate is agreement, but it gates only beta and boundary, which are 0, and not gamma"),
+        ({"gate": "confidence", "beta": 0, "cwd": 0.1}, "which are 0, and not cwd; pass --distillation::gate none"),
+        ({"teacher_temperature": 2.0, "beta": 0, "mgd": 0.1}, "teacher_temperature is 2.0, but no term reads the teacher's logits"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, message):
+def test_settings_out_of_range_and_without_effect_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DistillationLoss(**settings)
 

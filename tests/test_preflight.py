@@ -15,7 +15,7 @@ def report(difference, low, high, confident_errors=0.1, num_patients=40):
     dices = {"teacher": 0.8, "control": 0.8 + difference}
     return {
         "comparisons": [{"metric": "dice", "difference": difference, "low": low, "high": high, "num_patients": num_patients}],
-        "arms": {arm: {"metrics": {"dice": {"mean": dice}}} for arm, dice in dices.items()},
+        "arms": {arm: {"metrics": {"dice": {"mean": dice}}, "counts": {"empty_prediction": 3}} for arm, dice in dices.items()},
         "calibration": {"teacher": {"ece": 0.02, "accuracy": 0.95, "confident_errors": confident_errors}},
         "warnings": [],
     }
@@ -26,6 +26,7 @@ def test_better_teacher_is_a_go_without_advice():
     assert (found["decision"], found["advice"]) == ("go", []) and "better than the control" in found["reason"]
     assert (found["difference"], found["low"], found["high"]) == (0.1, 0.05, 0.15)
     assert describe(found).splitlines()[-1].startswith("GO: the teacher is better")
+    assert "empty predictions: 3 and 3" in describe(found)
 
 
 def test_worse_teacher_is_no_go():

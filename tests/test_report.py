@@ -135,7 +135,7 @@ def full_report(arms=("teacher", "student")):
         "calibration": {arm: reliability(rng) for arm in arms},
         "areas": {arm: areas(rng, 40.0 * i - 60) for i, arm in enumerate(arms)},
         "failures": [
-            {"case": name, "arm": "student", "seed": 0, "reason": "nothing predicted", "image": f"Images/{name}.png"}
+            {"case": name, "arm": "student", "seed": 0, "reason": "nothing predicted"}
             for name in ("bus_0001-r", "bus_0017-l", "bus_0480-l")
         ],
         "curves": {arm: {str(seed): curves(rng, arm) for seed in range(2)} for arm in arms},
@@ -245,7 +245,7 @@ def test_texts_are_escaped(tmp_path):
         "calibration": {evil: reliability(np.random.default_rng(0))},
         "subgroups": [{"column": evil, "group": evil, "num_cases": 1, "arms": {evil: metric(0.8)}}],
         "areas": {evil: {"unit": evil, "bias": 0.0, "low": -1.0, "high": 1.0, "points": [[1.0, 0.0]], "cases": [evil]}},
-        "failures": [{"case": evil, "arm": evil, "seed": evil, "reason": evil, "image": evil}],
+        "failures": [{"case": evil, "arm": evil, "seed": evil, "reason": evil}],
         "curves": {evil: {evil: {"task": [1.0, 0.5]}}},
     }  # fmt: skip
     folder = tmp_path / "panels"
@@ -338,7 +338,7 @@ def test_one_seed_says_that_the_spread_is_unknown(tmp_path):
 
 
 def test_long_lists_of_failures_are_cut_and_told(tmp_path):
-    failures = [{"case": f"c{i:05d}", "arm": "student", "seed": 0, "reason": "r", "image": "i"} for i in range(1000)]
+    failures = [{"case": f"c{i:05d}", "arm": "student", "seed": 0, "reason": "r"} for i in range(1000)]
     text = page_of({"failures": failures}, tmp_path)
     assert "c00199" in text and "c00200" not in text and "800 more are in report.json." in text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -45,10 +45,8 @@ class CacheFill:
         for index in range(min(self.num_panels, len(self.panels)) if self.panels is not None else 0):
             yield self.panels[index][CommonKeys.IMAGE]
         arguments = self.evaluation.keywords if self.evaluation is not None else {}
-        for name, network in arguments.get("networks", {}).items():
-            if network is self.teacher:
-                size = arguments["img_size"][name] if isinstance(arguments["img_size"], Mapping) else arguments["img_size"]
-                yield from _resized(arguments["dataset"], size)
+        if any(network is self.teacher for network in arguments.get("networks", {}).values()):
+            yield from _resized(arguments["dataset"], arguments["img_size"])
 
 
 def _resized(dataset: Dataset, img_size: int) -> Iterator[torch.Tensor]:
