@@ -38,7 +38,7 @@ TEACHER, CONTROL, STUDENT = "teacher", "control", "student"
 OVERLAYS = {TEACHER: ("train_teacher.json",), CONTROL: ("train_student.json",), STUDENT: ()}
 # what a user sets for the students does not hold for the teacher's fine-tuning, and the control has no teacher
 TEACHER_SECTIONS = ("data", "teacher", "hardware")
-STUDENT_ALONE = ("data::img_size", "teacher::cache_dir", "teacher::lora_checkpoint")
+STUDENT_ALONE = ("teacher::cache_dir", "teacher::lora_checkpoint")
 WHERE = ("_meta_", "bundle_root", "run_folder", "hardware")  # of a configuration, not what is trained
 DATA_OF_DISTILLATION = ("distillation::mode", "distillation::views")  # they decide which views an image has
 
@@ -274,10 +274,11 @@ def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:
 
 
 def describe_file(checkpoint: str) -> dict[str, Any]:
-    """What `train_arm` returns, of the best checkpoint of a run that lies in its folder; of any other file its path alone."""
-    run = Path(checkpoint).parent.parent
-    found = _progress(run) if Path(checkpoint).name.startswith(BEST) else {}
-    return {"checkpoint": checkpoint, **({"run": str(run), **found} if found else {})}
+    """What `train_arm` returns, of the best checkpoint in a run's folder; of any other file its path alone."""
+    path, run = Path(checkpoint), Path(checkpoint).parent.parent
+    found = _progress(run)
+    is_best = path.name.startswith(BEST) and f"_dice{found.get('val_dice') or 0:.4f}" in path.name
+    return {"checkpoint": checkpoint, **({"run": str(run), **found} if is_best else {})}
 
 
 def _progress(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """The figures of the model card: docs/README.md holds these lines of the results files, and a test compares them.
 
-    python -m eval.card eval/results/busbra.json
+    python -m eval.card eval/results/busbra.json [MORE ...]
+
+With several files the tables of the first, and one with a row a file.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +24,7 @@ ARMS = (TEACHER, CONTROL, STUDENT)
 COUNTS = {"empty_prediction": "empty predictions", "one_empty": "exactly one mask empty"}  # of a class
 TITLES = {"dice": "Dice", "iou": "IoU", "ece": "ECE, mean of the images", "pixel_accuracy": "pixel accuracy"}
 LENGTHS = ("hd95", "hd95_mm")  # in pixels or mm, one digit
+CHECKPOINT = re.compile(r"best_epoch(?P<epoch>\d+)_dice(?P<dice>[\d.]+)\.")
 PAIRS = ((STUDENT, CONTROL), (STUDENT, TEACHER), (CONTROL, TEACHER))
 FOREIGN = ("side", "official_fold", "upstream_split")  # columns that the card has nothing to say about
 
@@ -28,13 +32,15 @@ FOREIGN = ("side", "official_fold", "upstream_split")  # columns that the card h
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
     parser = argparse.ArgumentParser(prog="python -m eval.card", description=__doc__.splitlines()[0])
-    parser.add_argument("report", type=Path, help="report.json of a comparison, or its copy in eval/results")
+    parser.add_argument("reports", type=Path, nargs="+", help="report.json of a comparison, or its copy in eval/results")
     options = parser.parse_args(arguments)
     try:
-        report = read_json(options.report, "the report of a finished comparison")
+        reports = {path.stem: read_json(path, "the report of a finished comparison") for path in options.reports}
+        report = next(iter(reports.values()))
+        parts = [metric_table(report), difference_lines(report), subgroup_table(report), calibration_lines(report)]
+        parts += [overview(reports)] if len(reports) > 1 else []
     except Exception as error:
         return report_error("card", error)
-    parts = metric_table(report), difference_lines(report), subgroup_table(report), calibration_lines(report)
     print("\n\n".join("\n".join(lines) for lines in parts if lines))
     return 0
 
@@ -42,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
 def metric_table(report: Mapping[str, Any]) -> list[str]:
     """Markdown: a row a metric with its interval, Dice of each class, and empty masks; a column an arm."""
     arms = [arm for arm in ARMS if arm in report["arms"]]
+    if not arms:
+        raise ValueError(f"the report has none of the arms {', '.join(ARMS)}; take that of a comparison.")
     known = [report["arms"][arm]["metrics"] for arm in arms]
     names = [name for metric in (*METRICS, "ece") for name in (metric, f"{metric}_mm")]
     names += sorted(name for name in known[0] if name.startswith("dice_class"))
@@ -52,7 +60,7 @@ def metric_table(report: Mapping[str, Any]) -> list[str]:
 
 def difference_lines(report: Mapping[str, Any]) -> list[str]:
     """Markdown: what each pair of arms differs by in Dice, and the share of its teacher's Dice that the student keeps."""
-    found = {(row["arm"], row["reference"]): row for row in report["comparisons"] if row["metric"] == "dice"}
+    found = _dice_differences(report)
     lines = [
         f"- {arm} less {reference}: Dice {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], p {row['p_value']:.2g}: "
         f"{row['verdict']}."
@@ -63,6 +71,11 @@ def difference_lines(report: Mapping[str, Any]) -> list[str]:
         dice = {arm: report["arms"][arm]["metrics"]["dice"]["mean"] for arm in (TEACHER, STUDENT)}
         lines.append(f"- The student keeps {dice[STUDENT] / dice[TEACHER]:.1%} of its teacher's Dice.")
     return lines
+
+
+def _dice_differences(report: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Of the Dice, by arm and reference."""
+    return {(row["arm"], row["reference"]): row for row in report["comparisons"] if row["metric"] == "dice"}
 
 
 def subgroup_table(report: Mapping[str, Any]) -> list[str]:
@@ -78,20 +91,45 @@ def subgroup_table(report: Mapping[str, Any]) -> list[str]:
 
 def calibration_lines(report: Mapping[str, Any]) -> list[str]:
     """Markdown: of each arm the ECE of all pixels and how sure it is where it is wrong, failures, and lesion areas."""
-    lines = []
-    for arm in ARMS:
-        if arm not in report["arms"]:
-            continue
-        failures = sum(row["arm"] == arm for row in report["failures"])
-        lines.append(f"- {arm}: {failures} failures")
-        if calibration := report["calibration"].get(arm):
-            lines[-1] += f", ECE of all pixels {calibration['ece']:.3f}, {calibration['confident_errors']:.0%} of the wrong ones with "
-            lines[-1] += "confidence above 0.9"
-        if area := report["areas"].get(arm):
-            lines[-1] += f"; lesion area, predicted less true: bias {area['bias']:.0f} pixels, limits of agreement {area['low']:.0f} to "
-            lines[-1] += f"{area['high']:.0f}"
-        lines[-1] += "."
-    return lines
+    return [_calibration_line(arm, report) for arm in ARMS if arm in report["arms"]]
+
+
+def _calibration_line(arm: str, report: Mapping[str, Any]) -> str:
+    told = [f"{sum(row['arm'] == arm for row in report['failures'])} failures"]
+    if found := report["calibration"].get(arm):
+        told.append(f"ECE of all pixels {found['ece']:.3f}, {found['confident_errors']:.0%} of the wrong ones with confidence above 0.9")
+    if area := report["areas"].get(arm):
+        limits = f"limits of agreement {area['low']:.0f} to {area['high']:.0f}"
+        told.append(f"lesion area, predicted less true: bias {area['bias']:.0f} {area['unit']}, {limits}")
+    return f"- {arm}: {'; '.join(told)}."
+
+
+def overview(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Markdown: a row a comparison with the validation and test Dice of its control and student, each of one seed.
+
+    Args:
+        reports: by name; of comparisons with all three arms.
+
+    Raises:
+        ValueError: an arm misses, or its checkpoint's name does not say what it had on the validation list.
+    """
+    head = ["", "validation Dice of control, student", "test Dice", "gain over the control", "of the teacher's"]
+    return _table(head, [[f"`{name}`", *_overview_cells(name, report)] for name, report in reports.items()])
+
+
+def _overview_cells(name: str, report: Mapping[str, Any]) -> list[str]:
+    gain = _dice_differences(report).get((STUDENT, CONTROL))
+    told = [about for arm in (CONTROL, STUDENT) for key, about in report["about"].items() if key.startswith(f"{arm}, seed ")]
+    known = [CHECKPOINT.search(about) for about in told]
+    if not gain or TEACHER not in report["arms"] or len(known) != 2 or not all(known):
+        raise ValueError(f"{name} is no comparison of {', '.join(ARMS)} with one seed, whose students were trained there.")
+    dice = {arm: report["arms"][arm]["metrics"]["dice"]["mean"] for arm in ARMS}
+    return [
+        ", ".join(f"{found['dice']} (epoch {int(found['epoch'])})" for found in known),
+        f"{dice[CONTROL]:.3f}, {dice[STUDENT]:.3f}",
+        f"{gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+        f"{dice[STUDENT] / dice[TEACHER]:.1%}",
+    ]
 
 
 def _title(name: str) -> str:

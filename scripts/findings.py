@@ -141,25 +141,27 @@ def _subgroups(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[dict[
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[str]:
-    """Columns of the datalist whose cases are groups: of numbers, or with few values. One with more is told, unless hardly any two
-    cases share a value, which names them and groups nothing."""
+    """Columns of the datalist whose cases are groups: those with few values, and measures. Texts and whole numbers of which most cases
+    have their own name them and group nothing; other texts with many values are told."""
     own = {"case", "patient", "arm", "seed"}
     names = dict.fromkeys(key for row in rows for key in row if key not in own and not is_measured(key))
     num_cases = len({row["case"] for row in rows})
     found = []
     for name in names:
         values = {row.get(name) for row in rows}
-        numeric = all(is_missing(value) or parse_number(value) is not None for value in values)
-        if 1 < len(values) and (numeric or len(values) <= MOST_GROUPS):
+        numbers = [parse_number(value) for value in values if not is_missing(value)]
+        numeric, shared = None not in numbers, len(values) <= num_cases / 2
+        measured = numeric and (shared or any(number % 1 for number in numbers))
+        if 1 < len(values) and (measured or len(values) <= MOST_GROUPS):
             found.append(name)
-        elif MOST_GROUPS < len(values) <= num_cases / 2:
+        elif shared and not numeric:
             told.append(f"Column {name} has {len(values)} values, more than {MOST_GROUPS}: it makes no subgroups.")
     return found
 
 
 def list_failures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Case (the image's file), arm, seed and reason of what an arm failed, the worst first: a class not found, one found that is not
-    there, or a low Dice. With several classes the first two can happen at any mean Dice."""
+    """Case (the image's file), arm, seed and reason of what an arm failed, the worst first: a class without a pixel that should have
+    some, one with pixels that should have none, or a low Dice. With several classes the first two can happen at any mean Dice."""
     failed = [(row, reason) for row in rows if (reason := _failure(row))]
     return [
         {**{key: row[key] for key in ("case", "arm", "seed")}, "reason": reason}

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import ROOT
 
-from eval.card import calibration_lines, difference_lines, main, metric_table, subgroup_table
+from eval.card import calibration_lines, difference_lines, main, metric_table, overview, subgroup_table
 
 RESULTS = ROOT / "eval" / "results"
 
@@ -14,13 +14,25 @@ def results(name):
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def card():
+    return (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "parts"), [("busbra", (metric_table, difference_lines, subgroup_table, calibration_lines)), ("usgra", (metric_table, difference_lines))]
 )
 def test_card_holds_the_figures_of_the_results(name, parts):
-    card, report = (ROOT / "docs" / "README.md").read_text(encoding="utf-8").splitlines(), results(name)
-    lines = [line for part in parts for line in part(report)]
-    assert len(lines) > 12 and [line for line in lines if line not in card] == []
+    for part in parts:
+        block = "\n".join(part(results(name)))
+        assert f"\n\n{block}\n\n" in card()  # and no further row
+
+
+def test_card_holds_every_reading_of_the_test_list_and_the_preflight():
+    names = ("busbra_part1", "busbra_part2", "busbra_part3", "busbra")
+    assert "\n\n" + "\n".join(overview({name: results(name) for name in names})) + "\n\n" in card()
+    found = results("preflight_busbra")
+    assert f"{found['decision']}, {found['difference']:+.3f} Dice [{found['low']:+.3f}, {found['high']:+.3f}]" in card()
+    assert f"calibrating temperature {found['temperature']:.2f}" in card()
 
 
 def test_readme_repeats_the_dice_of_the_shared_student():
@@ -46,5 +58,22 @@ def test_report_of_one_arm_has_its_table_and_no_differences(tmp_path, capsys):
     assert main([str(tmp_path / "report.json")]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("|  | control |") and "less" not in printed and "- control: " in printed
-    assert main([str(tmp_path / "none.json")]) == 1
-    assert "none.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"arms": {}}, "none of the arms"), ({"about": {}}, "report is no comparison of teacher, control, student with one seed"), (None, "none.json")],
+)
+def test_file_that_has_no_comparison_is_refused(tmp_path, capsys, change, message):
+    path = tmp_path / ("report.json" if change else "none.json")
+    if change:
+        path.write_text(json.dumps({**results("busbra"), **change}))
+    assert main([str(path), str(RESULTS / "busbra.json")]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_areas_are_told_in_the_unit_of_the_report():
+    report = results("busbra")
+    report["areas"]["student"]["unit"] = "mm2"
+    told = calibration_lines(report)
+    assert "mm2, limits" in told[-1] and "pixels, limits" in told[0]

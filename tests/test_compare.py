@@ -393,7 +393,7 @@ def test_control_keeps_the_views_and_drops_the_rest_of_the_distillation(override
     assert control["frozen_teacher"] is None and control["distillation::beta"] == 0
     assert not control.get_parsed_content("distillation").needs_teacher and student.get_parsed_content("distillation").needs_teacher
     assert (student["distillation::gamma"], student["training::seed"]) == (1.0, 5)
-    assert teacher["training::lr"] != 0.25 and teacher["data::img_size"] == "@teacher::img_size"
+    assert teacher["training::lr"] != 0.25 and teacher["data::img_size"] == student["data::img_size"] == 64
 
 
 def test_missing_checkpoint_leaves_its_arm_out_and_the_report_tells_the_rest(arguments, lora_checkpoint, tmp_path, capsys):

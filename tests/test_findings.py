@@ -90,10 +90,14 @@ def test_empty_calibration_is_left_out_of_the_report_and_does_not_end_it():
 
 
 def test_groups_are_of_few_values_or_of_numbers_and_one_with_many_texts_is_told():
-    columns = [{"side": "lr"[case % 2], "scanner": f"s{case % 9}", "age": 20 + case, "note": f"n{case}"} for case in range(30)]
+    columns = [
+        {"side": "lr"[case % 2], "scanner": f"s{case % 9}", "age": 20 + case // 2, "depth": 1.5 + case, "note": f"n{case}", "video": case}
+        for case in range(30)
+    ]
     report = compile_report([row(case, **columns[case]) for case in range(30)], {}, "A")
     groups = [(found["column"], found["group"]) for found in report["subgroups"] if found["column"] != "lesion size"]
-    assert groups == [("side", "l"), ("side", "r"), ("age", "20 to 29"), ("age", "30 to 39"), ("age", "40 to 49")]
+    ages, depths = ("20 to 24", "25 to 29", "30 to 34"), ("1.5 to 10.5", "11.5 to 20.5", "21.5 to 30.5")
+    assert groups == [("side", "l"), ("side", "r"), *(("age", age) for age in ages), *(("depth", depth) for depth in depths)]
     assert [text for text in report["warnings"] if text.startswith("Column")] == [
         "Column scanner has 9 values, more than 8: it makes no subgroups."
     ]

@@ -595,8 +595,10 @@ def panels_every_epoch():
     return {f"train::handlers::{number}::interval": 1}
 
 
-def test_complete_cache_serves_panels_and_final_evaluation_too(overrides, run_folder):
-    overrides = {**overrides, **panels_every_epoch(), "distillation::mode": "warp"}
+@pytest.mark.parametrize("img_size", [64, 96])
+def test_complete_cache_serves_panels_and_final_evaluation_too(overrides, run_folder, img_size):
+    """At the teacher's own size and at another."""
+    overrides = {**overrides, **panels_every_epoch(), "data::img_size": img_size, "distillation::mode": "warp"}
     run(overrides)
     flow = run({**overrides, "training::seed": 1, "run_folder::timestamp": "two"})
     second = run_folder.parent / "two"

@@ -21,10 +21,10 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from ..files import atomic_path
+from ..run_folder import BEST, LAST_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 
-LAST, BEST = "last.pt", "best_epoch"
 SHOWN = 80  # characters of a setting in a message
 
 
@@ -139,7 +139,7 @@ class Checkpoints:
             self._save_best(epoch, float(best.best_metric))
         content = {name: state.state_dict() for name, state in self.states.items()}
         content["progress"] = self._progress(epoch)
-        save_atomically(content, self.folder / LAST)
+        save_atomically(content, self.folder / LAST_CHECKPOINT)
         if epoch % self.interval == 0:
             save_atomically(content, self.folder / f"checkpoint_epoch{epoch:03d}.pt")
 
@@ -195,7 +195,7 @@ class Checkpoints:
                 f"training::resume: {self.resume} has completed {epoch} epochs of {max_epochs}; "
                 "pass a higher --training::num_epochs to go on."
             )
-        last = self.resume.parent / LAST
+        last = self.resume.parent / LAST_CHECKPOINT
         newest = _load(last, mmap=True)["progress"]["epoch"] if last.is_file() else epoch
         if epoch < newest:
             raise ValueError(
