@@ -154,7 +154,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[str]:
         measured = numeric and (shared or any(number % 1 for number in numbers))
         if 1 < len(values) and (measured or len(values) <= MOST_GROUPS):
             found.append(name)
-        elif shared and not numeric:
+        elif shared and len(values) > MOST_GROUPS:
             told.append(f"Column {name} has {len(values)} values, more than {MOST_GROUPS}: it makes no subgroups.")
     return found
 

@@ -91,7 +91,8 @@ def test_empty_calibration_is_left_out_of_the_report_and_does_not_end_it():
 
 def test_groups_are_of_few_values_or_of_numbers_and_one_with_many_texts_is_told():
     columns = [
-        {"side": "lr"[case % 2], "scanner": f"s{case % 9}", "age": 20 + case // 2, "depth": 1.5 + case, "note": f"n{case}", "video": case}
+        {"side": "lr"[case % 2], "scanner": f"s{case % 9}", "age": 20 + case // 2, "depth": 1.5 + case}
+        | {"note": f"n{case}", "video": case, "hospital": "A"}  # no groups
         for case in range(30)
     ]
     report = compile_report([row(case, **columns[case]) for case in range(30)], {}, "A")
