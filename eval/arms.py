@@ -24,16 +24,15 @@ from filelock import FileLock, Timeout
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import nn
 
-from scripts.config_check import check_config, find_user_error
-from scripts.evaluation import Arm
+from scripts.evaluation.evaluate import Arm
 from scripts.networks.tinyusfm import load_trained_student
-from scripts.run_folder import BEST, LAST_CHECKPOINT
-
-from .settings import ROOT
+from scripts.run.config_check import check_config, find_user_error
+from scripts.run.run_folder import BEST, LAST_CHECKPOINT
+from scripts.utils.files import BUNDLE_ROOT
 
 logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of what is meant, at every arm
 
-CONFIGS = ROOT / "configs"
+CONFIGS = BUNDLE_ROOT / "configs"
 TEACHER, CONTROL, STUDENT = "teacher", "control", "student"
 OVERLAYS = {TEACHER: ("train_teacher.json",), CONTROL: ("train_student.json",), STUDENT: ()}
 # what a user sets for the students does not hold for the teacher's fine-tuning, and the control has no teacher
@@ -75,7 +74,7 @@ class Plan:
         overlays = [str(CONFIGS / name) for name in OVERLAYS[arm]]
         extra = {TEACHER: self.teacher_config, STUDENT: self.student_config}.get(arm, ())
         fixed = {
-            "bundle_root": str(ROOT),
+            "bundle_root": str(BUNDLE_ROOT),
             "training::seed": seed,
             "run_folder::root": str(self.output_dir / "runs"),
             "run_folder::timestamp": f"{arm}_seed{seed}",

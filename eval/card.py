@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.evaluation.results import UNITS
 from scripts.metrics import METRICS
-from scripts.results import UNITS
 
 from .arms import CONTROL, STUDENT, TEACHER, report_error
 from .publish import read_json

@@ -26,12 +26,13 @@ from typing import Any
 from filelock import FileLock
 from monai.utils import set_determinism
 
-from scripts.config_check import find_user_error
-from scripts.evaluation import Arm, CaseDrawer, Evaluation, evaluate, write_report_with_cases
-from scripts.files import atomic_path
-from scripts.findings import compile_report, read_curves
-from scripts.report import write_report
-from scripts.results import TABLE, read_rows, table
+from scripts.evaluation.evaluate import Arm, CaseDrawer, Evaluation, evaluate, write_report_with_cases
+from scripts.evaluation.results import TABLE, read_rows, table
+from scripts.report.findings import compile_report, read_curves
+from scripts.report.sections import write_report
+from scripts.run.config_check import find_user_error
+from scripts.utils.files import atomic_path
+from scripts.utils.machine import describe_machine, git_revision, without_folders
 
 from .arms import (
     CONTROL,
@@ -49,7 +50,6 @@ from .arms import (
     teacher_file,
     train_arm,
 )
-from .machine import describe_machine, git_revision, without_folders
 
 STATE = "comparison.json"
 ORDER = (TEACHER, CONTROL, STUDENT)

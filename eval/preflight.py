@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from scripts.calibration import TEMPERATURES, fit_temperature
-from scripts.case_table import FEW_PATIENTS
-from scripts.evaluation import Arm, evaluate, predict
-from scripts.files import atomic_path
-from scripts.findings import compile_report
-from scripts.report import write_report
+from scripts.evaluation.calibration import TEMPERATURES, fit_temperature
+from scripts.evaluation.case_table import FEW_PATIENTS
+from scripts.evaluation.evaluate import Arm, evaluate, predict
+from scripts.report.findings import compile_report
+from scripts.report.sections import write_report
+from scripts.utils.files import atomic_path
 
 from .arms import CONTROL, TEACHER, Plan, build_arm, check_plan, parse_run, report_error
 

@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from scripts.evaluation import Arm, evaluate
-from scripts.files import atomic_path
+from scripts.evaluation.evaluate import Arm, evaluate
 from scripts.networks.tinyusfm import load_trained_student
+from scripts.utils.files import BUNDLE_ROOT, atomic_path
 
 from .arms import STUDENT, Plan, parse_run, report_error
 from .compare import STATE
-from .settings import ROOT
 
 MOST_DICE_CHANGE = 0.0005
 METRICS = ("dice", "iou", "hd95", "hd95_mm", "nsd", "nsd_mm", "sensitivity", "specificity", "pixel_accuracy", "ece")
@@ -50,7 +49,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--comparison", type=Path, required=True, help="output_dir of eval.compare")
     parser.add_argument("--seed", type=int, default=0, help="of the student that is shared")
     parser.add_argument("--name", help="of the results file; the comparison's folder name when left out")
-    parser.add_argument("--bundle", type=Path, default=ROOT, help="the bundle to write to")
+    parser.add_argument("--bundle", type=Path, default=BUNDLE_ROOT, help="the bundle to write to")
     options, overrides = parse_run(parser, arguments)
     return options, Plan(options.config_file, overrides, options.comparison.resolve())
 

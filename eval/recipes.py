@@ -22,11 +22,10 @@ from typing import Any
 
 import torch
 
-from scripts.files import atomic_path
+from scripts.utils.files import BUNDLE_ROOT, atomic_path
+from scripts.utils.machine import describe_machine, git_revision, list_versions, without_folders
 
 from .arms import CONTROL, STUDENT, Plan, parse_run, report_error, train_arm
-from .machine import describe_machine, git_revision, list_versions, without_folders
-from .settings import ROOT
 
 RESULTS = "eval/results/recipes.json"
 CONTROL_BASE, BASE = "control, no teacher", "distillation as it is"
@@ -79,7 +78,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--num_images", type=int, default=192, help="of the training list, the first")
-    parser.add_argument("--results", type=Path, default=ROOT / RESULTS)
+    parser.add_argument("--results", type=Path, default=BUNDLE_ROOT / RESULTS)
     options, overrides = parse_run(parser, arguments)
     dataset_dir = overrides.pop("data::dataset_dir", None)
     if not dataset_dir:

@@ -16,7 +16,7 @@ from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
-from .extra_losses import (
+from .loss_terms import (
     BOTH,
     CONFIDENCE,
     NONE,
@@ -29,7 +29,7 @@ from .extra_losses import (
     gate_weight,
     region_mean,
 )
-from .sections import BACKBONE, MODES, NECK, REPLAY, STUDENT_FEATURES
+from .utils.options import BACKBONE, MODES, NECK, REPLAY, STUDENT_FEATURES
 
 SMOOTH = 1e-5
 # config keys of the weights whose terms read the teacher's logits; its embedding

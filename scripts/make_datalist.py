@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from .data.datalist import SPLITS, check_identical_files, check_patients, identical_files
-from .files import atomic_path
+from .utils.files import atomic_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
 _BUSBRA_COLUMNS = {"Pathology": "pathology", "BIRADS": "birads", "Device": "device", "Side": "side"}

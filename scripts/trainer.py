@@ -22,7 +22,7 @@ from monai.utils import CommonKeys as Keys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .distributed import naming_lost_ranks
+from .run.distributed import naming_lost_ranks
 
 logger = logging.getLogger(__name__)
 

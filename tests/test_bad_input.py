@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT, TINY_STUDENT, root_cause, run, workflow
 from PIL import Image
 
-from scripts.config_check import _brief_excepthook
 from scripts.networks.teacher import build_trainable_teacher, export_adapter
 from scripts.networks.tinyusfm import TinyUSFMSeg
+from scripts.run.config_check import _brief_excepthook
 
 LOAD = "scripts.networks.tinyusfm.load_trained_student"
 

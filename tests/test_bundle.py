@@ -214,7 +214,7 @@ def test_command_of_a_readme_is_accepted(words, monkeypatch):
     assert run_id in flow.parser
 
 
-@pytest.mark.parametrize("name", ["scripts.make_datalist", "scripts.export", "scripts.share"])
+@pytest.mark.parametrize("name", ["scripts.make_datalist", "scripts.export.check", "scripts.share.bundle"])
 def test_options_of_a_program_in_a_readme_exist(name):
     found = commands(name)
     assert found
@@ -222,7 +222,7 @@ def test_options_of_a_program_in_a_readme_exist(name):
         importlib.import_module(name)._parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("name", ["eval.compare", "eval.preflight", "eval.publish", "eval.benchmark", "eval.recipes"])
+@pytest.mark.parametrize("name", ["eval.compare", "eval.preflight", "eval.publish", "eval.benchmark.__main__", "eval.recipes"])
 def test_options_of_a_measuring_program_in_a_readme_exist(name, capsys):
     found = commands(name)
     assert found

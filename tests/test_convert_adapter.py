@@ -6,7 +6,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from scripts.convert_adapter import main
-from scripts.networks.adapters import adapter_state, merge_adapter, read_adapter, save_peft_adapter, save_seed_checkpoint
+from scripts.networks.adapters import (
+    adapter_state,
+    merge_adapter,
+    read_adapter,
+    save_peft_adapter,
+    save_seed_checkpoint,
+)
 from scripts.networks.lora import DECODER_ONLY, ENCODER, FULL, add_lora, split_qkv
 from scripts.networks.sam import build_sam
 

@@ -7,7 +7,7 @@ import torch
 from conftest import CONFIGS, TINY_STUDENT, root_cause, run
 from torch.nn import functional as F
 
-from scripts.extra_losses import boundary_mask, cwd_loss, dist_inter_loss, dist_intra_loss, gate_weight
+from scripts.loss_terms import boundary_mask, cwd_loss, dist_inter_loss, dist_intra_loss, gate_weight
 from scripts.losses import DistillationLoss, TaskLoss, class_logits, distill_loss, divergence, resize, shrink
 from scripts.networks.tinyusfm import TinyUSFMSeg
 

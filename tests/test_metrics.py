@@ -7,7 +7,13 @@ import pytest
 import torch
 from monai.data import DataLoader, MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice, get_confusion_matrix
+from monai.metrics import (
+    compute_dice,
+    compute_hausdorff_distance,
+    compute_iou,
+    compute_surface_dice,
+    get_confusion_matrix,
+)
 from monai.transforms import Compose
 from scipy import ndimage
 

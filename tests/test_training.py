@@ -12,9 +12,9 @@ from conftest import ROOT, TINY_STUDENT, root_cause, run, workflow
 from ignite.engine import Events
 from PIL import Image
 
+from scripts.cache.cached_teacher import teacher_key
 from scripts.networks.teacher import build_teacher, store_in_bf16
 from scripts.networks.weights import fingerprint
-from scripts.teacher_cache import teacher_key
 
 
 def read_history(run_folder) -> list[dict]:

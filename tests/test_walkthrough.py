@@ -16,7 +16,7 @@ from test_share import NAME, ZIP, make_repository
 from walk import commands
 
 from scripts.data.phantoms import make_phantom
-from scripts.manifest import problems
+from scripts.share.manifest import problems
 
 PAGES = [ROOT / "docs" / f"{name}.md" for name in ("walkthrough", "sharing")]
 PATIENTS, SIZE = 5, 96  # three for training, one each for validation and test
@@ -29,7 +29,7 @@ SMALL = {
     "eval.preflight": ON_CPU,
     "eval.compare": ["--seeds", "0", *SHORT],
     "eval.publish": ON_CPU,
-    "scripts.export": ["--forms", "safetensors", "torchscript"],  # the others are the extra's and have tests of their own
+    "scripts.export.check": ["--forms", "safetensors", "torchscript"],  # the others are the extra's and have tests of their own
 }
 
 

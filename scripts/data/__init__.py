@@ -1,1 +1,5 @@
-"""Reading, checking, augmenting and generating 2D ultrasound data."""
+"""2D ultrasound data: datalists, readers, DICOM pixels, views, augmentation, phantoms.
+
+Data run from a datalist (`datalist`) through a reader (`readers`, `dicom`) and transforms (`transforms`) to a view of an image
+(`dataset`), which is what a batch is made of.
+"""

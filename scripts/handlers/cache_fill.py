@@ -50,7 +50,7 @@ class CacheFill:
 
 
 def _resized(dataset: Dataset, img_size: int) -> Iterator[torch.Tensor]:
-    resize = Resize((img_size, img_size), mode="bilinear", anti_aliasing=True)  # as scripts.evaluation.predict
+    resize = Resize((img_size, img_size), mode="bilinear", anti_aliasing=True)  # as scripts.evaluation.evaluate.predict
     for index in range(len(dataset)):
         image = convert_to_tensor(dataset[index][CommonKeys.IMAGE], track_meta=False).float()
         yield convert_to_tensor(resize(image), track_meta=False)

@@ -20,8 +20,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from ..files import atomic_path
-from ..run_folder import BEST, LAST_CHECKPOINT
+from ..run.run_folder import BEST, LAST_CHECKPOINT
+from ..utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from monai.utils import path_to_sqlite_uri, path_to_uri
 
-from ..machine import list_versions
-from ..tracking import Record, TrackedRun
+from ..run.tracking import Record, TrackedRun
+from ..utils.machine import list_versions
 
 # what a logged model needs to be loaded
 MODEL_PACKAGES = ("torch", "numpy")

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar as IgniteProgressBar
 
-from ..files import atomic_path
+from ..utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 

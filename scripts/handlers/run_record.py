@@ -9,8 +9,8 @@ from pathlib import Path
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from ..files import atomic_path
-from ..run_folder import LAUNCH
+from ..run.run_folder import LAUNCH
+from ..utils.files import atomic_path
 
 OWN_LOGGER = logging.getLogger("scripts")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

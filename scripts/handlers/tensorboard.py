@@ -8,7 +8,7 @@ import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 
-from ..tracking import small_picture
+from ..run.tracking import small_picture
 
 
 class TensorBoard:

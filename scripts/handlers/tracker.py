@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ignite.engine import Engine, Events
 
-from ..tracking import Record
+from ..run.tracking import Record
 from ..trainer import bare
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..tracking import Record, TrackedRun, small_picture
+from ..run.tracking import Record, TrackedRun, small_picture
 
 MODES = ("offline", "online")
 

@@ -21,7 +21,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import nn
 
-from ..files import atomic_path
+from ..utils.files import atomic_path
 from .lite_medsam import TINY_VIT
 from .lora import (
     ATTENTIONS,

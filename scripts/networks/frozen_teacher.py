@@ -18,12 +18,20 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from ..hardware import PRECISIONS, has_native_bf16
+from ..utils.hardware import PRECISIONS, has_native_bf16
 from .adapters import read_adapter
 from .lite_medsam import EMBED_DIM, STRIDE, shipped_checkpoint
 from .lora import normalize_module
 from .sam import PATCH_SIZE
-from .teacher import LITE_MEDSAM, SamTeacher, TeacherOutput, build_teacher, enlarge, fill_options, store_in_bf16
+from .teacher import (
+    LITE_MEDSAM,
+    SamTeacher,
+    TeacherOutput,
+    build_teacher,
+    enlarge,
+    fill_options,
+    store_in_bf16,
+)
 from .weights import fingerprint
 
 # of the arithmetic from image to logits: raised when a change in this bundle alters the outputs of the same weights

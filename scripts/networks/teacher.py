@@ -17,11 +17,11 @@ from segment_anything.modeling import Sam
 from torch import nn
 from torch.nn import functional as F
 
+from ..cache.output_cache import OutputCache
 from .adapters import adapter_state, check_adapter, merge_adapter, read_adapter
 from .fast_encoder import speed_up
 from .lite_medsam import build_lite_medsam, load_lite_medsam
 from .lora import add_lora, normalize_module
-from .output_cache import OutputCache
 from .sam import SAM_SIZES, build_sam, load_sam_checkpoint
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
-from ..sections import NECK, STUDENT_FEATURES
+from ..utils.options import NECK, STUDENT_FEATURES
 from .initialization import INITIALIZATIONS, MIMETIC, mimetic_
 from .weights import BACKBONE, STUDENT, check_kind, list_keys, load_strict, read_state_dict
 

@@ -1,0 +1,111 @@
+"""The results of an evaluation as files: test_results.txt to read, metrics.csv with every case, summary.json with the means.
+
+Rows are dicts, one a case, arm and seed: case, patient, arm, seed, columns of the datalist, metrics, areas and counts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..metrics import AREAS, COUNTS, METRICS
+from ..utils.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+NUM_WORST = 5
+UNITS = {"hd95": "hd95 (pixels)", "hd95_mm": "hd95 (mm)", "nsd": "nsd (2 pixels)", "nsd_mm": "nsd (1 mm)"}
+TABLE = "metrics.csv"
+
+
+def write_results(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, float]], output_dir: Path) -> None:
+    """Write the three files, each in one step, and tell the readable one.
+
+    Args:
+        rows: of all arms.
+        summary: of each arm, see `SegmentationMetrics.summary`.
+        output_dir: made when it is not there.
+    """
+    contents = {
+        TABLE: table(rows),
+        "summary.json": json.dumps(summary, indent=4) + "\n",
+        "test_results.txt": results_text(summary, rows),
+    }
+    for name, content in contents.items():
+        with atomic_path(output_dir / name) as partial:
+            partial.write_text(content, encoding="utf-8", newline="")
+    logger.info("results in %s\n%s", output_dir, contents["test_results.txt"])
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV with a row a case, arm and seed; what is in mm is blank where the size of a pixel is unknown."""
+    names = dict.fromkeys(key for row in rows for key in row)
+    first, last = ["case", "patient", "arm", "seed"], [*AREAS, *(key for key in names if key.endswith("_area_mm2")), *COUNTS]
+    between = [key for key in names if key not in first and key not in last]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, [*first, *between, *(key for key in dict.fromkeys(last) if key in names)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def results_text(summary: Mapping[str, Mapping[str, float]], rows: Sequence[Mapping[str, Any]]) -> str:
+    """The readable results: a column an arm with means and counts, then the worst cases by Dice."""
+    names = list(summary)
+    shared = [key for key in summary[names[0]] if key != "num_cases" and key not in COUNTS]
+    ordered = [key for metric in METRICS for key in (metric, f"{metric}_mm") if key in shared]
+    ordered += [key for key in shared if key not in ordered]
+    lines = [f"{summary[names[0]]['num_cases']} cases at their original size", "", _line("mean over all cases", names)]
+    lines += [_line(UNITS.get(key, key), [f"{summary[name][key]:.4f}" for name in names]) for key in ordered]
+    lines += ["", _line("masks without a pixel (of a class)", names)]
+    lines += [_line(key.replace("_", " "), [str(summary[name][key]) for name in names]) for key in COUNTS]
+    lines += ["one empty: Dice and NSD 0, HD95 the image diagonal; both empty: Dice and NSD 1, HD95 0. No case is left out."]
+    for name in names:
+        worst = sorted((row for row in rows if row["arm"] == name), key=lambda row: row["dice"])[:NUM_WORST]
+        lines += ["", f"worst by Dice, {name}", *(f"  {row['dice']:.4f}  {row['case']}" for row in worst)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(title: str, values: Sequence[str]) -> str:
+    return f"{title:<36}" + "".join(f"{value:>12}" for value in values)
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.csv; measurements are numbers again, blanks are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no such table, or a table without rows.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a {TABLE} of an evaluation.")
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    if not lines:
+        raise ValueError(f"{path} has no rows; expected a {TABLE} of an evaluation.")
+    for number, line in enumerate(lines, 1):
+        missing = [key for key in ("case", "arm", "seed", "dice") if not line.get(key)]
+        if missing:
+            raise ValueError(f"row {number} of {path} has no {missing[0]}; expected a {TABLE} of an evaluation.")
+    rows = [{key: _value(key, text, str(path)) for key, text in line.items() if text} for line in lines]
+    return [{"patient": "", **row} for row in rows]
+
+
+def _value(key: str, text: str, where: str) -> str | int | float:
+    """A number in the columns that hold measurements; names, patients and columns of the datalist stay texts."""
+    kind = int if key == "seed" or key in COUNTS or key in AREAS else float if is_measured(key) else str
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{where} has {text!r} in the column {key}, expected a number.") from None
+
+
+def is_measured(key: str) -> bool:
+    """Whether a column holds a metric, an area or a count, of all classes or of one, in pixels or mm."""
+    name = key.partition("_class")[0].removesuffix("_mm2").removesuffix("_mm")
+    return name in (*METRICS, "ece", *AREAS, *COUNTS)

@@ -1,0 +1,137 @@
+"""What was found, as lesions.csv: a row for each file, frame and class, whether there is anything of it or not.
+
+Areas in pixels and in mm2 have columns of their own; mm2 is empty where the file does not say how large a pixel is.
+
+Legend: W columns, H rows, N frames. Masks are class indices.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys as Keys
+from scipy.ndimage import label
+
+from ..data.dicom import SPACING
+from ..utils.files import atomic_path
+from .masks import image_path
+from .outputs import TABLE
+
+COLUMNS = (
+    "file", "frame", "class", "area_px", "area_mm2", "pixel_width_mm", "pixel_height_mm", "components", "x_min", "y_min", "x_max",
+    "y_max", "empty",
+)
+_TOUCHING = np.ones((3, 3))  # corners too
+
+logger = logging.getLogger(__name__)
+
+
+def foreground_names(num_classes: int, names: Sequence[str] | None = None) -> list[str]:
+    """Names of the classes 1, 2, ...: those given, else "lesion" for the one of two classes, "class 1" and so on for more.
+
+    Args:
+        num_classes: with the background.
+        names: without the background.
+
+    Raises:
+        ValueError: there are more or fewer names than classes.
+    """
+    if names is None:
+        return ["lesion"] if num_classes == 2 else [f"class {c}" for c in range(1, num_classes)]
+    if isinstance(names, str) or len(names) != num_classes - 1:
+        raise ValueError(f"class_names must name the {num_classes - 1} classes without the background, got {names!r}.")
+    return list(names)
+
+
+def measure(mask: np.ndarray, spacing: Sequence[float] | None = None) -> dict[str, Any]:
+    """The measuring columns of one class in one frame.
+
+    Args:
+        mask: bool (W, H).
+        spacing: width and height of a pixel in mm; None where they are not known.
+
+    Returns:
+        x counts columns from the left, y rows from the top, both from 0; x_max and y_max are the last that belong to it. What is
+        not known or not there is an empty text.
+    """
+    area = int(mask.sum())
+    width, height = spacing if spacing is not None else ("", "")
+    x, y = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    box = (x[0], y[0], x[-1], y[-1]) if area else ("",) * 4
+    return {
+        "area_px": area,
+        "area_mm2": "" if spacing is None else round(area * width * height, 4),
+        "pixel_width_mm": width,
+        "pixel_height_mm": height,
+        "components": int(label(mask, _TOUCHING)[1]),
+        **dict(zip(("x_min", "y_min", "x_max", "y_max"), box)),
+        "empty": "no" if area else "yes",
+    }
+
+
+def rows_of(mask: torch.Tensor, class_names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a mask (W, H) or (W, H, N) with the metadata of its image (`filename_or_obj`, `spacing_mm` where it is known).
+
+    Args:
+        mask: what ToStoredShaped gives.
+        class_names: of the classes 1, 2, ...
+    """
+    spacing = [round(float(length), 6) for length in mask.meta[SPACING]] if SPACING in mask.meta else None
+    pixels = mask.detach().cpu().numpy()
+    frames = pixels.reshape(*pixels.shape[:2], -1)
+    for frame in range(frames.shape[2]):
+        for c, name in enumerate(class_names, start=1):
+            yield {"file": image_path(mask).name, "frame": frame, "class": name, **measure(frames[:, :, frame] == c, spacing)}
+
+
+class LesionTable:
+    """Writes output_dir/lesions.csv while an evaluator runs: the rows of an image are there as soon as it is segmented.
+
+    Args:
+        output_dir: of the table.
+        class_names: of the classes 1, 2, ...
+        key: of the masks in the evaluator's output.
+    """
+
+    def __init__(self, output_dir: str | Path, class_names: Sequence[str], key: str = Keys.PRED) -> None:
+        self.path = Path(output_dir) / TABLE
+        self.class_names = list(class_names)
+        self.key = key
+        self.files = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """The next image begins a new table."""
+        self.files = 0
+
+    def __call__(self, engine: Engine) -> None:
+        """Add the rows of the images of this iteration."""
+        for item in engine.state.output:
+            self._write(list(rows_of(item[self.key], self.class_names)))
+            self.files += 1
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        if self.files:
+            with open(self.path, "a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, COLUMNS).writerows(rows)
+            return
+        with atomic_path(self.path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def finish(self, engine: Engine) -> None:
+        """Say where everything lies."""
+        logger.info(f"segmented {self.files} files into {self.path.parent}; {TABLE} holds the areas")

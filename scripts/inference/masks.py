@@ -1,0 +1,158 @@
+"""The masks that inference writes: of the size and geometry of their image.
+
+Pictures give PNG, NIfTI gives NIfTI with the header of the image, DICOM gives PNG, NIfTI for a loop, or DICOM SEG. A picture with
+an EXIF rotation is read upright, and so is its mask.
+
+Arrays are in MONAI's layout: W columns first, then H rows, then N frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, SaveImaged
+from monai.utils import ImageMetaKey, MetaKeys
+from PIL import Image
+
+from ..data.dicom import SPACING
+from ..utils.files import atomic_path
+from .dicom_seg import need_highdicom, write_segmentation
+from .outputs import AUTO, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
+
+
+def stored_mask(mask: Any, shape: Sequence[int]) -> np.ndarray:
+    """Class indices as uint8 in the shape of the stored image, (W, H), (W, H, 1) or (W, H, N), from (1, W, H[, N]) or (W, H[, N]).
+
+    Raises:
+        ValueError: the mask has not the size of the image.
+    """
+    mask = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+    if [n for n in mask.shape if n > 1] != [n for n in shape if n > 1]:
+        raise ValueError(
+            f"mask {mask.shape} has not the size of its image {tuple(shape)}; undo the preprocessing with Invertd before SaveMaskd."
+        )
+    return mask.reshape(shape).astype(np.uint8)
+
+
+def original_shape(mask: torch.Tensor) -> tuple[int, ...]:
+    """Shape of the stored image, from the metadata of its mask; what MONAI's own readers call `spatial_shape`."""
+    meta = mask.meta
+    return tuple(int(n) for n in meta.get("original_shape", meta.get(MetaKeys.SPATIAL_SHAPE)))
+
+
+def image_path(mask: torch.Tensor) -> Path:
+    """The image that a mask is of, from its metadata."""
+    return Path(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])
+
+
+class ToStoredShaped(MapTransform):
+    """Class indices (1, W, H, N) -> uint8 in the shape of the stored image: what MONAI Label writes as it is.
+
+    That is (W, H) of a picture, (W, H) or (W, H, N) of NIfTI and DICOM. Reads `original_shape` from the metadata of the mask.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            mask = stored_mask(d[key], original_shape(d[key]))
+            d[key] = d[key].reshape(mask.shape).to(torch.uint8)
+        return d
+
+
+class SaveMaskd(SaveImaged):
+    """Writes class indices as a uint8 mask of the size and geometry of their image, in one step, and keeps its path.
+
+    Takes (1, W, H[, N]) after Invertd, or what ToStoredShaped gives; adds the item "pred_path" for the key "pred". NIfTI has the
+    image's shape, affine, qform, sform and pixel sizes.
+
+    It is a SaveImaged so that MONAI Label, which writes masks itself, leaves it out.
+
+    Args:
+        keys: masks with the metadata of their image (`filename_or_obj`, `original_shape`).
+        output_dir: made when the first mask is written.
+        output_postfix: masks are named IMAGE_postfix.
+        output_format: `auto`, or `dicom_seg` for DICOM images.
+        class_names: of the foreground, for DICOM SEG.
+        scale_binary: write 255 for the foreground, to look at; two classes only.
+        overwrite: replace a mask that is already there.
+        allow_missing_keys: pass over keys that are not there.
+
+    Raises:
+        FileExistsError: a mask is already there and overwrite is false.
+        ValueError: the mask has not the size of its image, scale_binary meets a third class, or highdicom is not installed.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        output_postfix: str = "mask",
+        output_format: str = AUTO,
+        class_names: Sequence[str] = ("lesion",),
+        scale_binary: bool = False,
+        overwrite: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        check_output_format(output_format)
+        if output_format == DICOM_SEG:
+            need_highdicom()
+        self.output_dir = Path(output_dir)
+        self.output_postfix = output_postfix
+        self.output_format = output_format
+        self.class_names = tuple(class_names)
+        self.scale_binary = scale_binary
+        self.overwrite = overwrite
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[f"{key}_path"] = str(self._save(d[key]))
+        return d
+
+    def _save(self, mask: torch.Tensor) -> Path:
+        image, pixels = image_path(mask), stored_mask(mask, original_shape(mask))
+        path = mask_path(image, self.output_dir, self.output_postfix, pixels.ndim > 2, self.output_format)
+        if not self.overwrite:
+            refuse_existing(path)
+        if self.scale_binary:
+            pixels = _scaled(pixels, image)
+        with atomic_path(path) as partial:
+            if path.suffix == ".png":
+                Image.fromarray(pixels.reshape(pixels.shape[:2]).T.copy()).save(partial)  # (W, H) -> (H, W)
+            elif path.suffix == ".dcm":
+                write_segmentation(image, pixels, self.class_names, partial)
+            else:
+                nibabel.save(_volume(image, pixels, mask), partial)
+        return path
+
+
+def _scaled(pixels: np.ndarray, image: Path) -> np.ndarray:
+    if pixels.max() > 1:
+        raise ValueError(f"scale_binary is for two classes, but the mask of {image} holds the class {pixels.max()}; pass false.")
+    return pixels * np.uint8(255)
+
+
+def _volume(image: Path, pixels: np.ndarray, mask: torch.Tensor) -> nibabel.Nifti1Image:
+    if image.name.lower().endswith(VOLUMES):
+        return _like(nibabel.load(image), pixels)
+    volume = nibabel.Nifti1Image(pixels, np.asarray(mask.meta[MetaKeys.ORIGINAL_AFFINE], dtype=np.float64))
+    if SPACING in mask.meta:
+        volume.header.set_xyzt_units("mm")  # else the affine's 1 would be read as a size
+    return volume
+
+
+def _like(source: nibabel.Nifti1Image, pixels: np.ndarray) -> nibabel.Nifti1Image:
+    """A volume of `pixels` with the geometry of `source`; the display range and scaling of its gray values go, and its colors."""
+    header = source.header.copy()
+    header["cal_min"] = header["cal_max"] = 0
+    header.set_slope_inter(1, 0)
+    header.set_intent("none")
+    header.set_data_dtype(np.uint8)
+    return type(source)(pixels, source.affine, header)

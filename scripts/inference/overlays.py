@@ -1,0 +1,109 @@
+"""Pictures to look at: the outline of each mask on its image, a PNG of a still and a GIF of a loop.
+
+Legend: H rows, W columns, N frames. Masks are class indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, SaveImaged
+from PIL import Image
+from scipy.ndimage import binary_erosion
+
+from ..data.dicom import FRAME_TIME
+from ..report.panels import CLASS_COLORS, SOURCE_COLORS
+from ..utils.files import atomic_path
+from .frame_reader import FrameReader
+from .masks import image_path
+from .outputs import overlay_path, refuse_existing
+
+COLORS = (SOURCE_COLORS["student"], *CLASS_COLORS)  # of the classes 1, 2, ...
+LONGEST = 512  # pixels of a loop's longer side
+FRAME_MS = 100.0  # where the file does not say how long a frame lasts
+SHORTEST_MS = 20.0  # what viewers show
+
+
+def draw_outlines(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image with a line along the inner border of each class, as thick as a 300th of the longer side and at least a pixel.
+
+    Args:
+        image: uint8 (H, W, 3).
+        mask: (H, W).
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    drawn, width = image.copy(), max(1, round(max(mask.shape) / 300))
+    for c in np.unique(mask[mask > 0]):
+        inside = mask == c
+        color = 255 * np.asarray(to_rgb(COLORS[(c - 1) % len(COLORS)]))
+        drawn[inside & ~binary_erosion(inside, iterations=width)] = color.round().astype(np.uint8)
+    return drawn
+
+
+class SaveOverlayd(SaveImaged):
+    """Writes the overlay of a mask in one step and keeps its path as the item "pred_overlay" for the key "pred".
+
+    Reads the image once more, in its colors and its own size: the network's copy is gray and small. Loops are at most LONGEST
+    pixels wide and high. A SaveImaged, as SaveMaskd is.
+
+    Args:
+        keys: what ToStoredShaped gives, with the metadata of the image (`filename_or_obj`).
+        reader: reads the image to look at.
+        output_dir: made when the first overlay is written.
+        overwrite: replace an overlay that is already there.
+        allow_missing_keys: pass over keys that are not there.
+
+    Raises:
+        FileExistsError: an overlay is already there and overwrite is false.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        reader: FrameReader,
+        output_dir: str | Path,
+        overwrite: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        self.reader = reader
+        self.output_dir = Path(output_dir)
+        self.overwrite = overwrite
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[f"{key}_overlay"] = str(self._save(image_path(d[key]), d[key].detach().cpu().numpy()))
+        return d
+
+    def _save(self, image: Path, mask: np.ndarray) -> Path:
+        pixels, meta = self.reader.colors(image)  # (W, H, N, 3)
+        masks = mask.reshape(pixels.shape[:3])
+        path = overlay_path(image, self.output_dir, pixels.shape[2] > 1)
+        if not self.overwrite:
+            refuse_existing(path)
+        frames = [_frame(pixels[:, :, n], masks[:, :, n]) for n in range(pixels.shape[2])]
+        with atomic_path(path) as partial:
+            if len(frames) == 1:
+                frames[0].save(partial)
+            else:
+                _save_loop(frames, max(SHORTEST_MS, float(meta.get(FRAME_TIME, FRAME_MS))), partial)
+        return path
+
+
+def _frame(pixels: np.ndarray, mask: np.ndarray) -> Image.Image:
+    """Of pixels (W, H, 3) and a mask (W, H)."""
+    return Image.fromarray(draw_outlines(pixels.swapaxes(0, 1), mask.T))
+
+
+def _save_loop(frames: list[Image.Image], milliseconds: float, path: Path) -> None:
+    for frame in frames:
+        frame.thumbnail((LONGEST, LONGEST))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(milliseconds), loop=0)

@@ -1,0 +1,382 @@
+"""The report of an evaluation: report.html, one file that opens from disk without a network, and report.json beside it.
+
+The page has no script and a policy that forbids the browser to fetch anything; plots are inline SVG, panels data URIs. It follows
+the reader's light or dark setting, prints, and fits a phone, where tables scroll. A part whose data are missing says so in a
+sentence, so that a report of a run that went half wrong still tells what it can.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+from ..utils.files import atomic_path
+from .page import (
+    PAGE,
+    STYLE,
+    arm_legend,
+    arm_name,
+    as_interval,
+    as_number,
+    as_percent,
+    as_plot,
+    as_plots,
+    as_table,
+    as_text,
+    counted,
+    decimals_of,
+    metric_name,
+    metric_text,
+)
+from .pictures import PANEL_GROUPS, embed_panels
+from .plots import (
+    area_limits,
+    arm_style,
+    bland_altman_plot,
+    curve_plot,
+    curve_points,
+    interval_plot,
+    reliability_plot,
+    unit_name,
+)
+
+MAX_BYTES = 4_900_000  # of report.html
+MAX_FAILURES = 200  # rows; report.json has them all
+COUNT_NAMES = {
+    "empty_label": "Ground truth empty", "empty_prediction": "Prediction empty", "both_empty": "Both empty",
+    "one_empty": "Exactly one empty",
+}  # fmt: skip
+GLANCE = ("dice", "hd95", "hd95_mm", "nsd", "nsd_mm")  # metrics that get a plot
+CURVES = {
+    "task": "Task term", "distill": "Distillation term", "feature": "Feature term", "loss": "Total loss",
+    "val_mean_dice": "Validation Dice",
+}  # fmt: skip
+
+
+class Section(NamedTuple):
+    """A part of the page: of what in the report, how it is rendered ("" when there is nothing to show), and what it says then."""
+
+    key: str
+    title: str
+    render: Callable[[Any], str]
+    missing: str
+
+
+def write_report(report: Mapping[str, Any], panels: Sequence[Mapping[str, Any]], output_dir: str | Path) -> Path:
+    """Write report.json and report.html, each in one step; returns the path of the page.
+
+    Args:
+        report: all parts are optional. title, created: str. about: settings by name; its item "description" is printed below the
+            title. warnings: list of str. arms, comparisons, subgroups, areas: as scripts.evaluation.statistics gives them. calibration: by arm
+            `calibration.Reliability.summary`. failures: dicts of case, arm, seed, reason, image (its path). curves: by arm and seed
+            the columns of history.csv, None where an epoch has no value.
+        panels: dicts of group ("best", "median", "worst"), title, and png, a path; one that cannot be read is told.
+        output_dir: made when it is not there.
+
+    Raises:
+        ValueError: a number of the report is not finite, or a value is none of JSON's.
+    """
+    report, output_dir = _plain(report), Path(output_dir)
+    text = json.dumps(report, allow_nan=False, ensure_ascii=False, indent=1)
+    page = render_page(report, panels)
+    for name, content in (("report.json", text + "\n"), ("report.html", page)):
+        with atomic_path(output_dir / name) as partial:
+            partial.write_text(content, encoding="utf-8")
+    return output_dir / "report.html"
+
+
+def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report as JSON reads it back: arrays are lists, numbers of numpy numbers, paths and keys texts."""
+    plain = json.loads(json.dumps(report, default=_plain_value))
+    for name, value in _numbers(plain, "report"):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}, expected a finite number, or None where there is none.")
+    return plain
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise ValueError(f"the report holds {value!r} of type {type(value).__name__}, expected what JSON knows.")
+
+
+def _numbers(value: Any, name: str) -> Iterable[tuple[str, float]]:
+    """Floats below a value with their ids."""
+    if isinstance(value, float):
+        yield name, value
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _numbers(item, f"{name}::{key}")
+
+
+def render_page(report: Mapping[str, Any], panels: Sequence[Mapping[str, Any]]) -> str:
+    """The page as HTML; see `write_report`. Panels share the bytes that the rest leaves of MAX_BYTES."""
+    parts = {section.key: _section(section, report.get(section.key)) for section in SECTIONS if section.key != "panels"}
+    head = {
+        "title": as_text(report.get("title") or "Evaluation"),
+        "style": STYLE,
+        "lead": _lead(report),
+        "warnings": _warnings(report.get("warnings")),
+        "verdicts": _verdicts(report.get("comparisons") or []),
+        "links": "".join(f'<a href="#{section.key}">{section.title}</a>' for section in SECTIONS),
+    }
+    used = len("".join([*head.values(), *parts.values()]).encode()) + len(PAGE)
+    pictures = embed_panels(panels, MAX_BYTES - used)
+    ordered = [_section(section, pictures) if section.key == "panels" else parts[section.key] for section in SECTIONS]
+    return Template(PAGE).substitute(head, sections="".join(ordered))
+
+
+def _section(section: Section, data: Any) -> str:
+    body = (section.render(data) if data else "") or f'<p class="missing">{section.missing}</p>'
+    heading = f'<h2 id="{section.key}-title">{section.title}</h2>'
+    return f'<section id="{section.key}" aria-labelledby="{section.key}-title">{heading}{body}</section>\n'
+
+
+# The top of the page.
+
+
+def _lead(report: Mapping[str, Any]) -> str:
+    """What the report is about, in a sentence and a line."""
+    about, arms = report.get("about") or {}, report.get("arms") or {}
+    description = about.get("description") or DESCRIPTION
+    facts = [*_sizes(arms), f"created {report['created']}" if report.get("created") else ""]
+    line = " · ".join(as_text(fact) for fact in facts if fact)
+    return f'<p class="lead">{as_text(description)}</p>' + (f'<p class="facts">{line}</p>' if line else "")
+
+
+def _sizes(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Cases and patients, as many as the arms agree on, and the arms."""
+    found = []
+    for key, noun in (("num_cases", "case"), ("num_patients", "patient")):
+        numbers = {arm.get(key) for arm in arms.values()} - {None}
+        found += [counted(number, noun) for number in numbers] if len(numbers) == 1 else []
+    return [*found, ", ".join(arm_style(arm).name.lower() for arm in arms)]
+
+
+def _warnings(warnings: Sequence[str] | None) -> str:
+    if not warnings:
+        return '<p class="missing">No warnings.</p>'
+    items = "".join(f"<li>{as_text(warning)}</li>" for warning in warnings)
+    return f'<aside class="warnings" aria-label="Warnings"><h2>⚠ {counted(len(warnings), "warning")}</h2><ul>{items}</ul></aside>'
+
+
+def _verdicts(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    if not comparisons:
+        return '<p class="missing">No two arms were compared, so there is no verdict.</p>'
+    pairs: dict[str, list[str]] = {}
+    for comparison in comparisons:
+        pairs.setdefault(_pair(comparison), []).append(_verdict(comparison))
+    cards = (f"<div><dt>{pair}</dt>{''.join(verdicts)}</div>" for pair, verdicts in pairs.items())
+    return f'<dl class="verdicts">{"".join(cards)}</dl>'
+
+
+def _verdict(comparison: Mapping[str, Any]) -> str:
+    """The metric, and the verdict as a sentence."""
+    sentence = str(comparison.get("verdict") or "no verdict").strip()
+    sentence = sentence[0].upper() + sentence[1:] + ("" if sentence.endswith(".") else ".")
+    return f"<dd><span>{metric_name(comparison.get('metric', ''))}</span> {as_text(sentence)}</dd>"
+
+
+def _pair(comparison: Mapping[str, Any]) -> str:
+    return f"{arm_name(comparison.get('arm', ''))} against {arm_name(comparison.get('reference', ''))}"
+
+
+# The sections.
+
+
+def _render_arms(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """A plot for the metrics of GLANCE, and the table of all metrics and counts."""
+    metrics = list(dict.fromkeys(name for arm in arms.values() for name in arm.get("metrics") or {}))
+    columns = ["Metric", *(f"{arm_name(arm)}<small>{', '.join(_arm_sizes(summary))}</small>" for arm, summary in arms.items())]
+    counts = [name for name in COUNT_NAMES if any(name in (arm.get("counts") or {}) for arm in arms.values())]
+    groups = {
+        "Mean over cases [95 % interval over patients]": [_metric_row(name, arms) for name in metrics],
+        "Empty masks, summed over cases and seeds": [
+            [COUNT_NAMES[name], *(as_text((arm.get("counts") or {}).get(name)) for arm in arms.values())] for name in counts
+        ],
+    }
+    notes = "" if counts else '<p class="missing">Empty masks were not counted.</p>'
+    return _glance(arms) + as_table("Metrics and empty masks of each arm", columns, groups) + notes + ARMS_NOTE
+
+
+def _arm_sizes(summary: Mapping[str, Any]) -> list[str]:
+    sizes = (("num_cases", "case"), ("num_patients", "patient"), ("num_seeds", "seed"))
+    return [as_text(counted(summary[key], noun)) for key, noun in sizes if key in summary] or ["nothing measured"]
+
+
+def _metric_row(metric: str, arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    found = [(arm.get("metrics") or {}).get(metric) for arm in arms.values()]
+    return [metric_name(metric), *(_metric_cell(summary, decimals_of(metric)) if summary else "–" for summary in found)]
+
+
+def _metric_cell(summary: Mapping[str, Any], decimals: int) -> str:
+    seeds = [value for value in (summary.get("seed_means") or {}).values() if value is not None]
+    spread = f"seeds {as_number(min(seeds), decimals)} to {as_number(max(seeds), decimals)}" if len(seeds) > 1 else "one seed"
+    return f"{as_interval(summary, decimals)}<small>{spread}</small>"
+
+
+def _glance(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    plots = []
+    for metric in GLANCE:
+        found = {name: (arm.get("metrics") or {}).get(metric) for name, arm in arms.items()}
+        found = {name: summary for name, summary in found.items() if summary and summary.get("mean") is not None}
+        if found:
+            decimals = decimals_of(metric)
+            values = ", ".join(f"{arm_style(name).name} {as_number(summary['mean'], decimals)}" for name, summary in found.items())
+            plots.append(as_plot(metric_name(metric), interval_plot(found, f"{metric_text(metric)}: {values}")))
+    return as_plots(plots) + '<p class="note">Marker: mean. Line: 95 % interval. Circles: seeds.</p>' if plots else ""
+
+
+def _render_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    columns = ["Comparison", "Metric", "Difference [95 % interval]", "p", "Patients", "Spread of seeds", "Margin", "Non-inferior"]
+    rows = [_comparison_row(comparison) for comparison in comparisons]
+    tests = sorted({str(comparison["test"]) for comparison in comparisons if comparison.get("test")})
+    note = "The difference is the first arm less the second, so that above 0 the first has the larger value."
+    note += f" p: {as_text('; '.join(tests))}, two-sided." if tests else ""
+    return as_table("Arms compared, paired on cases", columns, {"": rows}) + f'<p class="note">{note}</p>'
+
+
+def _comparison_row(comparison: Mapping[str, Any]) -> list[str]:
+    decimals, p_value = decimals_of(comparison.get("metric")), comparison.get("p_value")
+    spread, passed = comparison.get("seed_spread"), comparison.get("non_inferior")
+    return [
+        _pair(comparison),
+        metric_name(comparison.get("metric", "")),
+        as_interval(comparison, decimals, "difference"),
+        "&lt; 0.001" if p_value is not None and p_value < 0.001 else as_number(p_value),
+        as_text(comparison.get("num_patients")),
+        "unknown" if spread is None else as_number(spread, decimals),
+        as_number(comparison.get("margin"), decimals),
+        "not asked" if passed is None else "yes" if passed else "not shown",
+    ]
+
+
+def _render_curves(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> str:
+    """A plot for each of CURVES and of the loss's further terms that some seed has, and a sentence on those that none has or that
+    are 0."""
+    plots, absent, zero = [], [], []
+    columns = dict.fromkeys(name for seeds in curves.values() for found in seeds.values() for name in found if name != "epoch")
+    for column, title in {**CURVES, **{name: f"{name} term" for name in columns if name not in CURVES}}.items():
+        values = [value for seeds in curves.values() for columns in seeds.values() for _, value in curve_points(columns, column)]
+        if not values:
+            absent.append(title.lower())
+        elif not any(values):
+            zero.append(title.lower())
+        else:
+            arms = ", ".join(arm_style(arm).name for arm in curves)
+            plots.append(as_plot(title, curve_plot(curves, column, f"{title} over epochs: {arms}")))
+    if not plots and not zero:
+        return ""
+    notes = ["A line a seed."] if plots else []
+    notes += [f"Not recorded: {', '.join(absent)}."] if absent else []
+    notes += [f"0 in all epochs, so not drawn: {', '.join(zero)}."] if zero else []
+    return arm_legend(curves) + as_plots(plots) + f'<p class="note">{" ".join(notes)}</p>'
+
+
+def _render_panels(pictures: Sequence[Mapping[str, str]]) -> str:
+    groups = [*PANEL_GROUPS, *dict.fromkeys(one["group"] for one in pictures if one["group"] not in PANEL_GROUPS)]
+    found = {group: "".join(one["html"] for one in pictures if one["group"] == group) for group in groups}
+    return "".join(f"<h3>{as_text(group.capitalize())}</h3>{html}" for group, html in found.items() if html)
+
+
+def _render_areas(areas: Mapping[str, Mapping[str, Any]]) -> str:
+    """A plot an arm, arms of one unit on the same axes."""
+    plots = []
+    for arm, area in areas.items():
+        if not area.get("points"):
+            plots.append(f'<p class="missing">{arm_name(arm)}: no areas were recorded.</p>')
+            continue
+        limits = area_limits(other for other in areas.values() if other.get("unit") == area.get("unit"))
+        unit, (bias, low, high) = unit_name(area.get("unit")), (_area(area.get(key)) for key in ("bias", "low", "high"))
+        note = f"Bias {bias} {unit}, limits of agreement {low} to {high} {unit}.{_farthest(area, unit)}"
+        alt = f"Bland-Altman plot of {arm_style(arm).name}: bias {bias}, limits of agreement {low} to {high} {unit}"
+        plots.append(as_plot(arm_name(arm), bland_altman_plot(area, arm, limits, alt), note))
+    return as_plots(plots) + AREAS_NOTE
+
+
+def _area(value: float | None) -> str:
+    return as_number(value, 0 if value is not None and abs(value) >= 100 else 1)
+
+
+def _farthest(area: Mapping[str, Any], unit: str) -> str:
+    """The case with the largest difference, where the cases are named."""
+    points, cases = area["points"], area.get("cases") or []
+    if len(cases) != len(points):
+        return ""
+    index = max(range(len(points)), key=lambda i: abs(points[i][1]))
+    return f" Largest difference: {_area(points[index][1])} {unit} in {cases[index]}."
+
+
+def _render_calibration(calibration: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = ["Arm", "ECE", "Accuracy", "Mean confidence", "Wrong pixels with confidence above 0.9"]
+    rows = [[arm_name(arm), *_calibration_cells(summary)] for arm, summary in calibration.items()]
+    drawn = {arm: summary for arm, summary in calibration.items() if any(one["count"] for one in summary.get("bins") or [])}
+    plots = [
+        as_plot(arm_name(arm), reliability_plot(summary, arm, _reliability_alt(arm, summary))) for arm, summary in drawn.items()
+    ]
+    return as_table("Calibration over all pixels of the test cases", columns, {"": rows}) + as_plots(plots) + CALIBRATION_NOTE
+
+
+def _calibration_cells(summary: Mapping[str, Any]) -> list[str]:
+    figures = [as_number(summary.get(key)) for key in ("ece", "accuracy", "mean_confidence")]
+    return [*figures, as_percent(summary.get("confident_errors"))]
+
+
+def _reliability_alt(arm: str, summary: Mapping[str, Any]) -> str:
+    figures = f"accuracy {as_number(summary.get('accuracy'))}, mean confidence {as_number(summary.get('mean_confidence'))}"
+    return f"Reliability diagram of {arm_style(arm).name}: ECE {as_number(summary.get('ece'))}, {figures}"
+
+
+def _render_subgroups(subgroups: Sequence[Mapping[str, Any]]) -> str:
+    arms = list(dict.fromkeys(arm for row in subgroups for arm in row.get("arms") or {}))
+    groups: dict[str, list[list[str]]] = {}
+    for row in subgroups:
+        means = [as_interval(row["arms"][arm]) if arm in (row.get("arms") or {}) else "–" for arm in arms]
+        groups.setdefault(str(row.get("column")), []).append([as_text(row.get("group")), as_text(row.get("num_cases")), *means])
+    return as_table("Dice by subgroup, mean [95 % interval]", ["Group", "Cases", *map(arm_name, arms)], groups) + SUBGROUPS_NOTE
+
+
+def _render_failures(failures: Sequence[Mapping[str, Any]]) -> str:
+    rows = [_failure_row(failure) for failure in failures[:MAX_FAILURES]]
+    left = len(failures) - len(rows)
+    note = f'<p class="note">{left} more are in report.json.</p>' if left else ""
+    return as_table(f"{counted(len(failures), 'failure')}", ["Image", "Arm", "Seed", "Reason"], {"": rows}, "texts") + note
+
+
+def _failure_row(failure: Mapping[str, Any]) -> list[str]:
+    image, seed, reason = (as_text(failure.get(key)) for key in ("case", "seed", "reason"))
+    return [f"<code>{image}</code>", arm_name(failure.get("arm", "")), seed, reason]
+
+
+def _render_settings(about: Mapping[str, Any]) -> str:
+    rows = [[as_text(name), as_text(value)] for name, value in about.items() if name != "description"]
+    return as_table("What was run, and on what", ["Setting", "Value"], {"": rows}, "texts")
+
+
+DESCRIPTION = "How well each network segments the test cases, and what the difference between them is worth."
+ARMS_NOTE = """<p class="note">Every case counts. Exactly one mask empty: Dice, IoU and NSD 0, HD95 the diagonal of the image.
+Both empty: Dice, IoU and NSD 1, HD95 0. A case's value is its mean over the seeds.</p>"""
+AREAS_NOTE = """<p class="note">A point a case: the difference of predicted and true lesion area over the mean of both. Thick line:
+bias, the mean difference. Dashed: limits of agreement, bias ± 1.96 standard deviations.</p>"""
+CALIBRATION_NOTE = """<p class="note">A bar a bin of confidence; below the dashed line the network is surer than it is right. The
+lower plot is each bin's share of the pixels, on a logarithmic axis. ECE here is over all pixels together, in the table of the arms
+the mean over cases.</p>"""
+SUBGROUPS_NOTE = """<p class="note">Groups were not fixed beforehand and are not corrected for their number: they raise questions
+and are no verdicts.</p>"""
+
+SECTIONS = (
+    Section("arms", "Arms side by side", _render_arms, "No arm was measured."),
+    Section("comparisons", "Comparisons", _render_comparisons, "No two arms were compared."),
+    Section("curves", "Learning curves", _render_curves, "The trainings of these networks left no learning curves here."),
+    Section("panels", "Best, median and worst cases", _render_panels, "No cases were drawn."),
+    Section("areas", "Lesion area", _render_areas, "Lesion areas were not recorded."),
+    Section("calibration", "Calibration", _render_calibration, "Confidences were not recorded."),
+    Section("subgroups", "Subgroups", _render_subgroups, "The datalist has no columns to tell subgroups by."),
+    Section("failures", "Failures", _render_failures, "No failures are listed."),
+    Section("about", "Settings", _render_settings, "No settings were recorded."),
+)

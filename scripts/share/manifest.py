@@ -1,0 +1,152 @@
+"""SHA256SUMS, the list of a shared bundle's files: written when it is shared, checked before anything of it runs.
+
+    python -I scripts/share/manifest.py [FOLDER] [--sha256 HEX]
+
+Needs Python alone and imports nothing of the bundle; with -I Python looks for no module beside this file either. The list has the
+form of `sha256sum`, so `sha256sum --check SHA256SUMS` does without this file too. A file that is changed, missing or additional is
+named, and the program ends with 1. The list itself is only as good as its source: --sha256 compares it with a sum that came by
+another way.
+"""
+
+# no `from __future__`, which would import a module before the search path is mended
+import os
+import sys
+
+if __name__ == "__main__":  # without -I a file of this folder would stand for a module of the standard library
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) != os.path.dirname(os.path.abspath(__file__))]
+
+import argparse
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+MANIFEST = "SHA256SUMS"
+# what the Hugging Face Hub adds on its own, in the repository and beside a download; nothing reads it as code
+HUB_RECORD, HUB_RECORDS = ".gitattributes", ".cache/huggingface/"
+BUNDLE_ROOT = Path(__file__).resolve().parents[2]
+LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program; 0, or 1 after a message on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        found = problems(options.folder, options.sha256)
+        count = 0 if found else len(read_manifest(options.folder))
+    except (ValueError, OSError) as error:
+        print(f"manifest: {error}", file=sys.stderr)
+        return 1
+    if found:
+        print(f"manifest: {options.folder} is not what was shared; run nothing of it and get it again:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in found), file=sys.stderr)
+        return 1
+    print(f"ok: the {count} files of {options.folder} are those of {MANIFEST}, sha256 {digest(options.folder / MANIFEST)}")
+    return 0
+
+
+def write_manifest(folder: Path) -> str:
+    """Lists every file of a folder, sorted; returns the SHA-256 of the list.
+
+    Raises:
+        ValueError: a file whose name a list cannot hold, or that is a link or a device.
+    """
+    lines = []
+    for name in sorted(files_below(folder)):
+        _check_name(name)
+        if not _is_plain(folder / name):
+            raise ValueError(f"{folder / name} is a link or a device; share the file itself.")
+        if name != MANIFEST:
+            lines.append(f"{digest(folder / name)}  {name}\n")
+    (folder / MANIFEST).write_bytes("".join(lines).encode())
+    return digest(folder / MANIFEST)
+
+
+def problems(folder: Path, sha256: str | None = None) -> list[str]:
+    """How a folder differs from its list, a line a file; empty when it does not.
+
+    Args:
+        folder: of the bundle.
+        sha256: of the list itself; None believes the list.
+
+    Raises:
+        FileNotFoundError: there is no list.
+        ValueError: the list is damaged, names files outside of the folder, or is another one.
+    """
+    listed = read_manifest(folder)
+    if sha256 and digest(folder / MANIFEST) != sha256.lower():
+        raise ValueError(f"{folder / MANIFEST} has the sha256 {digest(folder / MANIFEST)}, not {sha256}: it is another list.")
+    present = {name for name in files_below(folder) if name not in (MANIFEST, HUB_RECORD) and not name.startswith(HUB_RECORDS)}
+    states = {name: "missing" for name in listed.keys() - present} | {name: "additional" for name in present - listed.keys()}
+    for name in listed.keys() & present:
+        if not _is_plain(folder / name):
+            states[name] = "no file"
+        elif digest(folder / name) != listed[name]:
+            states[name] = "changed"
+    return [f"{state:<10}  {_shown(name)}" for name, state in sorted(states.items())]
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """SHA-256 by file name, relative to the folder with forward slashes.
+
+    Raises:
+        FileNotFoundError: there is no list.
+        ValueError: a line is none of sha256sum's, or a name leads out of the folder or comes twice.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; a bundle gets it when it is shared, by python -m scripts.share.bundle.")
+    listed = {}
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n"), 1):
+        match = LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"line {number} of {path} is {line!r}; expected 64 hexadecimal digits, two spaces and a name.")
+        name = match[2]
+        _check_name(name, f"line {number} of {path}: ")
+        if name in listed:
+            raise ValueError(f"line {number} of {path}: {name} is listed twice.")
+        listed[name] = match[1]
+    return listed
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Names of everything in a folder that is no folder, relative to it with forward slashes; a link is one, wherever it leads."""
+    for where, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(where, name))]
+        for name in files + links:
+            yield Path(where, name).relative_to(folder).as_posix()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _check_name(name: str, where: str = "") -> None:
+    """Refuses what could lead out of the folder, on any system, or spoil the list or a terminal."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or path.as_posix() != name or not name.isprintable() or set(name) & set("\\:"):
+        raise ValueError(f"{where}{_shown(name)} is no plain path inside the bundle.")
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -I scripts/share/manifest.py", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=BUNDLE_ROOT, help="this bundle if left out")
+    parser.add_argument("--sha256", metavar="HEX", help=f"what the sum of {MANIFEST} itself must be")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The model card of the Hugging Face Hub: docs/README.md under a header that the hub reads, made from metadata and results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .manifest import files_below
+
+TAGS = ("monai", "medical", "ultrasound", "segmentation", "knowledge-distillation")
+TASK = "image-segmentation"
+
+
+def model_card(root: Path, name: str) -> str:
+    """The card as text: license, tags, task and the shared student's results as YAML, then docs/README.md.
+
+    Args:
+        root: of the bundle.
+        name: of the model.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        ValueError: the license is not known, or no results file holds the metadata's figures.
+    """
+    from ..evaluation.results import UNITS
+
+    hub = hub_library()
+    metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    results, metrics = find_results(root, metadata.get("eval_metrics", {}))
+    evaluated = [
+        hub.EvalResult(
+            task_type=TASK,
+            task_name=metadata["task"],
+            dataset_type=results,
+            dataset_name=metadata["data_source"],
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=f"{UNITS.get(metric, metric)}, 95 % interval{_of_seeds(found)} {found['low']:.4g} to {found['high']:.4g}",
+            metric_value=round(found["mean"], 4),
+        )
+        for metric, found in metrics.items()
+    ]
+    header = hub.ModelCardData(
+        license=_license(root),
+        library_name="monai",
+        pipeline_tag=TASK,
+        tags=list(TAGS),
+        metrics=list(metrics),
+        model_name=name,
+        eval_results=evaluated,
+    )
+    return f"---\n{header.to_yaml()}\n---\n\n{_text(root)}"
+
+
+def find_results(root: Path, figures: Mapping[str, float]) -> tuple[str, dict[str, Any]]:
+    """Name of the report in eval/results that the metadata's figures are from, and these metrics of its student, mean being the
+    shared seed's.
+
+    Args:
+        root: of the bundle.
+        figures: means over cases of one seed's student by name, such as mean_dice, as eval.publish writes them.
+
+    Raises:
+        ValueError: there is none.
+    """
+    names = [name.removeprefix("mean_") for name in figures]
+    for path in sorted((root / "eval" / "results").glob("*.json")):
+        student = json.loads(path.read_text(encoding="utf-8")).get("arms", {}).get("student", {})
+        metrics = {name: student["metrics"][name] for name in names if name in student.get("metrics", {})}
+        for seed in metrics and next(iter(metrics.values()))["seed_means"]:
+            shared = {name: {**found, "mean": found["seed_means"][seed]} for name, found in metrics.items()}
+            if {f"mean_{name}": round(found["mean"], 4) for name, found in shared.items()} == figures:
+                return path.stem, shared
+    raise ValueError(
+        "no shared file of eval/results holds the eval_metrics of configs/metadata.json; write both with python -m eval.publish, "
+        "and git add the file."
+    )
+
+
+def _of_seeds(found: Mapping[str, Any]) -> str:
+    """What the interval is of, where it is not the shared student's alone."""
+    number = len(found["seed_means"])
+    return f" of {number} seeds' mean" if number > 1 else ""
+
+
+def hub_library(name: str = "huggingface_hub") -> ModuleType:
+    """huggingface_hub or a module of it, imported when it is needed.
+
+    Raises:
+        ImportError: saying how to install it.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{name} cannot be imported ({error}); run pip install huggingface_hub") from None
+
+
+def _license(root: Path) -> str:
+    text = (root / "LICENSE").read_text(encoding="utf-8")
+    if "Apache License" not in text or "Version 2.0" not in text:
+        raise ValueError("LICENSE is not the Apache License 2.0; name yours in scripts/share/model_card.py.")
+    return "apache-2.0"
+
+
+def _text(root: Path) -> str:
+    """docs/README.md as it reads one folder up: files that lie beside it are then in docs/."""
+    text = (root / "docs" / "README.md").read_text(encoding="utf-8")
+    beside = "|".join(re.escape(name) for name in files_below(root / "docs"))
+    return re.sub(rf"(?<=[(`])(?=(?:{beside})[)`#])", "docs/", text)

@@ -1,0 +1,239 @@
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.data.datalist import SegmentationData, identical_files
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def shared(name):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"the shared data set {name} is not there")
+    return SHARED / name
+
+
+class Folder:
+    """A small dataset of four training, two validation and two test cases that a test then spoils."""
+
+    def __init__(self, path):
+        self.path = path
+        self.content = {"labels": {"0": "background", "1": "lesion"}, "training": [], "validation": [], "test": []}
+        for number, split in enumerate(["training"] * 4 + ["validation"] * 2 + ["test"] * 2):
+            self.content[split].append(self.case(number))
+
+    def case(self, number):
+        names = {"image": f"i{number}.png", "label": f"l{number}.png"}
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 30)).astype(np.uint8)
+        Image.fromarray(pixels).save(self.path / names["image"])
+        self.mask(names["label"], [0, 255])
+        return {**names, "patient": number, "pathology": "benign"}
+
+    def mask(self, name, values, shape=(20, 30)):
+        mask = np.resize(np.array(values, np.uint8), shape)
+        Image.fromarray(mask).save(self.path / name)
+
+    def load(self, **options):
+        (self.path / "dataset.json").write_text(json.dumps(self.content))
+        return SegmentationData(self.path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path)
+
+
+def test_lists_have_absolute_paths_and_keep_metadata(folder):
+    data = folder.load()
+    assert (data.name, data.num_classes, data.img_size) == (folder.path.name, 2, 224)
+    assert data.labels == ["background", "lesion"]
+    assert [len(items) for items in (data.training, data.validation, data.test)] == [4, 2, 2]
+    assert data.training[1]["image"] == str(folder.path / "i1.png") and data.training[1]["pathology"] == "benign"
+
+
+def test_cases_without_metadata_are_their_own_patients(folder):
+    for items in (folder.content["training"], folder.content["validation"]):
+        for item in items:
+            del item["patient"], item["pathology"]
+    del folder.content["labels"]
+    assert folder.load().labels == ["background", "class 1"]
+
+
+@pytest.mark.parametrize("cases", [["i6.png", "i7.png"], [{"image": "i6.png"}, {"image": "i7.png"}]])
+def test_a_test_case_without_label_is_an_error_only_when_used(folder, cases):
+    folder.content["test"] = cases
+    data = folder.load()
+    message = r"test case .*i6.png in datalist .*dataset.json has no label \(2 of 2 have none\), .*; add its 'label' path or take it"
+    with pytest.raises(ValueError, match=message):
+        data.test
+
+
+def test_a_missing_test_list_is_an_error_only_when_used(folder):
+    del folder.content["test"]
+    data = folder.load()
+    with pytest.raises(ValueError, match="has no test cases, expected a list 'test'"):
+        data.test
+
+
+def test_datalist_may_lie_elsewhere(folder, tmp_path_factory):
+    folder.load()
+    other = shutil.move(folder.path / "dataset.json", tmp_path_factory.mktemp("lists") / "mine.json")
+    assert len(SegmentationData(folder.path, datalist=str(other)).training) == 4
+
+
+@pytest.mark.parametrize("values", [[0, 1], [0, 255], [0], [1], [255]])
+def test_binary_masks_may_be_0_1_or_0_255(folder, values):
+    folder.mask("l0.png", values)
+    folder.load()
+
+
+def test_1_bit_and_nifti_masks_are_fine(folder):
+    Image.fromarray(np.eye(20, 30, dtype=np.uint8) * 255).convert("1").save(folder.path / "l0.png")
+    nibabel.save(nibabel.Nifti1Image(np.eye(30, 20, dtype=np.uint8)[..., None], np.eye(4)), folder.path / "l1.nii.gz")
+    folder.content["training"][1]["label"] = "l1.nii.gz"
+    folder.load()
+
+
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_empty_split_is_refused(folder, split):
+    folder.content[split] = []
+    with pytest.raises(ValueError, match=f"has no {split} cases: .* found an empty list; .*make_datalist"):
+        folder.load()
+    del folder.content[split]
+    with pytest.raises(ValueError, match=f"has no {split} cases: .* found only the keys labels"):
+        folder.load()
+
+
+def test_patient_in_two_splits_is_refused(folder):
+    folder.content["validation"][0]["patient"] = "2"
+    folder.content["test"][0]["patient"] = 3
+    with pytest.raises(ValueError, match=r"2 patients are in two splits \(training and validation\): 2, 3; .*make_datalist"):
+        folder.load()
+
+
+def test_one_image_in_two_splits_is_refused(folder):
+    folder.content["test"][0] = {**folder.content["training"][0], "patient": 99}
+    with pytest.raises(ValueError, match=r"i0.png \(training\) and image .*i0.png \(test\) are the same file"):
+        folder.load()
+
+
+def test_a_copy_of_an_image_in_another_split_is_refused(folder):
+    shutil.copy(folder.path / "i0.png", folder.path / "i5.png")
+    with pytest.raises(ValueError, match=r"i0.png \(training\) and image .*i5.png \(validation\) are the same file"):
+        folder.load()
+
+
+def test_copies_in_one_split_are_fine(folder):
+    shutil.copy(folder.path / "i0.png", folder.path / "i1.png")
+    assert len(identical_files([item["image"] for item in folder.load().training])) == 1
+
+
+@pytest.mark.parametrize("key, file", [("image", "i4.png"), ("label", "l4.png")])
+def test_missing_file_is_named(folder, key, file):
+    (folder.path / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{key} file .*{file} does not exist \(1 of 8 {key} files"):
+        folder.load()
+
+
+@pytest.mark.parametrize("file", ["i4.png", "l4.png"])
+def test_unreadable_file_is_named(folder, file):
+    (folder.path / file).write_bytes(b"none")
+    with pytest.raises(ValueError, match=f"{file} cannot be read as an image"):
+        folder.load()
+
+
+def test_mask_of_another_size_is_refused(folder):
+    folder.mask("l2.png", [0, 1], (30, 20))
+    with pytest.raises(ValueError, match=r"l2.png has size \(20, 30\) .* image .*i2.png \(30, 20\); expected equal sizes"):
+        folder.load()
+
+
+@pytest.mark.parametrize("values", [[0, 1, 2], [0, 128, 255], [1, 2], [0, 2], [0, 7], [2], [0, 1, 255]])
+def test_other_values_than_those_of_a_binary_mask_are_refused(folder, values):
+    folder.mask("l3.png", values)
+    expected = rf"l3.png holds the values {', '.join(map(str, values))}; expected 0 and 1, or 0 and 255, for data::num_classes 2"
+    with pytest.raises(ValueError, match=expected):
+        folder.load()
+
+
+def test_value_outside_the_classes_is_refused(folder):
+    folder.content["labels"]["2"] = "vessel"
+    with pytest.raises(ValueError, match=r"l\d.png holds the values 0, 255; expected class indices 0..2"):
+        folder.load(num_classes=3)
+
+
+def test_check_false_decodes_nothing(folder):
+    folder.mask("l3.png", [0, 1, 2])
+    data = folder.load(check=False)
+    with pytest.raises(ValueError, match="l3.png holds the values"):
+        data.check_files()
+
+
+@pytest.mark.parametrize("found", [None, ""])
+def test_dataset_dir_is_required(found):
+    with pytest.raises(ValueError, match="data::dataset_dir is required, .*pass --data::dataset_dir PATH"):
+        SegmentationData(found)
+
+
+def test_missing_dataset_dir_and_datalist_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="data::dataset_dir .*none is no folder"):
+        SegmentationData(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="data::datalist .*mine.json does not exist; .*make_datalist"):
+        SegmentationData(tmp_path, datalist="mine.json")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "is not readable JSON"),
+        ("[]", "must be an object with the lists"),
+        ('{"training": {}}', "must be an object with the lists"),
+        ('{"training": ["a.png"], "validation": ["b.png"]}', "item 0 of training in .* must be an object with an 'image'"),
+        ('{"training": [{"image": "a.png"}]}', "item 0 of training in .* must have a 'label' path"),
+        ('{"labels": ["a"], "training": []}', "labels in .* must map class index to name"),
+    ],
+)
+def test_malformed_datalist_is_refused(tmp_path, text, message):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        SegmentationData(tmp_path)
+
+
+def test_other_number_of_classes_than_the_datalist_names_is_refused(folder):
+    with pytest.raises(ValueError, match=r"num_classes is 4, but .* names 2 classes \(background, lesion\)"):
+        folder.load(num_classes=4)
+    folder.content["labels"]["2"] = "vessel"
+    with pytest.raises(ValueError, match="pass --data::num_classes 3"):
+        folder.load()
+
+
+@pytest.mark.parametrize("value", [1, 0, True, "2"])
+def test_wrong_num_classes_is_refused(value):
+    with pytest.raises(ValueError, match=f"data::num_classes must be an integer of at least 2 .*, got {value!r}"):
+        SegmentationData(".", num_classes=value)
+
+
+@pytest.mark.parametrize("value", [0, -16, 100, 224.0, "224"])
+def test_wrong_img_size_is_refused(value):
+    with pytest.raises(ValueError, match=f"data::img_size must be a positive multiple of 16, got {value!r}"):
+        SegmentationData(".", img_size=value)
+
+
+@pytest.mark.parametrize(
+    "name, options, counts",
+    [
+        ("demo_busbra24", {}, (16, 3, 5)),
+        ("demo_busbra24", {"datalist": "dataset_mc.json", "num_classes": 3}, (16, 3, 5)),
+        ("usgra", {"num_classes": 3}, (115, 17, 32)),
+        ("hc18", {}, (350, 50, 99)),
+        ("busbra", {}, (1047, 151, 292)),
+    ],
+)
+def test_shared_data_passes_every_check(name, options, counts):
+    data = SegmentationData(shared(name), **options)
+    assert (len(data.training), len(data.validation), len(data.test)) == counts

@@ -1,0 +1,129 @@
+"""docs/inference.md: each of its commands is run, with a tiny student on tiny images, and its tables are those of the code."""
+
+import json
+import re
+import shlex
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, ROOT, TINY_STUDENT
+from dicom_files import write_dicom
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigWorkflow, ckpt_export
+from PIL import Image
+
+from scripts.data.phantoms import write_phantom_dataset
+from scripts.export import check as export
+from scripts.export import formats as forms
+from scripts.export.formats import FORMS
+from scripts.inference.lesion_table import COLUMNS
+from scripts.networks.tinyusfm import TinyUSFMSeg
+
+PAGE = (ROOT / "docs" / "inference.md").read_text()
+TINY = {key: value for key, value in TINY_STUDENT.items() if not isinstance(value, str)}
+COMMANDS = [
+    line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.replace("\\\n", " ").splitlines()
+    if line and not line.startswith("#")
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with what the page names: images, students, data."""
+    monkeypatch.chdir(tmp_path)
+    write_phantom_dataset(tmp_path / "data" / "BUSBRA", 2, 1, 1, size=64)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "models").mkdir()
+    torch.manual_seed(0)
+    torch.save(TinyUSFMSeg(img_size=64, **TINY).state_dict(), tmp_path / "models" / "model.pt")
+    torch.save(TinyUSFMSeg(img_size=64, num_classes=3, **TINY).state_dict(), tmp_path / "three.pt")
+    (tmp_path / "images").mkdir()
+    return tmp_path
+
+
+def pairs(words: list[str]) -> dict:
+    return {name.removeprefix("--"): DefaultParseValue(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def segment(folder, words: list[str]) -> None:
+    options = pairs(words)
+    if options.get("output_format") == "dicom_seg" or "modalities" in options:
+        pytest.importorskip("highdicom", reason="DICOM needs the extra dicom")
+        image = np.random.default_rng(0).integers(0, 256, (50, 60), dtype=np.uint8)
+        write_dicom(folder / "images" / "a.dcm", image, modality=options.get("modalities", ["US"])[-1])
+    else:
+        shutil.copy(next((folder / "data" / "BUSBRA" / "images").iterdir()), folder / "images" / "a.png")
+    if options.get("overwrite"):
+        (folder / "masks").mkdir()
+        Image.new("L", (1, 1)).save(folder / "masks" / "a_mask.png")
+    network_def = {"_target_": TINY_STUDENT["_target_"], "num_classes": "@num_classes", "img_size": "@img_size", **TINY}
+    flow = ConfigWorkflow(
+        workflow_type="infer", logging_file=False, bundle_root=str(folder), img_size=64, network_def=network_def, **options
+    )
+    flow.initialize()
+    flow.run()
+    suffix = ".dcm" if options.get("output_format") == "dicom_seg" else ".png"
+    assert {path.name for path in (folder / "masks").iterdir()} == {f"a_mask{suffix}", "a_overlay.png", "lesions.csv"}
+    classes = [row.split(",")[2] for row in (folder / "masks" / "lesions.csv").read_text().splitlines()[1:]]
+    assert classes == options.get("class_names", ["lesion"])
+
+
+def export_forms(folder, words: list[str], monkeypatch) -> None:
+    """The forms that need no further library; tests/test_export.py has the others."""
+    light = {name: form for name, form in FORMS.items() if not form.needs}
+    for module in (export, forms):
+        monkeypatch.setattr(module, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
+        monkeypatch.setattr(module, "FORMS", light)
+    assert export.main([*words, "--img_size", "64"]) == 0
+    record = json.loads((folder / "export" / "export.json").read_text())
+    assert list(record["forms"]) == ["safetensors", "torchscript"] and record["checked_on"] == "list validation of BUSBRA"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
+def test_command_of_the_page_runs(folder, command, monkeypatch):
+    words = shlex.split(command)
+    assert words[:2] == ["python", "-m"]
+    if words[2] == "scripts.export.check":
+        export_forms(folder, words[3:], monkeypatch)
+    elif words[3] == "run":
+        segment(folder, words[4:])
+    else:
+        assert words[2:4] == ["monai.bundle", "ckpt_export"]
+        network_def = {"_target_": TINY_STUDENT["_target_"], "num_classes": 2, "img_size": 64, **TINY}
+        ckpt_export(**pairs(words[4:]), network_def=network_def)
+        assert torch.jit.load(folder / "model.ts")(torch.rand(3, 1, 64, 64)).shape == (3, 1, 64, 64)
+
+
+def test_page_has_commands_of_all_three_kinds():
+    assert {tuple(shlex.split(command)[2:4]) for command in COMMANDS} == {
+        ("monai.bundle", "run"), ("monai.bundle", "ckpt_export"), ("scripts.export.check", "--checkpoint"),
+    }  # fmt: skip
+
+
+def test_columns_of_the_table_are_those_of_the_page():
+    rows = re.search(r"\| column \| what \|\n\|---\|---\|\n(.*?)\n\n", PAGE, re.S)[1]
+    named = [name for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert tuple(named) == COLUMNS
+
+
+def test_ids_of_the_page_exist():
+    config = json.loads((CONFIGS / "inference.json").read_text())
+    rows = re.search(r"\| id \| what \|\n\|---\|---\|\n(.*?)\n\n", PAGE, re.S)[1]
+    for name in (name for row in rows.splitlines() for name in re.findall(r"`([\w:]+)`", row.split("|")[1])):
+        section, _, key = name.partition("::")
+        assert section in config and (not key or key in config[section]), name
+
+
+def test_picture_of_the_page_is_small():
+    path = ROOT / "docs" / "inference.png"
+    assert path.stat().st_size < 200_000
+    with Image.open(path) as picture:
+        colors = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert (colors == [245, 158, 11]).all(1).sum() > 100  # an outline
+
+
+def test_extra_of_the_page_is_declared():
+    assert re.search(r"^dicom = \[", (ROOT / "pyproject.toml").read_text(), re.M)
