@@ -1,7 +1,7 @@
 """The arms of a comparison: the same student with and without a teacher, and the teacher, each trained with every seed.
 
-Each training is a run of the bundle as `python -m monai.bundle run training` does it, in a folder of the comparison. The checkpoint
-that counts is the best on the validation list; no training here reads the test list.
+Each training is a run of the bundle as `python -m monai.bundle run training` does it, in a folder of the comparison.
+The checkpoint that counts is the best on the validation list; no training here reads the test list.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Plan:
         output_dir: of the comparison; the runs lie in its folder runs.
         teacher_config: overlays for the teacher's fine-tuning alone.
         student_config: overlays for the distilled student alone, such as a backbone that a teacher has taught already.
-        starts: by arm and seed what `train_arm` returned of the training that an arm goes on from (a teacher is taken as it is,
-            where the config gives none); empty where all start as the config says.
+        starts: by arm and seed what `train_arm` returned of the training that an arm goes on from (a teacher is taken
+            as it is, where the config gives none); empty where all start as the config says.
     """
 
     config_files: tuple[str, ...]
@@ -93,7 +93,9 @@ class Plan:
         )
 
     def given_teacher(self, seed: int = 0) -> Any:
-        """What the config says of teacher::lora_checkpoint: a path, a list of them, None, or a reference that makes one."""
+        """What the config says of teacher::lora_checkpoint: a path, a list of them, None, or a reference that makes
+        one.
+        """
         parser = self.workflow(STUDENT, seed).parser
         value = parser["teacher::lora_checkpoint"]
         if value is None or is_reference(value):
@@ -103,7 +105,8 @@ class Plan:
 
 
 def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """A program's options, with `config_file` and `dataset_dir`, and the overrides after them, which hold the latter too.
+    """A program's options, with `config_file` and `dataset_dir`, and the overrides after them, which hold the latter
+    too.
 
     Args:
         parser: with the program's own options; gets the two.
@@ -112,7 +115,9 @@ def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tupl
     Raises:
         ValueError: see `parse_overrides`.
     """
-    parser.add_argument("--config_file", nargs="+", default=[str(CONFIGS / "train.json")], help="train.json and overlays")
+    parser.add_argument(
+        "--config_file", nargs="+", default=[str(CONFIGS / "train.json")], help="train.json and overlays"
+    )
     parser.add_argument("--dataset_dir", help="short for --data::dataset_dir")
     options, rest = parser.parse_known_args(arguments)
     overrides = parse_overrides(rest)
@@ -174,8 +179,9 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
         teacher_file: what a student is distilled from.
 
     Returns:
-        checkpoint, run (its folder), epochs, seconds (of the training, without validation), val_dice (the best); started_from,
-        the same of the training that it went on from, whose checkpoint stays the arm's where no epoch was better.
+        checkpoint, run (its folder), epochs, seconds (of the training, without validation), val_dice (the best);
+        started_from, the same of the training that it went on from, whose checkpoint stays the arm's where no epoch was
+        better.
 
     Raises:
         ValueError: another process is training it, or its run was begun with other settings or another teacher.
@@ -186,7 +192,9 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
         with FileLock(runs / f"{arm}_seed{seed}.lock", timeout=0):
             return _train_alone(plan, arm, seed, teacher_file, runs / f"{arm}_seed{seed}.sha256")
     except Timeout:
-        raise ValueError(f"{arm}, seed {seed} is being trained by another process in {runs}; wait for its end.") from None
+        raise ValueError(
+            f"{arm}, seed {seed} is being trained by another process in {runs}; wait for its end."
+        ) from None
 
 
 def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_file: Path) -> dict[str, Any]:
@@ -262,8 +270,9 @@ def is_reference(value: Any) -> bool:
 
 
 def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:
-    """The teacher of a seed: the given file, what the config's reference makes, the one of the comparison that this goes on from, or
-    a fine-tuning with train_teacher.json."""
+    """The teacher of a seed: the given file, what the config's reference makes, the one of the comparison that this
+    goes on from, or a fine-tuning with train_teacher.json.
+    """
     given = plan.given_teacher(seed)
     if given is None:
         return dict(plan.starts.get((TEACHER, seed)) or train_arm(plan, TEACHER, seed))
@@ -308,5 +317,7 @@ def build_arm(plan: Plan, arm: str, seed: int, checkpoint: Any) -> Arm:
         teacher.load()  # on its device, which decides on the type of its weights
         return Arm(arm, teacher, parser.get_parsed_content("data::img_size"), seed)
     parser = plan.workflow(arm, seed, {"student::pretrained": False, "student::checkpoint": None}).parser
-    network: nn.Module = load_trained_student(parser.get_parsed_content("network_def"), checkpoint, f"arm {arm}, seed {seed}")
+    network: nn.Module = load_trained_student(
+        parser.get_parsed_content("network_def"), checkpoint, f"arm {arm}, seed {seed}"
+    )
     return Arm(arm, network, parser.get_parsed_content("data::img_size"), seed)

@@ -32,7 +32,9 @@ FOREIGN = ("side", "official_fold", "upstream_split")  # columns that the card h
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
     parser = argparse.ArgumentParser(prog="python -m eval.card", description=__doc__.splitlines()[0])
-    parser.add_argument("reports", type=Path, nargs="+", help="report.json of a comparison, or its copy in eval/results")
+    parser.add_argument(
+        "reports", type=Path, nargs="+", help="report.json of a comparison, or its copy in eval/results"
+    )
     options = parser.parse_args(arguments)
     try:
         reports = {path.stem: read_json(path, "the report of a finished comparison") for path in options.reports}
@@ -53,16 +55,23 @@ def metric_table(report: Mapping[str, Any]) -> list[str]:
     known = [report["arms"][arm]["metrics"] for arm in arms]
     names = [name for metric in (*METRICS, "ece") for name in (metric, f"{metric}_mm")]
     names += sorted(name for name in known[0] if name.startswith("dice_class"))
-    rows = [[_title(name), *(_cell(name, own[name]) for own in known)] for name in names if all(name in own for own in known)]
+    rows = [
+        [_title(name), *(_cell(name, own[name]) for own in known)]
+        for name in names
+        if all(name in own for own in known)
+    ]
     rows += [[title, *(str(report["arms"][arm]["counts"][name]) for arm in arms)] for name, title in COUNTS.items()]
     return _table(["", *arms], rows)
 
 
 def difference_lines(report: Mapping[str, Any]) -> list[str]:
-    """Markdown: what each pair of arms differs by in Dice, and the share of its teacher's Dice that the student keeps."""
+    """Markdown: what each pair of arms differs by in Dice, and the share of its teacher's Dice that the student
+    keeps.
+    """
     found = _dice_differences(report)
     lines = [
-        f"- {arm} less {reference}: Dice {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], p {row['p_value']:.2g}: "
+        f"- {arm} less {reference}: Dice {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], p "
+        f"{row['p_value']:.2g}: "
         f"{row['verdict']}."
         for arm, reference in PAIRS
         if (row := found.get((arm, reference)))
@@ -97,7 +106,10 @@ def calibration_lines(report: Mapping[str, Any]) -> list[str]:
 def _calibration_line(arm: str, report: Mapping[str, Any]) -> str:
     told = [f"{sum(row['arm'] == arm for row in report['failures'])} failures"]
     if found := report["calibration"].get(arm):
-        told.append(f"ECE of all pixels {found['ece']:.3f}, {found['confident_errors']:.0%} of the wrong ones with confidence above 0.9")
+        told.append(
+            f"ECE of all pixels {found['ece']:.3f}, {found['confident_errors']:.0%} of the wrong ones with confidence "
+            "above 0.9"
+        )
     if area := report["areas"].get(arm):
         limits = f"limits of agreement {area['low']:.0f} to {area['high']:.0f}"
         told.append(f"lesion area, predicted less true: bias {area['bias']:.0f} {area['unit']}, {limits}")
@@ -119,10 +131,14 @@ def overview(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _overview_cells(name: str, report: Mapping[str, Any]) -> list[str]:
     gain = _dice_differences(report).get((STUDENT, CONTROL))
-    told = [about for arm in (CONTROL, STUDENT) for key, about in report["about"].items() if key.startswith(f"{arm}, seed ")]
+    told = [
+        about for arm in (CONTROL, STUDENT) for key, about in report["about"].items() if key.startswith(f"{arm}, seed ")
+    ]
     known = [CHECKPOINT.search(about) for about in told]
     if not gain or TEACHER not in report["arms"] or len(known) != 2 or not all(known):
-        raise ValueError(f"{name} is no comparison of {', '.join(ARMS)} with one seed, whose students were trained there.")
+        raise ValueError(
+            f"{name} is no comparison of {', '.join(ARMS)} with one seed, whose students were trained there."
+        )
     dice = {arm: report["arms"][arm]["metrics"]["dice"]["mean"] for arm in ARMS}
     return [
         ", ".join(f"{found['dice']} (epoch {int(found['epoch'])})" for found in known),

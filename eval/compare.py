@@ -1,15 +1,16 @@
-"""Does distillation help? Teacher, student without teacher and distilled student, each with several seeds, on patients not seen.
+"""Does distillation help? Teacher, student without teacher and distilled student, each with several seeds, on patients
+not seen.
 
     python -m eval.compare --output_dir logs/comparison --dataset_dir data/BUSBRA --seeds 0 1 2 [--ID VALUE ...]
     python -m eval.compare --output_dir logs/comparison --config_file configs/train.json configs/quickstart.json
 
-Trains what is not trained yet, arm by arm, with one schedule for both students; a comparison that was stopped goes on where it was.
-Checkpoints are selected on the validation list. When all are trained, the test list is read, once: metrics.csv (a row a case, arm
-and seed), report.html and report.json. The margin of non-inferiority is fixed by the first call. `--checkpoint ARM[:SEED]=PATH`
-evaluates weights that exist, and `--tables` makes the report from the metrics.csv of earlier evaluations. `--continue_from DIR`
-trains the students of another comparison further, each arm and seed from its own best checkpoint there. To share the work,
-processes with one --output_dir and `--train ARM[:SEED]` train that alone (an arm without SEED with every one of --seeds) and
-stop; the call without it evaluates.
+Trains what is not trained yet, arm by arm, with one schedule for both students; a comparison that was stopped goes on
+where it was. Checkpoints are selected on the validation list. When all are trained, the test list is read, once:
+metrics.csv (a row a case, arm and seed), report.html and report.json. The margin of non-inferiority is fixed by the
+first call. `--checkpoint ARM[:SEED]=PATH` evaluates weights that exist, and `--tables` makes the report from the
+metrics.csv of earlier evaluations. `--continue_from DIR` trains the students of another comparison further, each arm
+and seed from its own best checkpoint there. To share the work, processes with one --output_dir and `--train ARM[:SEED]`
+train that alone (an arm without SEED with every one of --seeds) and stop; the call without it evaluates.
 """
 
 from __future__ import annotations
@@ -74,15 +75,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
-    parser = argparse.ArgumentParser(prog="python -m eval.compare", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--output_dir", type=Path, required=True, help="of the runs and results; the same again to go on")
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.compare", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="of the runs and results; the same again to go on"
+    )
     parser.add_argument("--teacher_config", nargs="*", default=[], help="overlays for the teacher's fine-tuning alone")
     parser.add_argument("--student_config", nargs="*", default=[], help="overlays for the distilled student alone")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--margin", type=float, default=MARGIN, help="Dice the student may lose against its teacher")
-    parser.add_argument("--checkpoint", nargs="+", default=[], metavar="ARM[:SEED]=PATH", help="weights instead of a training")
-    parser.add_argument("--continue_from", type=Path, help="output_dir of a comparison whose students are trained further")
-    parser.add_argument("--train", nargs="+", default=[], metavar="ARM[:SEED]", help="train these alone, beside other processes")
+    parser.add_argument(
+        "--checkpoint", nargs="+", default=[], metavar="ARM[:SEED]=PATH", help="weights instead of a training"
+    )
+    parser.add_argument(
+        "--continue_from", type=Path, help="output_dir of a comparison whose students are trained further"
+    )
+    parser.add_argument(
+        "--train", nargs="+", default=[], metavar="ARM[:SEED]", help="train these alone, beside other processes"
+    )
     parser.add_argument("--tables", nargs="+", type=Path, default=[], help="metrics.csv of evaluations to report on")
     options, overrides = parse_run(parser, arguments)
     if len(set(options.seeds)) != len(options.seeds):
@@ -118,9 +129,13 @@ def earlier_comparison(folder: Path, seeds: Sequence[int]) -> State:
         for seed in map(str, seeds):
             known = state["arms"].get(arm, {}).get(seed)
             if known is None:
-                raise ValueError(f"--continue_from {folder} has not trained {arm}, seed {seed}: all go on from there, or none.")
+                raise ValueError(
+                    f"--continue_from {folder} has not trained {arm}, seed {seed}: all go on from there, or none."
+                )
             if not Path(known["checkpoint"]).is_file():
-                raise FileNotFoundError(f"the checkpoint {known['checkpoint']} of --continue_from does not exist any more.")
+                raise FileNotFoundError(
+                    f"the checkpoint {known['checkpoint']} of --continue_from does not exist any more."
+                )
     return state
 
 
@@ -138,7 +153,9 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     problems = open_comparison(options, plan, data.digest)
     if (plan.output_dir / TABLE).is_file():
         if options.train:
-            raise ValueError(f"{plan.output_dir} has read the test list already, and trains no more; pass another --output_dir.")
+            raise ValueError(
+                f"{plan.output_dir} has read the test list already, and trains no more; pass another --output_dir."
+            )
         print("the test list was read already; its results are kept. Pass another --output_dir for another comparison.")
         return problems
     if options.train:
@@ -147,10 +164,7 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     given = [_given(text) for text in options.checkpoint]
     if len(dict(given)) < len(given):
         raise ValueError(f"--checkpoint names an arm and seed twice: {' '.join(options.checkpoint)}.")
-    if given:
-        found = {key: describe_file(path) for key, path in given}
-    else:
-        found = train_all(options.seeds, plan)
+    found = {key: describe_file(path) for key, path in given} if given else train_all(options.seeds, plan)
     problems = _evaluate_all(found, options, plan)
     with open_state(plan) as state:
         state["problems"] = problems
@@ -190,21 +204,29 @@ def open_comparison(options: argparse.Namespace, plan: Plan, lists: str) -> list
         lists: the digest of the cases.
 
     Raises:
-        ValueError: the folder belongs to a comparison with other settings or lists, or goes on from one with other lists.
+        ValueError: the folder belongs to a comparison with other settings or lists, or goes on from one with other
+            lists.
     """
     if options.earlier and options.earlier["lists"] != lists:
-        raise ValueError(f"--continue_from {options.continue_from} has other lists: its students may have seen this test's cases.")
-    configs = [{key: value for key, value in plan.workflow(arm, 0).parser.config.items() if key not in WHERE} for arm in ORDER]
+        raise ValueError(
+            f"--continue_from {options.continue_from} has other lists: its students may have seen this test's cases."
+        )
+    configs = [
+        {key: value for key, value in plan.workflow(arm, 0).parser.config.items() if key not in WHERE} for arm in ORDER
+    ]
     found = {"config": digest(configs), "lists": lists, "margin": options.margin}
     starts = {f"{arm} {seed}": start["checkpoint"] for (arm, seed), start in plan.starts.items() if arm in STUDENTS}
     with open_state(plan) as state:
         changed = [key for key in found if state and state.get(key) != found[key]]
         former = state.get("continue_from", {})
-        if state and (bool(former) != bool(starts) or any(former.get(key, path) != path for key, path in starts.items())):
+        if state and (
+            bool(former) != bool(starts) or any(former.get(key, path) != path for key, path in starts.items())
+        ):
             changed.append("continue_from")
         if changed:
             raise ValueError(
-                f"{plan.output_dir / STATE} was begun with another {' and '.join(changed)}; arms of different settings cannot be "
+                f"{plan.output_dir / STATE} was begun with another {' and '.join(changed)}; arms of different settings "
+                "cannot be "
                 "compared, and the margin is fixed beforehand: pass another --output_dir."
             )
         state.update(found, continue_from={**former, **starts})
@@ -237,9 +259,12 @@ def train_some(wanted: Sequence[tuple[str, int]], seeds: Sequence[int], plan: Pl
     wanted = list(dict.fromkeys((arm, teachers[seed] if arm == TEACHER else seed) for arm, seed in wanted))
     for arm, seed in wanted:
         given, teacher = plan.given_teacher(seed), (TEACHER, teachers[seed])
-        made = given is None and teacher not in plan.starts or is_reference(given)  # by a training, which may be another process's
+        # by a training, which may be another process's
+        made = given is None and teacher not in plan.starts or is_reference(given)
         if arm == STUDENT and made and teacher not in wanted and not _known(plan, *teacher):
-            raise ValueError(f"--train {arm}:{seed} needs its teacher; train that first, with --train {TEACHER}:{teachers[seed]}.")
+            raise ValueError(
+                f"--train {arm}:{seed} needs its teacher; train that first, with --train {TEACHER}:{teachers[seed]}."
+            )
     for arm, seed in sorted(wanted, key=lambda key: ORDER.index(key[0])):
         if arm == STUDENT:
             _train_once(plan, TEACHER, teachers[seed], teachers[seed])
@@ -304,8 +329,13 @@ def _evaluate_all(found: dict[tuple[str, int], dict[str, Any]], options: argpars
         if about.get("run"):
             curves.setdefault(arm, {})[str(seed)] = read_curves(Path(about["run"]) / "history.csv")
     report = compile_report(
-        measured.rows, measured.reliability, f"Comparison on {parser.get_parsed_content('data').name}", curves, options.margin,
-        _about(found, options), [*_former_reading(options.continue_from), *_left_out(found, plan), *problems],
+        measured.rows,
+        measured.reliability,
+        f"Comparison on {parser.get_parsed_content('data').name}",
+        curves,
+        options.margin,
+        _about(found, options),
+        [*_former_reading(options.continue_from), *_left_out(found, plan), *problems],
     )
     draw = CaseDrawer(dataset, arms, num_classes, device, autocast, names)
     write_report_with_cases(report, measured.rows, draw, plan.output_dir)
@@ -343,13 +373,18 @@ def _former_reading(earlier: Path | None) -> list[str]:
     if earlier is None or not (earlier / TABLE).is_file():
         return []
     return [
-        "The test list was read before, for the comparison that this one goes on from: whether to go on may have been decided by "
+        "The test list was read before, for the comparison that this one goes on from: whether to go on may have been "
+        "decided by "
         "what was seen there."
     ]
 
 
 def _about(found: dict[tuple[str, int], dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    about = {"command": options.command, "revision": git_revision() or "unknown", "processor": describe_machine(0)["cpu"]}
+    about = {
+        "command": options.command,
+        "revision": git_revision() or "unknown",
+        "processor": describe_machine(0)["cpu"],
+    }
     for (arm, seed), run in found.items():
         files = run["checkpoint"] if isinstance(run["checkpoint"], list) else [run["checkpoint"]]
         told = [f"{run[key]:.4g} {unit}" for key, unit in PROGRESS.items() if run.get(key)]
@@ -375,7 +410,9 @@ def _print_verdicts(report: dict[str, Any]) -> None:
         print(f"{arm:<8} Dice {dice['mean']:.4f} [{dice['low']:.4f}, {dice['high']:.4f}], {found['num_seeds']} seeds")
     for row in report["comparisons"]:
         interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
-        print(f"{row['arm']} - {row['reference']}, {row['metric']}: {row['difference']:+.4f} {interval} {row['verdict']}")
+        print(
+            f"{row['arm']} - {row['reference']}, {row['metric']}: {row['difference']:+.4f} {interval} {row['verdict']}"
+        )
     for warning in report["warnings"]:
         print(f"warning: {warning}")
 

@@ -1,10 +1,10 @@
 """Will distillation help? A look at the teacher on the validation list before hours are spent.
 
-    python -m eval.preflight --control logs/student/BUSBRA/TIMESTAMP/models/best_epoch020_dice0.7000.pt --dataset_dir data/BUSBRA \
-        --teacher::model_name lite_medsam --teacher::module mask_decoder --teacher::lora_checkpoint PATH
+    python -m eval.preflight --dataset_dir data/BUSBRA --teacher::model_name lite_medsam \\
+        --teacher::module mask_decoder --teacher::lora_checkpoint PATH --control PATH
 
-Compares the teacher with a student that was trained without one, looks at how sure the teacher is where it is wrong, and says go or
-no-go with the reason and the settings that its answers call for. Ends with 0 for go and 2 for no-go.
+Compares the teacher with a student that was trained without one, looks at how sure the teacher is where it is wrong,
+and says go or no-go with the reason and the settings that its answers call for. Ends with 0 for go and 2 for no-go.
 """
 
 from __future__ import annotations
@@ -45,9 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
-    parser = argparse.ArgumentParser(prog="python -m eval.preflight", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.preflight", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--control", type=Path, required=True, help="a student that train_student.json trained")
-    parser.add_argument("--output_dir", type=Path, help="gets preflight.json and a report; nothing is written when left out")
+    parser.add_argument(
+        "--output_dir", type=Path, help="gets preflight.json and a report; nothing is written when left out"
+    )
     options, overrides = parse_run(parser, arguments)
     return options, Plan(options.config_file, overrides, (options.output_dir or Path("logs/preflight")).resolve())
 
@@ -61,8 +65,8 @@ def look(plan: Plan, control: Path, output_dir: Path | None = None) -> dict[str,
         output_dir: of preflight.json and the report; None writes nothing.
 
     Returns:
-        decision (go or no-go), reason, advice (settings to pass), teacher_dice, control_dice, empty_predictions (masks of a class,
-        by arm), difference with low and high, accuracy, ece, confident_errors, temperature, warnings.
+        decision (go or no-go), reason, advice (settings to pass), teacher_dice, control_dice, empty_predictions (masks
+        of a class, by arm), difference with low and high, accuracy, ece, confident_errors, temperature, warnings.
 
     Raises:
         FileNotFoundError: a checkpoint misses.
@@ -139,9 +143,16 @@ def _decide(gain: float, low: float, high: float, num_patients: int) -> tuple[st
     if high < 0:
         return NO_GO, f"the teacher is worse than the student that it would teach ({interval}); tune it longer first."
     if low <= 0:
-        return NO_GO, f"the teacher is not shown to be better than the control ({interval}); there is nothing to hand on."
+        return (
+            NO_GO,
+            f"the teacher is not shown to be better than the control ({interval}); there is nothing to hand on.",
+        )
     if gain <= RUN_NOISE:
-        return NO_GO, f"the teacher is better than the control by no more than runs of one config differ ({interval}, {RUN_NOISE})."
+        return (
+            NO_GO,
+            f"the teacher is better than the control by no more than runs of one config differ ({interval}, "
+            f"{RUN_NOISE}).",
+        )
     return GO, f"the teacher is better than the control ({interval}); there is something to hand on."
 
 
@@ -149,13 +160,15 @@ def _advice(confident_errors: float, temperature: float) -> list[str]:
     advice = []
     if confident_errors > MANY_CONFIDENT_ERRORS:
         advice.append(
-            f"{confident_errors:.0%} of the teacher's wrong pixels are said with a confidence above 0.9, and the student would "
+            f"{confident_errors:.0%} of the teacher's wrong pixels are said with a confidence above 0.9, and the "
+            "student would "
             "learn them: pass --distillation::gate agreement."
         )
     lowest, highest = TEMPERATURES
     if not lowest * 1.01 < temperature < highest / 1.01:
         advice.append(
-            f"no temperature calibrates the teacher (the best is at the end of the search, {temperature:.2f}): none is advised."
+            f"no temperature calibrates the teacher (the best is at the end of the search, {temperature:.2f}): none is "
+            "advised."
         )
     elif not 1 / POOR_CALIBRATION < temperature < POOR_CALIBRATION:
         kind = "too sure" if temperature > 1 else "not sure enough"
@@ -166,9 +179,11 @@ def _advice(confident_errors: float, temperature: float) -> list[str]:
 def describe(found: dict[str, Any]) -> str:
     """What the program prints."""
     lines = [
-        f"teacher Dice {found['teacher_dice']:.4f}, control {found['control_dice']:.4f} on the validation list; empty predictions: "
+        f"teacher Dice {found['teacher_dice']:.4f}, control {found['control_dice']:.4f} on the validation list; empty "
+        "predictions: "
         f"{found['empty_predictions'][TEACHER]} and {found['empty_predictions'][CONTROL]}",
-        f"teacher's pixels that agree with the ground truth {found['accuracy']:.2%}, ECE {found['ece']:.4f}, wrong pixels with "
+        f"teacher's pixels that agree with the ground truth {found['accuracy']:.2%}, ECE {found['ece']:.4f}, wrong "
+        "pixels with "
         f"confidence above 0.9: {found['confident_errors']:.1%}, calibrating temperature {found['temperature']:.2f}",
         *(f"warning: {warning}" for warning in found["warnings"]),
         *found["advice"],

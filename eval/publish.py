@@ -2,9 +2,9 @@
 
     python -m eval.publish --comparison logs/comparison --dataset_dir data/BUSBRA [--seed 0]
 
-Writes models/model.pt and models/model.safetensors in half precision (half the size; they are loaded in fp32), after a look at the
-validation list whether the rounding changes the masks; copies report.json to eval/results/ and its figures of the student to
-configs/metadata.json.
+Writes models/model.pt and models/model.safetensors in half precision (half the size; they are loaded in fp32), after a
+look at the validation list whether the rounding changes the masks; copies report.json to eval/results/ and its figures
+of the student to configs/metadata.json.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
-    parser = argparse.ArgumentParser(prog="python -m eval.publish", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.publish", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--comparison", type=Path, required=True, help="output_dir of eval.compare")
     parser.add_argument("--seed", type=int, default=0, help="of the student that is shared")
     parser.add_argument("--name", help="of the results file; the comparison's folder name when left out")
@@ -78,7 +80,9 @@ def find_checkpoint(comparison: Path, seed: int) -> str:
     """
     seeds = read_json(comparison / STATE, "a comparison")["arms"].get(STUDENT, {})
     if str(seed) not in seeds:
-        raise ValueError(f"{comparison} has no student of seed {seed}, only of {', '.join(seeds) or 'none'}; pass another --seed.")
+        raise ValueError(
+            f"{comparison} has no student of seed {seed}, only of {', '.join(seeds) or 'none'}; pass another --seed."
+        )
     checkpoint = seeds[str(seed)]["checkpoint"]
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f"the student's checkpoint {checkpoint} does not exist any more.")
@@ -86,7 +90,8 @@ def find_checkpoint(comparison: Path, seed: int) -> str:
 
 
 def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
-    """Write model.pt and model.safetensors; returns by how much half precision changes the mean Dice of the validation list.
+    """Write model.pt and model.safetensors; returns by how much half precision changes the mean Dice of the validation
+    list.
 
     Raises:
         ValueError: the file does not fit the student, or the change is too large.
@@ -102,12 +107,15 @@ def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
         return evaluate(data, [Arm(STUDENT, student, size)], classes, *where).summary[STUDENT, 0]["dice"]
 
     before = dice()
-    halved = {key: value.half() if value.is_floating_point() else value for key, value in student.cpu().state_dict().items()}
+    halved = {
+        key: value.half() if value.is_floating_point() else value for key, value in student.cpu().state_dict().items()
+    }
     student.load_state_dict(halved)
     change = dice() - before
     if abs(change) > MOST_DICE_CHANGE:
         raise ValueError(
-            f"half precision changes the validation Dice by {change:+.5f}, more than {MOST_DICE_CHANGE}; nothing is written."
+            f"half precision changes the validation Dice by {change:+.5f}, more than {MOST_DICE_CHANGE}; nothing is "
+            "written."
         )
     with atomic_path(folder / "model.pt") as partial:
         torch.save(halved, partial)
@@ -142,7 +150,9 @@ def eval_metrics(arms: Mapping[str, Mapping[str, Any]], seed: int, names: Sequen
         raise ValueError("the report has no arm student; there is nothing to say of the shared one.")
     found = {name: arms[STUDENT]["metrics"][name]["seed_means"] for name in names if name in arms[STUDENT]["metrics"]}
     if any(str(seed) not in means for means in found.values()):
-        raise ValueError(f"the report has no student of seed {seed}, only of {', '.join(found['dice'])}; pass another --seed.")
+        raise ValueError(
+            f"the report has no student of seed {seed}, only of {', '.join(found['dice'])}; pass another --seed."
+        )
     return {f"mean_{name}": round(means[str(seed)], 4) for name, means in found.items()}
 
 

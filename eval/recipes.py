@@ -1,12 +1,13 @@
 """What each addition to the loss brings: one short training a recipe and seed, and the table of docs/distillation.md.
 
-    python -m eval.recipes --output_dir logs/recipes --dataset_dir data/BUSBRA --teacher::model_name lite_medsam \
+    python -m eval.recipes --output_dir logs/recipes --dataset_dir data/BUSBRA --teacher::model_name lite_medsam \\
         --teacher::module mask_decoder --teacher::lora_checkpoint PATH
 
-Small on purpose (img_size 128, 15 epochs, the first 192 training images), so that a seed of all recipes takes some 25 minutes on a
-core: it can show what does harm and what may be worth a comparison (eval.compare), no more. The figure is the validation Dice after
-the last epoch; nothing is selected by it, and the test list is not read. A run that was stopped goes on where it was.
-`--config_file` takes overlays, such as configs/shared_teacher.json, below what makes the trainings short; overrides go above it.
+Small on purpose (img_size 128, 15 epochs, the first 192 training images), so that a seed of all recipes takes some 25
+minutes on a core: it can show what does harm and what may be worth a comparison (eval.compare), no more. The figure is
+the validation Dice after the last epoch; nothing is selected by it, and the test list is not read. A run that was
+stopped goes on where it was. `--config_file` takes overlays, such as configs/shared_teacher.json, below what makes the
+trainings short; overrides go above it.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    parser = argparse.ArgumentParser(prog="python -m eval.recipes", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.recipes", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="of the runs; the same again to go on")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=15)
@@ -131,7 +134,9 @@ def last_dice(history: Path) -> float:
 
 
 def summarize(found: Found, name: str, base: str | None) -> None:
-    """Add mean, spread (largest less smallest of the seeds) and gain (mean of the differences seed by seed) to a recipe."""
+    """Add mean, spread (largest less smallest of the seeds) and gain (mean of the differences seed by seed) to a
+    recipe.
+    """
     dice = found[name]["dice"]
     found[name].update(mean=mean(dice.values()), spread=max(dice.values()) - min(dice.values()))
     if base:

@@ -1,8 +1,9 @@
 """Adapters between the seed's .pth and peft's folder: python -m scripts.convert_adapter SOURCE TARGET [--half].
 
-A .pth file (what fine-tuning writes) becomes a folder that peft's `PeftModel.from_pretrained` loads, and such a folder becomes
-a .pth file. The tensors stay the same bit by bit; `teacher::lora_checkpoint` takes both forms. With --half they are rounded to
-fp16, half the size, as the shared teacher's are: another teacher by a hair, so round before anything is distilled from it.
+A .pth file (what fine-tuning writes) becomes a folder that peft's `PeftModel.from_pretrained` loads, and such a folder
+becomes a .pth file. The tensors stay the same bit by bit; `teacher::lora_checkpoint` takes both forms. With --half they
+are rounded to fp16, half the size, as the shared teacher's are: another teacher by a hair, so round before anything is
+distilled from it.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def convert_adapter(source: Path, target: Path, half: bool = False) -> Adapter:
     Raises:
         FileNotFoundError: the source is not there.
         FileExistsError: the target is there.
-        ValueError: the source is no adapter, or one without LoRA for a folder; the target has the form of the source; or fp16
-            cannot hold a value.
+        ValueError: the source is no adapter, or one without LoRA for a folder; the target has the form of the source;
+            or fp16 cannot hold a value.
     """
     to_file = target.suffix == SUFFIX
     _check_paths(source, target, half)
@@ -40,7 +41,8 @@ def convert_adapter(source: Path, target: Path, half: bool = False) -> Adapter:
         adapter = adapter._replace(state=_round(adapter))
     if adapter.module == DECODER_ONLY and not to_file:
         raise ValueError(
-            f"SOURCE {source} is a tuned {DECODER_ONLY} without LoRA, which peft has no form for; use it as a {SUFFIX} file, or "
+            f"SOURCE {source} is a tuned {DECODER_ONLY} without LoRA, which peft has no form for; use it as a {SUFFIX} "
+            "file, or "
             "fine-tune with another teacher::module."
         )
     if to_file:
@@ -76,7 +78,11 @@ def _check_paths(source: Path, target: Path, half: bool) -> None:
         raise FileExistsError(f"TARGET {target} already exists; remove it or choose another name.")
     from_folder = source.is_dir() or source.name == PEFT_WEIGHTS
     if from_folder != (target.suffix == SUFFIX) and not half:
-        expected = f"file that ends in {SUFFIX}, since SOURCE is a peft folder" if from_folder else "folder, since SOURCE is a file"
+        expected = (
+            f"file that ends in {SUFFIX}, since SOURCE is a peft folder"
+            if from_folder
+            else "folder, since SOURCE is a file"
+        )
         raise ValueError(f"TARGET must be a {expected}; got {target}.")
 
 

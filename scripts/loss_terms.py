@@ -1,9 +1,11 @@
 """What can be added to the loss, all off by default: a gate on the teacher, the boundary apart, CWD, DIST and MGD.
 
-- gate: the teacher counts only where it finds the ground truth (Meng et al. 2019, arXiv:1904.12399) and where it is sure, by a
-  threshold on its top probability (Sohn et al. 2020, arXiv:2001.07685); the task term teaches every pixel in any case.
-- boundary: body and boundary of the label apart, each a mean over its own pixels, after BPKD (Liu et al. 2023, arXiv:2306.08075).
-  BPKD gives each its own form of loss; here both are the Kullback-Leibler divergence of `distill_loss`.
+- gate: the teacher counts only where it finds the ground truth (Meng et al. 2019, arXiv:1904.12399) and where it is
+  sure, by a threshold on its top probability (Sohn et al. 2020, arXiv:2001.07685); the task term teaches every pixel in
+  any case.
+- boundary: body and boundary of the label apart, each a mean over its own pixels, after BPKD (Liu et al. 2023,
+  arXiv:2306.08075). BPKD gives each its own form of loss; here both are the Kullback-Leibler divergence of
+  `distill_loss`.
 - cwd: channel-wise distillation of the logits (Shu et al. 2021, arXiv:2011.13256).
 - dist_intra, dist_inter: the relations of DIST (Huang et al. 2022, arXiv:2205.10536) between probabilities.
 - mgd: masked generative distillation of the features (Yang et al. 2022, arXiv:2205.01529).
@@ -30,7 +32,8 @@ def gate_weight(teacher_logits: torch.Tensor, label: torch.Tensor, gate: str, ga
     Args:
         teacher_logits: (B, 1 or C, H, W), unnormalized.
         label: (B, 1, H, W), class indices.
-        gate: `confidence` asks for a top probability of `gate_confidence`, `agreement` for the label's class, `both` for both.
+        gate: `confidence` asks for a top probability of `gate_confidence`, `agreement` for the label's class, `both`
+            for both.
         gate_confidence: at temperature 1.
     """
     confidence, prediction = _top_class(teacher_logits)
@@ -67,7 +70,8 @@ def boundary_mask(label: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def region_mean(values: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
-    """The mean of values over the region's pixels in the whole batch, so that a small region has its full say; 0 without pixels.
+    """The mean of values over the region's pixels in the whole batch, so that a small region has its full say; 0
+    without pixels.
 
     Args:
         values: (B, H, W).
@@ -77,10 +81,11 @@ def region_mean(values: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
 
 
 def cwd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * KL(teacher || student) of each channel's softmax over the pixels, summed over H, W, mean over B and channels.
+    """T^2 * KL(teacher || student) of each channel's softmax over the pixels, summed over H, W, mean over B and
+    channels.
 
-    It tells where a class is most likely, not how likely it is (Shu et al., Sec. 3). One-channel logits x are one channel here: the
-    other class's logit is 0 everywhere, and its softmax over the pixels says nothing.
+    It tells where a class is most likely, not how likely it is (Shu et al., Sec. 3). One-channel logits x are one
+    channel here: the other class's logit is 0 everywhere, and its softmax over the pixels says nothing.
 
     Args:
         student_logits: (B, 1 or C, H, W), unnormalized.
@@ -94,7 +99,8 @@ def cwd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, tempera
 
 
 def dist_intra_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """1 - the correlation of student and teacher over all pixels of the batch, of each class's probabilities, mean over classes.
+    """1 - the correlation of student and teacher over all pixels of the batch, of each class's probabilities, mean over
+    classes.
 
     Not softened, as in the authors' segmentation. With two classes the two correlations are the same, so one is taken.
 
@@ -103,7 +109,8 @@ def dist_intra_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) 
         teacher_logits: the same shape.
     """
     student, teacher = (
-        _probabilities(logits).transpose(0, 1).flatten(1) for logits in (student_logits, teacher_logits)  # -> (C, BHW)
+        _probabilities(logits).transpose(0, 1).flatten(1)
+        for logits in (student_logits, teacher_logits)  # -> (C, BHW)
     )
     return 1 - _correlation(student, teacher).mean()
 
@@ -129,10 +136,11 @@ def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class MaskedGeneration(nn.Module):
-    """Masked generative distillation: from a part of the student's features the whole embedding of the teacher is generated.
+    """Masked generative distillation: from a part of the student's features the whole embedding of the teacher is
+    generated.
 
-    A 1x1 convolution, a mask of positions that is new in every call, and two 3x3 convolutions with a ReLU between (Yang et al.,
-    Sec. 3). They train with the student and are not part of the shared model.
+    A 1x1 convolution, a mask of positions that is new in every call, and two 3x3 convolutions with a ReLU between (Yang
+    et al., Sec. 3). They train with the student and are not part of the shared model.
 
     Args:
         student_channels: of the student's features.
@@ -175,18 +183,23 @@ def check_options(
     check_gate(gate, gate_confidence, num_classes)
     if not teacher_temperature > 0:
         raise ValueError(
-            f"teacher_temperature must be positive, got {teacher_temperature}; pass --distillation::teacher_temperature 1.0, "
+            f"teacher_temperature must be positive, got {teacher_temperature}; pass "
+            "--distillation::teacher_temperature 1.0, "
             "which takes the teacher as it is."
         )
     if isinstance(boundary_width, bool) or not isinstance(boundary_width, int) or boundary_width < 1:
         raise ValueError(
-            f"boundary_width must be a positive number of pixels, got {boundary_width!r}; pass --distillation::boundary_width 3."
+            f"boundary_width must be a positive number of pixels, got {boundary_width!r}; pass "
+            "--distillation::boundary_width 3."
         )
     if not 0 <= mask_ratio < 1:
-        raise ValueError(f"mask_ratio must be from 0 to below 1, got {mask_ratio}; pass --distillation::mask_ratio 0.75.")
+        raise ValueError(
+            f"mask_ratio must be from 0 to below 1, got {mask_ratio}; pass --distillation::mask_ratio 0.75."
+        )
     if num_classes == 2 and dist_inter > 0:
         raise ValueError(
-            f"dist_inter is {dist_inter}, but it is void for two classes: the probabilities (1 - p, p) of a pixel correlate with "
+            f"dist_inter is {dist_inter}, but it is void for two classes: the probabilities (1 - p, p) of a pixel "
+            "correlate with "
             "any other (1 - q, q) by 1 or -1, whatever p and q, so that there is nothing to learn; pass "
             "--distillation::dist_inter 0 (dist_intra works with two classes)."
         )
@@ -198,6 +211,7 @@ def check_gate(gate: str, gate_confidence: float, num_classes: int) -> None:
         raise ValueError(f"distillation::gate must be one of {', '.join(GATES)}, got {gate!r}.")
     if gate in (CONFIDENCE, BOTH) and not 1 / num_classes < gate_confidence < 1:
         raise ValueError(
-            f"gate_confidence must be between {1 / num_classes:.2g}, which the top probability of {num_classes} classes always "
+            f"gate_confidence must be between {1 / num_classes:.2g}, which the top probability of {num_classes} "
+            "classes always "
             f"reaches, and 1, got {gate_confidence}; pass --distillation::gate_confidence 0.9."
         )

@@ -1,7 +1,8 @@
-"""The loss: alpha * task + beta * distill + gamma * feature, and the terms of extra_losses.py, which are off by default.
+"""The loss: alpha * task + beta * distill + gamma * feature, and the terms of extra_losses.py, which are off by
+default.
 
-Hinton et al. 2015, arXiv:1503.02531, Sec. 2 (softened targets); Romero et al. 2015, arXiv:1412.6550 (features through an
-adapter); Milletari et al. 2016, arXiv:1606.04797, eq. 3 (Dice with squared denominators).
+Hinton et al. 2015, arXiv:1503.02531, Sec. 2 (softened targets); Romero et al. 2015, arXiv:1412.6550 (features through
+an adapter); Milletari et al. 2016, arXiv:1606.04797, eq. 3 (Dice with squared denominators).
 
 Shapes: B batch, C classes, D channels, H W pixels.
 """
@@ -40,8 +41,9 @@ STUDENT_CHANNELS = {NECK: 48, BACKBONE: 192}
 
 
 class LossTerms(NamedTuple):
-    """Scalars: the weighted total, then each term before its weight; one of these four whose weight is 0 is 0. Added terms that are
-    on follow as further fields."""
+    """Scalars: the weighted total, then each term before its weight; one of these four whose weight is 0 is 0. Added
+    terms that are on follow as further fields.
+    """
 
     total: torch.Tensor
     task: torch.Tensor
@@ -80,8 +82,11 @@ def distill_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, tem
 
 
 def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """KL(softmax(teacher) || softmax(student)) of each pixel, summed over classes: (B, H, W) from logits (B, 1 or C, H, W)."""
-    if student_logits.shape[1] == 1:  # the classes [0, x]: cross-entropy less the teacher's entropy, faster than two channels
+    """KL(softmax(teacher) || softmax(student)) of each pixel, summed over classes: (B, H, W) from logits (B, 1 or C,
+    H, W).
+    """
+    # the classes [0, x]: cross-entropy less the teacher's entropy, faster than two channels
+    if student_logits.shape[1] == 1:
         target = teacher_logits.sigmoid()
         entropy = F.binary_cross_entropy_with_logits(teacher_logits, target, reduction="none")
         return (F.binary_cross_entropy_with_logits(student_logits, target, reduction="none") - entropy)[:, 0]
@@ -95,16 +100,20 @@ def resize(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
 
 
 def shrink(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """As `resize`, but what becomes smaller is averaged first, so that no element of the teacher's embedding is passed over."""
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+    """As `resize`, but what becomes smaller is averaged first, so that no element of the teacher's embedding is
+    passed over.
+    """
+    return (
+        x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+    )
 
 
 class TaskLoss(nn.Module):
     """0.5 * cross-entropy + 0.5 * Dice against the ground truth: the supervised part.
 
-    Binary: BCE with logits, and the Dice of the foreground. Multi-class: cross-entropy, and the mean Dice over all classes
-    with the background. Cross-entropy is the mean over B, H, W. Dice sums over the whole batch, so that an image without
-    foreground cannot dominate it.
+    Binary: BCE with logits, and the Dice of the foreground. Multi-class: cross-entropy, and the mean Dice over all
+    classes with the background. Cross-entropy is the mean over B, H, W. Dice sums over the whole batch, so that an
+    image without foreground cannot dominate it.
 
     Args:
         num_classes: with the background; 2 takes one logit channel.
@@ -132,7 +141,8 @@ class TaskLoss(nn.Module):
 class FeatureAdapter(nn.Sequential):
     """Student features (B, D, h, w) -> the teacher's embedding channels (B, 256, h, w): 1x1 convolution and batch norm.
 
-    No ReLU at the end: the teacher's embeddings are signed. It trains with the student and is not part of the shared model.
+    No ReLU at the end: the teacher's embeddings are signed. It trains with the student and is not part of the shared
+    model.
     """
 
     def __init__(self, student_channels: int = 48, teacher_channels: int = 256) -> None:
@@ -144,33 +154,35 @@ class FeatureAdapter(nn.Sequential):
 class DistillationLoss(nn.Module):
     """alpha * task + beta * distill + gamma * feature, and what is added to it, as `LossTerms`.
 
-    What extra_losses.py adds is off by default. A term of it that has a weight is a further field of the result, named as its key.
+    What extra_losses.py adds is off by default. A term of it that has a weight is a further field of the result, named
+    as its key.
 
     Args:
         temperature: softens both logits, usually 1 to 20.
         alpha: weight of the task term (`TaskLoss`).
         beta: weight of the softened Kullback-Leibler term (`distill_loss`).
-        gamma: weight of the feature term: mean squared error, over all elements, between the adapted student features and the
-            teacher's image embedding resized to them.
-        features: which features of the student gamma and mgd read: `neck`, its stride-16 level, which comes from the block two
-            thirds up, or `backbone`, the last block's output, so that all blocks learn from the embedding.
-        whiten: standardize each channel of the embedding over the batch before gamma and mgd compare it, to mean 0 and variance
-            v / (v + 1e-5), so that a channel that hardly varies counts less. Otherwise its variance v is part of the weight (the
-            shared LiteMedSAM's has a mean of 0.01, from 3e-7 to 0.06), and the adapter, which starts at 1, first has to shrink to
-            it. Wei et al. 2022, arXiv:2205.14141, normalize a teacher's features too, over the channels of each token, which would
-            leave the channels as different as they are.
+        gamma: weight of the feature term: mean squared error, over all elements, between the adapted student features
+            and the teacher's image embedding resized to them.
+        features: which features of the student gamma and mgd read: `neck`, its stride-16 level, which comes from the
+            block two thirds up, or `backbone`, the last block's output, so that all blocks learn from the embedding.
+        whiten: standardize each channel of the embedding over the batch before gamma and mgd compare it, to mean 0 and
+            variance v / (v + 1e-5), so that a channel that hardly varies counts less. Otherwise its variance v is part
+            of the weight (the shared LiteMedSAM's has a mean of 0.01, from 3e-7 to 0.06), and the adapter, which starts
+            at 1, first has to shrink to it. Wei et al. 2022, arXiv:2205.14141, normalize a teacher's features too, over
+            the channels of each token, which would leave the channels as different as they are.
         num_classes: with the background.
-        mode: where the teacher's outputs come from: `online` (the teacher runs in every step), `replay` (of `views` augmented views
-            of each image, kept on disk) or `warp` (of each image as it is, moved along with its augmentation). It is the same loss.
+        mode: where the teacher's outputs come from: `online` (the teacher runs in every step), `replay` (of `views`
+            augmented views of each image, kept on disk) or `warp` (of each image as it is, moved along with its
+            augmentation). It is the same loss.
         views: of each image, in replay.
-        teacher_temperature: the teacher's logits are divided by it before any term reads them; what a calibration on the validation
-            list finds (Guo et al. 2017, arXiv:1706.04599), above 1 for a teacher that is too sure.
-        gate: where the teacher counts in distill and boundary: everywhere (`none`), where it is sure (`confidence`), where it finds
-            the label (`agreement`), or both of these (`both`). The others are 0 in the mean, which still divides by all pixels: the
-            less the teacher is trusted, the less it weighs against the ground truth.
+        teacher_temperature: the teacher's logits are divided by it before any term reads them; what a calibration on
+            the validation list finds (Guo et al. 2017, arXiv:1706.04599), above 1 for a teacher that is too sure.
+        gate: where the teacher counts in distill and boundary: everywhere (`none`), where it is sure (`confidence`),
+            where it finds the label (`agreement`), or both of these (`both`). The others are 0 in the mean, which still
+            divides by all pixels: the less the teacher is trusted, the less it weighs against the ground truth.
         gate_confidence: the top probability from which on the teacher is sure.
-        boundary: weight of the same divergence over the pixels near an edge of the label; distill is then the mean over the others,
-            the body.
+        boundary: weight of the same divergence over the pixels near an edge of the label; distill is then the mean over
+            the others, the body.
         boundary_width: pixels on each side of the edge.
         cwd: weight of `cwd_loss`, softened by `temperature`.
         dist_intra: weight of `dist_intra_loss`.
@@ -181,8 +193,8 @@ class DistillationLoss(nn.Module):
         teacher_channels: of the teacher's embedding.
 
     Raises:
-        ValueError: an option out of range, all weights 0, a term that is void for two classes, a gate or a teacher_temperature
-            that no term of the teacher reads, or an unknown mode.
+        ValueError: an option out of range, all weights 0, a term that is void for two classes, a gate or a
+            teacher_temperature that no term of the teacher reads, or an unknown mode.
     """
 
     def __init__(
@@ -253,8 +265,9 @@ class DistillationLoss(nn.Module):
 
     @property
     def settings(self) -> dict[str, float | int | str]:
-        """What is in force, by config key: what a resumed run has in common with the earlier one. What is off is left out, so that
-        runs can be resumed that were started before it could be switched on."""
+        """What is in force, by config key: what a resumed run has in common with the earlier one. What is off is left
+        out, so that runs can be resumed that were started before it could be switched on.
+        """
         options = {
             "teacher_temperature": self.teacher_temperature != 1,
             "gate": self.gate != NONE,
@@ -280,7 +293,8 @@ class DistillationLoss(nn.Module):
         Args:
             student_logits: (B, 1 or C, H, W), unnormalized.
             label: (B, 1, H, W), class indices.
-            teacher_logits: (B, 1 or C, h, w), unnormalized, needed by distill, boundary, cwd, dist_intra and dist_inter.
+            teacher_logits: (B, 1 or C, h, w), unnormalized, needed by distill, boundary, cwd, dist_intra and
+                dist_inter.
             student_features: (B, D, h, w), needed by feature and mgd; D is `student_channels`.
             teacher_features: (B, 256, h', w'), needed by feature and mgd.
         """
@@ -301,7 +315,9 @@ class DistillationLoss(nn.Module):
     def _active(self, keys: tuple[str, ...]) -> list[str]:
         return [key for key in keys if self.weights.get(key, 0) > 0]
 
-    def _logit_terms(self, student: torch.Tensor, label: torch.Tensor, teacher: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _logit_terms(
+        self, student: torch.Tensor, label: torch.Tensor, teacher: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         check_same_classes(student, teacher)
         student, teacher = student.float(), resize(teacher.float() / self.teacher_temperature, student.shape[-2:])
         terms = self._divergence_terms(student, label, teacher)
@@ -313,7 +329,9 @@ class DistillationLoss(nn.Module):
             terms["dist_inter"] = dist_inter_loss(student, teacher)
         return terms
 
-    def _divergence_terms(self, student: torch.Tensor, label: torch.Tensor, teacher: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _divergence_terms(
+        self, student: torch.Tensor, label: torch.Tensor, teacher: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """distill and boundary, as far as they have a weight."""
         active = self._active(("beta", "boundary"))
         if active == ["beta"] and self.gate == NONE:
@@ -344,27 +362,37 @@ class DistillationLoss(nn.Module):
 
 
 def check_weights(temperature: float, weights: dict[str, float]) -> None:
-    """Refuse a temperature that is not positive, negative weights, and weights that are all 0; weights by config key."""
+    """Refuse a temperature that is not positive, negative weights, and weights that are all 0; weights by config
+    key.
+    """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}; pass --distillation::temperature 4.0.")
     for name, value in weights.items():
         if not value >= 0:
-            raise ValueError(f"{name} must not be negative, got {value}; pass --distillation::{name} 0 to switch its term off.")
+            raise ValueError(
+                f"{name} must not be negative, got {value}; pass --distillation::{name} 0 to switch its term off."
+            )
     if not any(weights.values()):
-        raise ValueError("alpha, beta and gamma are all 0, so there is nothing to learn; pass --distillation::alpha 0.5.")
+        raise ValueError(
+            "alpha, beta and gamma are all 0, so there is nothing to learn; pass --distillation::alpha 0.5."
+        )
 
 
 def check_use(weights: dict[str, float], gate: str, teacher_temperature: float) -> None:
-    """Refuse a gate and a teacher_temperature that change nothing; a control, without a term of the teacher, may keep both."""
+    """Refuse a gate and a teacher_temperature that change nothing; a control, without a term of the teacher, may
+    keep both.
+    """
     on = [name for name in LOGIT_KEYS + FEATURE_KEYS if weights[name] > 0]
     if on and gate != NONE and not {*on} & {*GATED_KEYS}:
         raise ValueError(
-            f"distillation::gate is {gate}, but it gates only {' and '.join(GATED_KEYS)}, which are 0, and not {', '.join(on)}; "
+            f"distillation::gate is {gate}, but it gates only {' and '.join(GATED_KEYS)}, which are 0, and not "
+            f"{', '.join(on)}; "
             "pass --distillation::gate none or --distillation::beta 0.5."
         )
     if on and teacher_temperature != 1 and not {*on} & {*LOGIT_KEYS}:
         raise ValueError(
-            f"distillation::teacher_temperature is {teacher_temperature}, but no term reads the teacher's logits, only its embedding "
+            f"distillation::teacher_temperature is {teacher_temperature}, but no term reads the teacher's logits, only "
+            "its embedding "
             f"({', '.join(on)}); pass --distillation::teacher_temperature 1.0 or --distillation::beta 0.5."
         )
 
@@ -387,11 +415,14 @@ def check_same_classes(student_logits: torch.Tensor, teacher_logits: torch.Tenso
     """Refuse logits that differ in channels, one of which would be broadcast."""
     if teacher_logits.shape[1] != student_logits.shape[1]:
         raise ValueError(
-            f"teacher logits {tuple(teacher_logits.shape)} and student logits {tuple(student_logits.shape)} differ in classes."
+            f"teacher logits {tuple(teacher_logits.shape)} and student logits {tuple(student_logits.shape)} differ in "
+            "classes."
         )
 
 
 def _required(value: torch.Tensor | None, name: str, weight: str) -> torch.Tensor:
     if value is None:
-        raise ValueError(f"{name} is needed because {weight} > 0, got None; pass --distillation::{weight} 0 or give a teacher.")
+        raise ValueError(
+            f"{name} is needed because {weight} > 0, got None; pass --distillation::{weight} 0 or give a teacher."
+        )
     return value

@@ -89,7 +89,9 @@ def _pairs(dataset_dir: Path, image_dirs: tuple, mask_dirs: tuple, mask_stem=str
     images = _files(_first_dir(dataset_dir, image_dirs))
     masks = _files(_first_dir(dataset_dir, mask_dirs))
     if not images:
-        raise ValueError(f"folder {_first_dir(dataset_dir, image_dirs)} holds no image; expected {', '.join(SUFFIXES)}.")
+        raise ValueError(
+            f"folder {_first_dir(dataset_dir, image_dirs)} holds no image; expected {', '.join(SUFFIXES)}."
+        )
     without = [path for stem, path in images.items() if mask_stem(stem) not in masks]
     if without:
         raise ValueError(
@@ -121,9 +123,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def split_by_patient(
-    cases: list[dict], dataset_dir: Path, val: float, test: float, seed: int
-) -> dict[str, list[dict]]:
+def split_by_patient(cases: list[dict], dataset_dir: Path, val: float, test: float, seed: int) -> dict[str, list[dict]]:
     """The three splits; every patient, and patients that share byte-identical images, in one of them.
 
     Patients are shuffled and dealt out pathology by pathology, each to the split that lacks most of its share.

@@ -1,15 +1,17 @@
 """Segmentation metrics of class-index masks, per case and in the mean, and their MONAI parts.
 
-Dice, IoU, HD95, sensitivity, specificity and pixel accuracy (Taha and Hanbury 2015, doi:10.1186/s12880-015-0068-x), and NSD,
-the surface Dice (Nikolov et al. 2018, arXiv:1809.04430). Every class of every case gets a number: no metric is nan and no case
-is dropped, so that deleting a prediction cannot improve a mean, as it does with monai's HausdorffDistanceMetric. Specificity
-and pixel accuracy cannot have this property: they reward background, and an empty mask is all background.
+Dice, IoU, HD95, sensitivity, specificity and pixel accuracy (Taha and Hanbury 2015, doi:10.1186/s12880-015-0068-x), and
+NSD, the surface Dice (Nikolov et al. 2018, arXiv:1809.04430). Every class of every case gets a number: no metric is nan
+and no case is dropped, so that deleting a prediction cannot improve a mean, as it does with monai's
+HausdorffDistanceMetric. Specificity and pixel accuracy cannot have this property: they reward background, and an empty
+mask is all background.
 
 HD95 is computed here and not by monai's compute_hausdorff_distance, whose float32 differs by up to 1e-5 pixels; the
-definition is the same: edge pixels are those lost by an erosion with a cross, pixels outside the image count as background,
-and of the two directed 95th percentiles (linear interpolation) the larger is taken. NSD is the share of the same edge pixels,
-of both masks together, that lie within a tolerance of the other's edge: 2 pixels, and 1 mm where lengths are in mm. The paper
-measures the length of the surface; pixels are counted here, as monai's compute_surface_dice does unless it is told otherwise.
+definition is the same: edge pixels are those lost by an erosion with a cross, pixels outside the image count as
+background, and of the two directed 95th percentiles (linear interpolation) the larger is taken. NSD is the share of the
+same edge pixels, of both masks together, that lie within a tolerance of the other's edge: 2 pixels, and 1 mm where
+lengths are in mm. The paper measures the length of the surface; pixels are counted here, as monai's
+compute_surface_dice does unless it is told otherwise.
 
 Legend: C classes with the background, H rows, W columns.
 """
@@ -63,16 +65,17 @@ def case_metrics(
 ) -> dict[str, float]:
     """The metrics of one case, means over the foreground classes 1..C-1; with C > 2 also `dice_class1` and so on.
 
-    Per class: both masks empty give Dice, NSD, IoU and sensitivity 1 and HD95 0; exactly one empty gives Dice, NSD and IoU 0 and
-    HD95 the image diagonal sqrt((H sy)^2 + (W sx)^2), longer than any distance in the image. Sensitivity is 1 where the label is
-    empty, specificity where it fills the image: there is nothing to get wrong. Pixel accuracy is over all pixels.
+    Per class: both masks empty give Dice, NSD, IoU and sensitivity 1 and HD95 0; exactly one empty gives Dice, NSD and
+    IoU 0 and HD95 the image diagonal sqrt((H sy)^2 + (W sx)^2), longer than any distance in the image. Sensitivity is 1
+    where the label is empty, specificity where it fills the image: there is nothing to get wrong. Pixel accuracy is
+    over all pixels.
 
     Args:
         prediction: class indices (1, H, W) or (H, W), array or tensor.
         label: class indices, as `prediction`.
         num_classes: with the background.
-        spacing: size of a pixel in mm, one number or (sy, sx); HD95 is then in mm and NSD's tolerance 1 mm. None is pixels, and
-            a tolerance of 2 pixels.
+        spacing: size of a pixel in mm, one number or (sy, sx); HD95 is then in mm and NSD's tolerance 1 mm. None is
+            pixels, and a tolerance of 2 pixels.
 
     Raises:
         ValueError: the sizes differ, a value is no class index, or the spacing is not positive.
@@ -81,13 +84,16 @@ def case_metrics(
     label = _class_map(label, "label", num_classes)
     if prediction.shape != label.shape:
         raise ValueError(
-            f"prediction {prediction.shape} and label {label.shape} differ in size (H, W); a mask needs the size of its image."
+            f"prediction {prediction.shape} and label {label.shape} differ in size (H, W); a mask needs the size of "
+            "its image."
         )
     scores = [_class_metrics(prediction == c, label == c, spacing) for c in range(1, num_classes)]
     metrics = {name: float(np.mean([score[name] for score in scores])) for name in _BY_CLASS}
     metrics["pixel_accuracy"] = float(np.mean(prediction == label))
     if num_classes > 2:
-        metrics.update({f"{name}_class{c}": score[name] for name in _BY_CLASS for c, score in enumerate(scores, start=1)})
+        metrics.update(
+            {f"{name}_class{c}": score[name] for name in _BY_CLASS for c, score in enumerate(scores, start=1)}
+        )
     return metrics
 
 
@@ -108,7 +114,9 @@ def _class_map(mask: Any, name: str, num_classes: int) -> np.ndarray:
     return classes
 
 
-def _class_metrics(prediction: np.ndarray, label: np.ndarray, spacing: float | Sequence[float] | None) -> dict[str, float]:
+def _class_metrics(
+    prediction: np.ndarray, label: np.ndarray, spacing: float | Sequence[float] | None
+) -> dict[str, float]:
     """Metrics of one class from boolean masks (H, W)."""
     hits = int(np.sum(prediction & label))
     extra, missed = int(prediction.sum()) - hits, int(label.sum()) - hits
@@ -147,7 +155,8 @@ def edge_metrics(
     edges = [np.argwhere(mask & ~binary_erosion(mask)) * pixel for mask in (prediction, label)]
     directed = [KDTree(other).query(own)[0] for own, other in (edges, edges[::-1])]
     tolerance = NSD_TOLERANCE if spacing is None else NSD_TOLERANCE_MM
-    near = np.concatenate(directed) <= tolerance * (1 + 1e-9)  # 10 pixels of 0.1 mm are 1 mm, wherever rounding puts them
+    # 10 pixels of 0.1 mm are 1 mm, wherever rounding puts them
+    near = np.concatenate(directed) <= tolerance * (1 + 1e-9)
     return {"hd95": float(max(np.quantile(distances, 0.95) for distances in directed)), "nsd": float(np.mean(near))}
 
 
@@ -155,16 +164,18 @@ def _pixel_size(spacing: float | Sequence[float] | None) -> np.ndarray:
     """(sy, sx); 1 where there is no spacing."""
     pixel = np.asarray(1.0 if spacing is None else spacing, dtype=np.float64)
     if pixel.shape not in ((), (1,), (2,)) or not (np.isfinite(pixel) & (pixel > 0)).all():
-        raise ValueError(f"spacing must be a positive number or two (sy, sx) in mm, got {spacing}; see pixel_mm in data::datalist.")
+        raise ValueError(
+            f"spacing must be a positive number or two (sy, sx) in mm, got {spacing}; see pixel_mm in data::datalist."
+        )
     return np.broadcast_to(pixel, 2)
 
 
 class SegmentationMetrics:
     """Collects the metrics of cases.
 
-    `cases` holds a row a case: its name, METRICS, the areas of AREAS (foreground pixels of label and prediction), COUNTS
-    (foreground classes whose masks are empty in this case; 0 or 1 with two classes) and, where a spacing was given, `hd95_mm`,
-    `nsd_mm` and the areas in mm^2.
+    `cases` holds a row a case: its name, METRICS, the areas of AREAS (foreground pixels of label and prediction),
+    COUNTS (foreground classes whose masks are empty in this case; 0 or 1 with two classes) and, where a spacing was
+    given, `hd95_mm`, `nsd_mm` and the areas in mm^2.
 
     Args:
         num_classes: with the background.
@@ -186,8 +197,8 @@ class SegmentationMetrics:
             case: its name.
             prediction: class indices (1, H, W) or (H, W).
             label: class indices, as `prediction`.
-            spacing: size of a pixel in mm, one number or (sy, sx): adds `hd95_mm`, `nsd_mm` and the areas in mm^2; `hd95`, `nsd`
-                (tolerance 2 pixels) and the other areas stay in pixels.
+            spacing: size of a pixel in mm, one number or (sy, sx): adds `hd95_mm`, `nsd_mm` and the areas in mm^2;
+                `hd95`, `nsd` (tolerance 2 pixels) and the other areas stay in pixels.
         """
         try:
             row = {"case": str(case), **case_metrics(prediction, label, self.num_classes)}
@@ -207,12 +218,15 @@ class SegmentationMetrics:
         return {name: int(value) for name, value in zip(COUNTS, sums)}
 
     def summary(self) -> dict[str, float]:
-        """`num_cases`, the sums of COUNTS, and the mean of each metric over all cases; AREAS are no metrics and left out.
+        """`num_cases`, the sums of COUNTS, and the mean of each metric over all cases; AREAS are no metrics and left
+        out.
 
         `hd95_mm` and `nsd_mm` are there when every case has them.
         """
         if not self.cases:
-            raise ValueError("there are no cases to summarize, expected at least one; check the lists in data::datalist.")
+            raise ValueError(
+                "there are no cases to summarize, expected at least one; check the lists in data::datalist."
+            )
         names = [name for name in self.cases[0] if name != "case" and name not in (*COUNTS, *AREAS)]
         shared = [name for name in names if all(name in row for row in self.cases)]
         means = {name: float(np.mean([row[name] for row in self.cases])) for name in shared}
@@ -231,18 +245,18 @@ def _areas(label: np.ndarray, prediction: np.ndarray, spacing: float | Sequence[
 class SegmentationScore(Metric):
     """All METRICS in one pass of an ignite engine, Dice under the name that it is attached by.
 
-    As key metric `val_mean_dice` it also fills `val_mean_hd95`, `val_mean_iou` and so on in `engine.state.metrics`; a name
-    without "dice" is followed by `_hd95` and so on. Under a distributed engine the ranks' cases are put together, and a case
-    that several ranks have seen counts once, by the item "case" of the batch.
+    As key metric `val_mean_dice` it also fills `val_mean_hd95`, `val_mean_iou` and so on in `engine.state.metrics`; a
+    name without "dice" is followed by `_hd95` and so on. Under a distributed engine the ranks' cases are put together,
+    and a case that several ranks have seen counts once, by the item "case" of the batch.
 
     Args:
         num_classes: with the background.
         output_transform: engine output -> lists (or batches) of class indices (1, H, W): predictions and labels.
     """
 
-    def __init__(self, num_classes: int, output_transform: Callable = from_engine([Keys.PRED, Keys.LABEL])) -> None:
+    def __init__(self, num_classes: int, output_transform: Callable | None = None) -> None:
         self.num_classes = num_classes
-        super().__init__(output_transform)
+        super().__init__(output_transform or from_engine([Keys.PRED, Keys.LABEL]))
 
     def reset(self) -> None:
         """Forget all cases."""
@@ -275,7 +289,9 @@ class SegmentationScore(Metric):
         summary = self.compute()
         engine.state.metrics[name] = summary["dice"]
         for metric in METRICS[1:]:
-            engine.state.metrics[name.replace("dice", metric) if "dice" in name else f"{name}_{metric}"] = summary[metric]
+            engine.state.metrics[name.replace("dice", metric) if "dice" in name else f"{name}_{metric}"] = summary[
+                metric
+            ]
 
 
 def _case_names(batch: Any) -> list[str] | None:

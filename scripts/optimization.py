@@ -32,7 +32,11 @@ def build_optimizer(
     groups: dict[tuple, list[nn.Parameter]] = {}
     for name, parameter, owner in _trainable(network, loss):
         decays = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))
-        scale = layer_decay ** (network.num_layers - network.layer_of(name)) if layer_decay < 1 and owner is network else 1.0
+        scale = (
+            layer_decay ** (network.num_layers - network.layer_of(name))
+            if layer_decay < 1 and owner is network
+            else 1.0
+        )
         groups.setdefault((scale, weight_decay if decays else 0.0), []).append(parameter)
     if not groups:
         raise ValueError("there is nothing to train: no parameter of the network requires a gradient.")

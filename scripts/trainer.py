@@ -1,7 +1,8 @@
 """The distillation loop: monai's SupervisedTrainer with a frozen teacher beside the student.
 
-Each iteration is SupervisedTrainer's own; when the student's forward is done the teacher sees the same images, and the loss
-reads both. The trainer imports neither a network nor a loss: it is given them. Several ranks (see distributed.py) end together.
+Each iteration is SupervisedTrainer's own; when the student's forward is done the teacher sees the same images, and the
+loss reads both. The trainer imports neither a network nor a loss: it is given them. Several ranks (see distributed.py)
+end together.
 
 Shapes: B batch, C classes, H W pixels.
 """
@@ -27,7 +28,8 @@ from .run.distributed import naming_lost_ranks
 logger = logging.getLogger(__name__)
 
 GO_ON = (
-    "nothing but the unfinished epoch is lost. torchrun --max-restarts 3 starts all again from the last epoch; without it pass "
+    "nothing but the unfinished epoch is lost. torchrun --max-restarts 3 starts all again from the last epoch; without "
+    "it pass "
     "--training::resume and the run folder."
 )
 # options of SupervisedTrainer that this trainer does not implement: their neutral value, and why
@@ -44,12 +46,12 @@ class DistillationTrainer(SupervisedTrainer):
     `engine.state.loss_terms` holds the latest detached terms by name: task, distill, feature.
 
     Args:
-        loss_function: called with (student_logits, label, teacher_logits, student_features, teacher_features), the last three None
-            where there are none; returns a named tuple whose first item is the total. Its `needs_teacher` tells whether the
-            teacher runs at all. It and `network` may come in DistributedDataParallel.
+        loss_function: called with (student_logits, label, teacher_logits, student_features, teacher_features), the last
+            three None where there are none; returns a named tuple whose first item is the total. Its `needs_teacher`
+            tells whether the teacher runs at all. It and `network` may come in DistributedDataParallel.
         teacher: images -> named tuple of `logits` and `features`; None trains on the ground truth alone (the control).
-            It is frozen here, and is neither in `network` nor in the optimizer. One that `reads_views` is called with the batch's
-            item "view" too, by which it finds what it has kept.
+            It is frozen here, and is neither in `network` nor in the optimizer. One that `reads_views` is called with
+            the batch's item "view" too, by which it finds what it has kept.
         max_grad_norm: gradients of all optimized parameters are clipped to this norm; None does not clip.
         kwargs: SupervisedTrainer's, but for `compile`.
 
@@ -58,7 +60,11 @@ class DistillationTrainer(SupervisedTrainer):
     """
 
     def __init__(
-        self, loss_function: nn.Module, teacher: nn.Module | None = None, max_grad_norm: float | None = 1.0, **kwargs: Any
+        self,
+        loss_function: nn.Module,
+        teacher: nn.Module | None = None,
+        max_grad_norm: float | None = 1.0,
+        **kwargs: Any,
     ) -> None:
         for name, (neutral, reason) in UNSUPPORTED.items():
             if kwargs.get(name, neutral) != neutral:
@@ -66,7 +72,8 @@ class DistillationTrainer(SupervisedTrainer):
         needs_teacher = bare(loss_function).needs_teacher
         if needs_teacher and teacher is None:
             raise ValueError(
-                "a term of the loss reads the teacher, but there is no teacher; give one, or set the weights of these terms to 0 "
+                "a term of the loss reads the teacher, but there is no teacher; give one, or set the weights of these "
+                "terms to 0 "
                 "(--distillation::beta 0, and gamma and what else was switched on)."
             )
         super().__init__(loss_function=self._objective, **kwargs)
@@ -107,12 +114,15 @@ class DistillationTrainer(SupervisedTrainer):
             self._stop(f"the norm of the gradient is {norm}")
 
     def _stop(self, finding: str) -> None:
-        """End the run on all ranks before the optimizer's step would spoil the weights; "" is the finding where others made it."""
+        """End the run on all ranks before the optimizer's step would spoil the weights; "" is the finding where
+        others made it.
+        """
         own = (finding, [str(case) for case in self.state.batch.get("case", ["(unknown)"])])
         found = [(text, cases) for text, cases in idist.all_gather(own) if text]
         files = ", ".join(case for _, cases in found for case in cases)
         raise FloatingPointError(
-            f"{found[0][0]} in epoch {self.state.epoch}, iteration {self.state.iteration}; the last good checkpoint is kept. "
+            f"{found[0][0]} in epoch {self.state.epoch}, iteration {self.state.iteration}; the last good checkpoint is "
+            "kept. "
             f"Files of the batch: {files}. "
             "Look at these files, lower --training::lr, or pass --hardware::precision fp32."
         )
@@ -168,7 +178,8 @@ def run_training(
         batch_size: images an iteration; of several ranks each takes as many.
         num_workers: data-loading processes, at most the machine's cores.
         patience: early stopping after this many validations without a better key metric; 0 never stops early.
-        ema_decay: of the averaged weights that are validated and kept, see `handlers.WeightAverage`; 0 keeps the weights as they are.
+        ema_decay: of the averaged weights that are validated and kept, see `handlers.WeightAverage`; 0 keeps the
+            weights as they are.
         seed: of the weights, the order of the images and their augmentation.
         resume: run folder or checkpoint that this run goes on from.
         val_interval: epochs between validations.
@@ -183,11 +194,19 @@ def run_training(
     if patience:
         stopper = EarlyStopHandler(patience, stopping_fn_from_metric(evaluator.state.key_metric_name), trainer)
         stopper.attach(evaluator)
-        trainer.add_event_handler(Events.STARTED, _restore_patience, evaluator, stopper, val_interval)  # after the checkpoint's
+        # after the checkpoint's
+        trainer.add_event_handler(Events.STARTED, _restore_patience, evaluator, stopper, val_interval)
     logger.info(
         "training on %s: %d epochs of %s iterations, batch size %d, %d workers, lr %g, %d warm-up epochs, seed %d%s",
-        trainer.state.device, trainer.state.max_epochs, trainer.state.epoch_length, batch_size, num_workers, lr, warmup_epochs,
-        seed, f", resumed from {resume}" if resume else "",
+        trainer.state.device,
+        trainer.state.max_epochs,
+        trainer.state.epoch_length,
+        batch_size,
+        num_workers,
+        lr,
+        warmup_epochs,
+        seed,
+        f", resumed from {resume}" if resume else "",
     )
     with naming_lost_ranks(GO_ON):
         trainer.run()

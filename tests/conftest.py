@@ -103,9 +103,13 @@ def workflow(overrides: dict, *overlays: str, run_id: str = "training") -> Confi
     """A run of configs/train.json and its overlays, not started."""
     files = [str(CONFIGS / name) for name in ("train.json", *overlays)]
     return ConfigWorkflow(
-        config_file=files, meta_file=str(CONFIGS / "metadata.json"), logging_file=False, workflow_type="train",
-        run_id=run_id, **deepcopy(overrides),  # MONAI sets network_def::channels in the dict it was given
-    )  # fmt: skip
+        config_file=files,
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        run_id=run_id,
+        **deepcopy(overrides),  # MONAI sets network_def::channels in the dict it was given
+    )
 
 
 def run(overrides: dict, *overlays: str, run_id: str = "training") -> ConfigWorkflow:

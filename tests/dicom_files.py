@@ -11,7 +11,9 @@ from PIL import Image
 STILL, LOOP = "1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.3.1"  # ultrasound, ultrasound multi-frame
 
 
-def dicom_dataset(pixels: np.ndarray, photometric: str = "MONOCHROME2", modality: str = "US", bits: int | None = None, **tags):
+def dicom_dataset(
+    pixels: np.ndarray, photometric: str = "MONOCHROME2", modality: str = "US", bits: int | None = None, **tags
+):
     """A data set of pixels (H, W) or (N, H, W), with a last axis of 3 where `photometric` is a color."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid

@@ -2,10 +2,10 @@
 
     python tests/monai_label_session.py URL FOLDER
 
-Reads requests {"call": NAME, "arguments": [...]}, one a line of JSON, calls that method of MONAILabelClient, and answers with a
-line of JSON each: {"result": ...} or {"error": TEXT}. Masks are saved in FOLDER. Two names are none of the client's: "geometry"
-reads an image file as 3D Slicer does, with ITK; "dicom_to_nifti" converts a file as MONAI Label does with what a DICOMweb server
-gives it.
+Reads requests {"call": NAME, "arguments": [...]}, one a line of JSON, calls that method of MONAILabelClient, and
+answers with a line of JSON each: {"result": ...} or {"error": TEXT}. Masks are saved in FOLDER. Two names are none of
+the client's: "geometry" reads an image file as 3D Slicer does, with ITK; "dicom_to_nifti" converts a file as MONAI
+Label does with what a DICOMweb server gives it.
 """
 
 import json

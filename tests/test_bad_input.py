@@ -60,9 +60,18 @@ def dataset(phantoms, tmp_path):
         ({"img_size": 64}, "unknown id 'img_size' .* did you mean --.*::img_size"),
         ({"training.lr": 1e-3}, "unknown id 'training.lr' .* write --training::lr, with two colons"),
         ({"distillation.temperature": 6.0}, "unknown id .* write --distillation::temperature, with two colons"),
-        ({"distillation::temperatur": 3}, "unknown key distillation::temperatur; did you mean distillation::temperature"),
-        ({"teacher::lora_chekpoint": "x"}, "unknown key teacher::lora_chekpoint; did you mean teacher::lora_checkpoint"),
-        ({"train::handlers::0::log_nam": "x"}, "train::handlers::0::log_nam; did you mean train::handlers::0::log_name"),
+        (
+            {"distillation::temperatur": 3},
+            "unknown key distillation::temperatur; did you mean distillation::temperature",
+        ),
+        (
+            {"teacher::lora_chekpoint": "x"},
+            "unknown key teacher::lora_chekpoint; did you mean teacher::lora_checkpoint",
+        ),
+        (
+            {"train::handlers::0::log_nam": "x"},
+            "train::handlers::0::log_nam; did you mean train::handlers::0::log_name",
+        ),
     ],
 )
 def test_mistyped_id_is_refused_with_the_nearest_one(refusal, changes, message):
@@ -79,15 +88,23 @@ def test_mistyped_section_is_refused_by_monai_with_the_nearest_one(overrides):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--distillation::temperatur", "3"], "unknown key distillation::temperatur; did you mean distillation::temperature."),
-        (["--training.lr", "1e-3"], "unknown id 'training.lr' in the configuration or on the command line; write --training::lr"),
+        (
+            ["--distillation::temperatur", "3"],
+            "unknown key distillation::temperatur; did you mean distillation::temperature.",
+        ),
+        (
+            ["--training.lr", "1e-3"],
+            "unknown id 'training.lr' in the configuration or on the command line; write --training::lr",
+        ),
     ],
 )
 def test_command_line_ends_with_one_line_and_a_non_zero_exit(arguments, message, tmp_path):
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.json"]
     arguments = [*arguments, "--run_folder::root", str(tmp_path / "logs"), "--model_file", str(tmp_path / "model.pt")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert result.returncode != 0
     assert result.stderr.splitlines()[-1].startswith(f"error: {message}")
     assert "Traceback" not in result.stderr + result.stdout and result.stderr.count("error:") == 1
@@ -102,9 +119,15 @@ def test_command_line_ends_with_one_line_and_a_non_zero_exit(arguments, message,
     [
         ({"data::dataset_dir": None}, "data::dataset_dir is required, got None; pass --data::dataset_dir PATH"),
         ({"data::dataset_dir": "nowhere"}, "data::dataset_dir .*nowhere is no folder; pass --data::dataset_dir PATH"),
-        ({"data::datalist": "other.json"}, "data::datalist .*other.json does not exist; build one with .*make_datalist"),
+        (
+            {"data::datalist": "other.json"},
+            "data::datalist .*other.json does not exist; build one with .*make_datalist",
+        ),
         ({"data::num_classes": 1}, "data::num_classes must be an integer of at least 2 .* got 1"),
-        ({"data::num_classes": 3}, "data::num_classes is 3, but .*dataset.json names 2 classes .* pass --data::num_classes 2"),
+        (
+            {"data::num_classes": 3},
+            "data::num_classes is 3, but .*dataset.json names 2 classes .* pass --data::num_classes 2",
+        ),
     ],
 )
 def test_missing_dataset_is_refused(refusal, changes, message):
@@ -132,7 +155,10 @@ def test_mask_of_another_size_is_named(refusal, dataset):
     label = folder / content["validation"][0]["label"]
     Image.new("L", (60, 64)).save(label)
     message = refusal({"data::dataset_dir": str(folder)})
-    assert f"label {label} has size (60, 64) (width, height) and image" in message and "(64, 64); expected equal sizes" in message
+    assert (
+        f"label {label} has size (60, 64) (width, height) and image" in message
+        and "(64, 64); expected equal sizes" in message
+    )
 
 
 def test_label_value_outside_the_classes_is_named(refusal, dataset):
@@ -180,12 +206,21 @@ def test_patient_in_two_splits_is_named(refusal, dataset):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teacher::lora_checkpoint": None}, r"lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH"),
+        (
+            {"teacher::lora_checkpoint": None},
+            r"lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH",
+        ),
         ({"teacher::lora_checkpoint": "no.pth"}, "teacher::lora_checkpoint no.pth does not exist"),
-        ({"teacher::sam_checkpoint": None}, "teacher::sam_checkpoint is required .*pass --teacher::sam_checkpoint PATH"),
+        (
+            {"teacher::sam_checkpoint": None},
+            "teacher::sam_checkpoint is required .*pass --teacher::sam_checkpoint PATH",
+        ),
         ({"teacher::sam_checkpoint": "no.pth"}, "teacher::sam_checkpoint no.pth does not exist"),
         ({"teacher::rank": 8}, "has LoRA rank 4, but teacher::rank is 8; pass --teacher::rank 4"),
-        ({"teacher::module": "mask_decoder"}, "teacher::module is mask_decoder; pass --teacher::module sam_lora_image_encoder"),
+        (
+            {"teacher::module": "mask_decoder"},
+            "teacher::module is mask_decoder; pass --teacher::module sam_lora_image_encoder",
+        ),
         ({"teacher::model_name": "vit_x"}, "teacher::model_name must be one of vit_b, .* got 'vit_x'"),
         ({"teacher::img_size": 100}, "img_size must be a .*multiple of 16, got 100"),
     ],
@@ -201,7 +236,9 @@ def test_lora_of_another_sam_size_is_refused(refusal, lora_checkpoint, tmp_path)
         state[f"w_a_{i:03d}"], state[f"w_b_{i:03d}"] = torch.zeros(4, 768), torch.zeros(768, 4)
     torch.save(state, tmp_path / "vit_b.pth")
     message = refusal({"teacher::lora_checkpoint": str(tmp_path / "vit_b.pth")})
-    assert re.search("is LoRA for vit_b.*, but teacher::model_name is vit_test.*; pass the --teacher::model_name", message)
+    assert re.search(
+        "is LoRA for vit_b.*, but teacher::model_name is vit_test.*; pass the --teacher::model_name", message
+    )
 
 
 def save_student(path, num_classes: int = 2) -> str:
@@ -234,7 +271,9 @@ def test_teacher_and_student_of_different_classes_are_refused(refusal, sam_check
 def test_student_checkpoint_of_other_classes_is_refused(refusal, tmp_path):
     path = save_student(tmp_path / "three.pt", num_classes=3)
     network_def = {"_target_": LOAD, "model": TINY_STUDENT, "path": path}
-    assert "segments 3 classes, but data::num_classes is 2; pass --data::num_classes 3" in refusal({"network_def": network_def})
+    assert "segments 3 classes, but data::num_classes is 2; pass --data::num_classes 3" in refusal(
+        {"network_def": network_def}
+    )
 
 
 def test_evaluation_of_a_backbone_without_a_head_is_refused(refusal, tmp_path):
@@ -242,7 +281,10 @@ def test_evaluation_of_a_backbone_without_a_head_is_refused(refusal, tmp_path):
     backbone = {key.replace("backbone.", "model."): v for key, v in state.items() if key.startswith("backbone.")}
     torch.save(backbone, tmp_path / "TinyUSFM.pth")
     message = refusal({"student::checkpoint": str(tmp_path / "TinyUSFM.pth")}, "evaluate.json")
-    assert "student::checkpoint" in message and "is a pretrained TinyUSFM backbone (model.*), not a TinyUSFM student" in message
+    assert (
+        "student::checkpoint" in message
+        and "is a pretrained TinyUSFM backbone (model.*), not a TinyUSFM student" in message
+    )
 
 
 def test_evaluation_at_another_img_size_is_refused(refusal, tmp_path):
@@ -263,7 +305,10 @@ def test_evaluation_at_another_img_size_is_refused(refusal, tmp_path):
         ({"distillation::alpha": -0.5}, "alpha must not be negative, got -0.5; pass --distillation::alpha 0"),
         ({"distillation::beta": -0.5}, "beta must not be negative, got -0.5; pass --distillation::beta 0"),
         ({"distillation::gamma": -0.5}, "gamma must not be negative, got -0.5; pass --distillation::gamma 0"),
-        ({"hardware::gpu_ids": [99]}, r"hardware::gpu_ids \[99\] does not exist: this machine has \d+ GPUs; pass \[0\] or \[\]"),
+        (
+            {"hardware::gpu_ids": [99]},
+            r"hardware::gpu_ids \[99\] does not exist: this machine has \d+ GPUs; pass \[0\] or \[\]",
+        ),
         ({"hardware::precision": "fp8"}, "hardware::precision must be one of auto, fp32, bf16, got 'fp8'"),
         ({"training::lr": 0}, "lr must be positive, got 0; pass --training::lr 1e-4"),
         ({"training::num_epochs": 0}, "num_epochs must be at least 1, got 0; pass --training::num_epochs"),

@@ -43,10 +43,15 @@ def test_inference_has_every_property_of_a_monai_workflow(phantoms, tmp_path):
 
     torch.save(TinyUSFMSeg().state_dict(), tmp_path / "model.pt")
     flow = ConfigWorkflow(
-        config_file=str(CONFIGS / "inference.json"), meta_file=str(CONFIGS / "metadata.json"), logging_file=False,
-        workflow_type="infer", bundle_root=str(ROOT), dataset_dir=str(phantoms / "images"), output_dir=str(tmp_path / "masks"),
+        config_file=str(CONFIGS / "inference.json"),
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type="infer",
+        bundle_root=str(ROOT),
+        dataset_dir=str(phantoms / "images"),
+        output_dir=str(tmp_path / "masks"),
         checkpoint=str(tmp_path / "model.pt"),
-    )  # fmt: skip
+    )
     flow.initialize()
     assert flow.check_properties() == []
     assert not (tmp_path / "masks").exists()
@@ -67,15 +72,21 @@ def test_both_ids_start_the_training(overrides, run_folder, run_id):
     assert (run_folder / "models" / "last.pt").is_file()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is an optional extra that is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("mlflow") is None, reason="mlflow is an optional extra that is not installed"
+)
 def test_tracking_with_mlflow_records_the_run(overrides, tmp_path):
     import mlflow
 
     flow = ConfigWorkflow(
-        config_file=str(CONFIGS / "train.json"), meta_file=str(CONFIGS / "metadata.json"), logging_file=False,
-        workflow_type="train", run_id="training", tracking="mlflow",
+        config_file=str(CONFIGS / "train.json"),
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        run_id="training",
+        tracking="mlflow",
         **{**overrides, "output_dir": str(tmp_path / "tracked"), "run_name": "tiny"},
-    )  # fmt: skip
+    )
     flow.initialize()
     flow.run()
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'tracked' / 'mlruns.db'}")
@@ -113,9 +124,12 @@ def test_version_is_in_the_changelog_and_in_pyproject():
 
 def test_network_has_the_shapes_of_the_metadata():
     verify_net_in_out(
-        net_id="network_def", meta_file=str(CONFIGS / "metadata.json"), config_file=str(CONFIGS / "inference.json"),
-        device="cpu", bundle_root=str(ROOT),
-    )  # fmt: skip
+        net_id="network_def",
+        meta_file=str(CONFIGS / "metadata.json"),
+        config_file=str(CONFIGS / "inference.json"),
+        device="cpu",
+        bundle_root=str(ROOT),
+    )
 
 
 # files
@@ -172,7 +186,9 @@ def test_every_config_is_known():
     assert sorted(path.name for path in CONFIGS.glob("*.json")) == sorted([*CONFIG_NAMES, "metadata.json"])
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "README.md", "CITATION.cff", "docs/data_license.txt", "eval/schema.json", ".ci/run"])
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "README.md", "CITATION.cff", "docs/data_license.txt", "eval/schema.json", ".ci/run"]
+)
 def test_bundle_has(name):
     assert (ROOT / name).stat().st_size > 0
 
@@ -208,7 +224,10 @@ def test_command_of_a_readme_is_accepted(words, monkeypatch):
         pytest.skip("torchrun starts it, in test_distributed.py")
     pairs.pop("tracking", None)
     flow = ConfigWorkflow(
-        config_file=files, logging_file=False, run_id=run_id, **{key: DefaultParseValue(value) for key, value in pairs.items()}
+        config_file=files,
+        logging_file=False,
+        run_id=run_id,
+        **{key: DefaultParseValue(value) for key, value in pairs.items()},
     )
     flow.initialize()
     assert run_id in flow.parser
@@ -222,7 +241,9 @@ def test_options_of_a_program_in_a_readme_exist(name):
         importlib.import_module(name)._parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("name", ["eval.compare", "eval.preflight", "eval.publish", "eval.benchmark.__main__", "eval.recipes"])
+@pytest.mark.parametrize(
+    "name", ["eval.compare", "eval.preflight", "eval.publish", "eval.benchmark.__main__", "eval.recipes"]
+)
 def test_options_of_a_measuring_program_in_a_readme_exist(name, capsys):
     found = commands(name)
     assert found
@@ -251,7 +272,9 @@ def test_readme_lists_every_key_of_a_user_section():
     rows = dict(re.findall(r"^\| `(\w+)` \| (`.*) \|$", (ROOT / "README.md").read_text(), re.M))
     for section in ("data", "teacher", "student", "distillation", "augmentation", "training", "hardware"):
         listed = set(re.findall(r"`(\w+)`", rows[section]))
-        own = {key for key, value in config[section].items() if key[0] != "_" and not str(value).startswith("@")} - WIRING
+        own = {
+            key for key, value in config[section].items() if key[0] != "_" and not str(value).startswith("@")
+        } - WIRING
         assert own == listed, section
 
 
@@ -269,10 +292,18 @@ def test_copied_bundle_trains_from_another_working_directory(overrides, tmp_path
     overlay["network_def"] = {**TINY_STUDENT, "_requires_": "$sys.path.insert(1, @bundle_root)"}
     (elsewhere / "tiny.json").write_text(json.dumps(overlay))
     command = [
-        sys.executable, "-m", "monai.bundle", "run", "training", "--config_file",
-        str([str(copy / "configs" / "train.json"), str(elsewhere / "tiny.json")]), "--bundle_root", str(copy),
-        "--training::num_epochs", "1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "training",
+        "--config_file",
+        str([str(copy / "configs" / "train.json"), str(elsewhere / "tiny.json")]),
+        "--bundle_root",
+        str(copy),
+        "--training::num_epochs",
+        "1",
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

@@ -90,7 +90,9 @@ def test_half_rounds_to_fp16_and_merges_to_the_same_teacher_by_a_hair(tmp_path, 
 
 def test_half_goes_to_a_peft_folder_too(seed_file, tmp_path):
     assert main([str(seed_file), str(tmp_path / "adapter"), "--half"]) == 0
-    assert {tensor.dtype for tensor in load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()} == {torch.float16}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()} == {
+        torch.float16
+    }
 
 
 @pytest.fixture
@@ -109,7 +111,9 @@ def refusal(capsys):
 
 def test_existing_target_is_refused_and_kept(seed_file, tmp_path, refusal):
     (tmp_path / "adapter").mkdir()
-    assert f"TARGET {tmp_path / 'adapter'} already exists; remove it or choose another name" in refusal(seed_file, tmp_path / "adapter")
+    assert f"TARGET {tmp_path / 'adapter'} already exists; remove it or choose another name" in refusal(
+        seed_file, tmp_path / "adapter"
+    )
     assert list((tmp_path / "adapter").iterdir()) == []
     save_peft_adapter(tuned_state(ENCODER), tmp_path / "peft")
     before = seed_file.read_bytes()
@@ -120,14 +124,19 @@ def test_existing_target_is_refused_and_kept(seed_file, tmp_path, refusal):
 def test_mask_decoder_without_lora_is_refused(tmp_path, refusal):
     save_seed_checkpoint(tuned_state(DECODER_ONLY), tmp_path / "d.pth", DECODER_ONLY)
     message = refusal(tmp_path / "d.pth", tmp_path / "adapter")
-    assert f"SOURCE {tmp_path / 'd.pth'} is a tuned mask_decoder without LoRA, which peft has no form for; use it as a .pth file" in message
+    assert (
+        f"SOURCE {tmp_path / 'd.pth'} is a tuned mask_decoder without LoRA, which peft has no form for; use it as a "
+        ".pth file" in message
+    )
     assert not (tmp_path / "adapter").exists()
 
 
 def test_target_of_the_sources_form_is_refused(seed_file, tmp_path, refusal):
     assert "TARGET must be a folder, since SOURCE is a file; got" in refusal(seed_file, tmp_path / "b.pth")
     save_peft_adapter(tuned_state(ENCODER), tmp_path / "peft")
-    assert "TARGET must be a file that ends in .pth, since SOURCE is a peft folder; got" in refusal(tmp_path / "peft", tmp_path / "b")
+    assert "TARGET must be a file that ends in .pth, since SOURCE is a peft folder; got" in refusal(
+        tmp_path / "peft", tmp_path / "b"
+    )
 
 
 def test_values_beyond_fp16_are_refused_and_nothing_is_written(tmp_path, capsys):
@@ -140,8 +149,14 @@ def test_values_beyond_fp16_are_refused_and_nothing_is_written(tmp_path, capsys)
 
 
 def test_source_that_is_no_adapter_is_refused(tmp_path, refusal):
-    assert f"SOURCE {tmp_path / 'gone.pth'} does not exist; give a .pth file or a peft" in refusal(tmp_path / "gone.pth", tmp_path / "x")
+    assert f"SOURCE {tmp_path / 'gone.pth'} does not exist; give a .pth file or a peft" in refusal(
+        tmp_path / "gone.pth", tmp_path / "x"
+    )
     torch.save({"decode_head.conv_seg.weight": torch.ones(1)}, tmp_path / "student.pt")
-    assert "SOURCE" in (message := refusal(tmp_path / "student.pt", tmp_path / "x")) and "is a TinyUSFM student" in message
+    assert (
+        "SOURCE" in (message := refusal(tmp_path / "student.pt", tmp_path / "x")) and "is a TinyUSFM student" in message
+    )
     (tmp_path / "empty").mkdir()
-    assert "is no peft adapter folder: adapter_config.json does not exist" in refusal(tmp_path / "empty", tmp_path / "x.pth")
+    assert "is no peft adapter folder: adapter_config.json does not exist" in refusal(
+        tmp_path / "empty", tmp_path / "x.pth"
+    )

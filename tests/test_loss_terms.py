@@ -17,9 +17,14 @@ from scripts.loss_terms import (
 )
 
 OPTIONS = {
-    "num_classes": 2, "gate": "none", "gate_confidence": 0.9, "teacher_temperature": 1.0, "boundary_width": 3, "dist_inter": 0.0,
+    "num_classes": 2,
+    "gate": "none",
+    "gate_confidence": 0.9,
+    "teacher_temperature": 1.0,
+    "boundary_width": 3,
+    "dist_inter": 0.0,
     "mask_ratio": 0.75,
-}  # fmt: skip
+}
 
 
 def random_logits(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -54,7 +59,9 @@ def test_one_channel_is_gated_as_its_two_classes(gate):
 def test_gate_of_several_classes_reads_the_top_class():
     teacher = torch.tensor([[0.8, 0.1, 0.1], [0.4, 0.35, 0.25], [0.05, 0.9, 0.05]]).log().T.view(1, 3, 1, 3)
     label = torch.tensor([0, 0, 2]).view(1, 1, 1, 3)
-    kept = {gate: gate_weight(teacher, label, gate, 0.5).flatten().tolist() for gate in ("confidence", "agreement", "both")}
+    kept = {
+        gate: gate_weight(teacher, label, gate, 0.5).flatten().tolist() for gate in ("confidence", "agreement", "both")
+    }
     assert kept == {"confidence": [1, 0, 1], "agreement": [1, 1, 0], "both": [1, 0, 0]}
 
 
@@ -107,7 +114,9 @@ def test_cwd_sums_pixels_and_averages_batch_and_channels():
 def test_cwd_is_zero_for_logits_that_are_identical_up_to_a_channels_shift():
     logits = random_logits(2, 3, 8, 8)
     shifted = logits + torch.tensor([1.0, -2.0, 5.0]).view(1, 3, 1, 1)
-    assert cwd_loss(logits, logits, 4.0).item() == 0 and cwd_loss(shifted, logits, 4.0).item() == pytest.approx(0, abs=1e-5)
+    assert cwd_loss(logits, logits, 4.0).item() == 0 and cwd_loss(shifted, logits, 4.0).item() == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_cwd_of_a_constant_channel_says_nothing():
@@ -220,15 +229,27 @@ def test_generation_is_the_papers_block():
     ("changes", "message"),
     [
         ({"gate": "sure"}, "distillation::gate must be one of none, confidence, agreement, both, got 'sure'"),
-        ({"gate": "confidence", "gate_confidence": 0.5}, r"gate_confidence must be between 0.5, .* 2 classes .*, got 0.5; pass"),
+        (
+            {"gate": "confidence", "gate_confidence": 0.5},
+            r"gate_confidence must be between 0.5, .* 2 classes .*, got 0.5; pass",
+        ),
         ({"gate": "both", "gate_confidence": 1.0}, "gate_confidence must be between 0.5, .* and 1, got 1.0"),
-        ({"gate": "both", "gate_confidence": 0.25, "num_classes": 4}, "gate_confidence must be between 0.25, .* 4 classes"),
-        ({"teacher_temperature": -1.0}, "teacher_temperature must be positive, got -1.0; pass --distillation::teacher_temp"),
+        (
+            {"gate": "both", "gate_confidence": 0.25, "num_classes": 4},
+            "gate_confidence must be between 0.25, .* 4 classes",
+        ),
+        (
+            {"teacher_temperature": -1.0},
+            "teacher_temperature must be positive, got -1.0; pass --distillation::teacher_temp",
+        ),
         ({"boundary_width": 0}, "boundary_width must be a positive number of pixels, got 0"),
         ({"boundary_width": 1.5}, "boundary_width must be a positive number of pixels, got 1.5"),
         ({"mask_ratio": 1.0}, "mask_ratio must be from 0 to below 1, got 1.0"),
         ({"mask_ratio": -0.1}, "mask_ratio must be from 0 to below 1, got -0.1"),
-        ({"dist_inter": 1.0}, "dist_inter is 1.0, but it is void for two classes: .* 1 or -1.*pass --distillation::dist_inter 0"),
+        (
+            {"dist_inter": 1.0},
+            "dist_inter is 1.0, but it is void for two classes: .* 1 or -1.*pass --distillation::dist_inter 0",
+        ),
     ],
 )
 def test_option_out_of_range_is_refused(changes, message):

@@ -82,8 +82,11 @@ def test_multiclass_task_loss_is_half_cross_entropy_half_dice_over_all_classes()
 def test_total_is_the_weighted_sum_of_the_terms():
     loss = DistillationLoss(alpha=0.3, beta=0.7, gamma=0.2, student_channels=4, teacher_channels=6).eval()
     terms = loss(
-        random_logits(2, 1, 8, 8), torch.ones(2, 1, 8, 8), random_logits(2, 1, 8, 8, seed=1),
-        random_logits(2, 4, 2, 2), random_logits(2, 6, 5, 5, seed=1),
+        random_logits(2, 1, 8, 8),
+        torch.ones(2, 1, 8, 8),
+        random_logits(2, 1, 8, 8, seed=1),
+        random_logits(2, 4, 2, 2),
+        random_logits(2, 6, 5, 5, seed=1),
     )
     assert all(term.item() > 0 for term in terms)
     torch.testing.assert_close(terms.total, 0.3 * terms.task + 0.7 * terms.distill + 0.2 * terms.feature)
@@ -156,7 +159,9 @@ def test_added_terms_are_fields_of_their_own_and_part_of_the_total(channels):
     extras = {**EXTRAS, "dist_inter": 0.5} if channels > 1 else EXTRAS
     terms = loss_of(channels, alpha=0.3, beta=0.7, **extras)(student, label, teacher)
     assert terms._fields == ("total", "task", "distill", "feature", *extras)
-    expected = 0.3 * terms.task + 0.7 * terms.distill + sum(weight * getattr(terms, name) for name, weight in extras.items())
+    expected = (
+        0.3 * terms.task + 0.7 * terms.distill + sum(weight * getattr(terms, name) for name, weight in extras.items())
+    )
     torch.testing.assert_close(terms.total, expected)
     torch.testing.assert_close(terms.cwd, cwd_loss(student, enlarged(teacher), 4.0))
     torch.testing.assert_close(terms.dist_intra, dist_intra_loss(student, enlarged(teacher)))
@@ -227,7 +232,9 @@ def test_batch_without_an_edge_has_no_boundary_and_a_finite_loss():
 def test_gate_and_boundary_go_together():
     student, label, teacher = batch(1)
     terms = DistillationLoss(boundary=1.0, gate="agreement")(student, label, teacher)
-    pixels = 16 * divergence(student / 4, enlarged(teacher) / 4) * gate_weight(enlarged(teacher), label, "agreement", 0.9)
+    pixels = (
+        16 * divergence(student / 4, enlarged(teacher) / 4) * gate_weight(enlarged(teacher), label, "agreement", 0.9)
+    )
     torch.testing.assert_close(terms.boundary, pixels[boundary_mask(label, 3)].mean())
 
 
@@ -263,7 +270,10 @@ def test_features_say_what_the_student_returns(features, channels):
     loss = DistillationLoss(gamma=1, features=features)
     assert loss.student_features == features and loss.adapter[0].weight.shape == (256, channels, 1, 1)
     assert DistillationLoss(features=features).student_features is None
-    assert loss.settings.get("features", "neck") == features and "features" not in DistillationLoss(features=features).settings
+    assert (
+        loss.settings.get("features", "neck") == features
+        and "features" not in DistillationLoss(features=features).settings
+    )
 
 
 @pytest.mark.parametrize("term", ["gamma", "mgd"])
@@ -271,13 +281,21 @@ def test_term_of_the_backbones_features_trains_every_block_and_of_the_necks_two_
     for features, trained in (("neck", 3), ("backbone", 4)):
         torch.manual_seed(0)
         network = TinyUSFMSeg(
-            img_size=64, embed_dim=24, depth=4, num_heads=2, out_indices=(0, 1, 2, 3), channels=16, drop_path_rate=0.0,
+            img_size=64,
+            embed_dim=24,
+            depth=4,
+            num_heads=2,
+            out_indices=(0, 1, 2, 3),
+            channels=16,
+            drop_path_rate=0.0,
             return_features=features,
-        )  # fmt: skip
+        )
         weights = {"alpha": 0, "beta": 0, term: 1, "features": features, "whiten": True, "mask_ratio": 0.0}
         loss = DistillationLoss(**weights, student_channels=24 if features == "backbone" else 6, teacher_channels=8)
         output = network(torch.rand(2, 1, 64, 64))
-        loss(output.logits, torch.zeros(2, 1, 64, 64), None, output.features, torch.randn(2, 8, 16, 16)).total.backward()
+        loss(
+            output.logits, torch.zeros(2, 1, 64, 64), None, output.features, torch.randn(2, 8, 16, 16)
+        ).total.backward()
         reached = [block.mlp.fc1.weight.grad is not None for block in network.backbone.blocks]
         assert reached == [i < trained for i in range(4)]
 
@@ -290,7 +308,9 @@ def test_whitened_embedding_weighs_the_same_whatever_its_scale():
     plain = loss(torch.zeros(2, 1, 8, 8), label, None, student, teacher).feature
     scaled = loss(torch.zeros(2, 1, 8, 8), label, None, student, scale * teacher + shift).feature
     torch.testing.assert_close(plain, scaled, rtol=1e-3, atol=0)
-    flat = (teacher - teacher.mean((0, 2, 3), keepdim=True)) / teacher.var((0, 2, 3), unbiased=False, keepdim=True).sqrt()
+    flat = (teacher - teacher.mean((0, 2, 3), keepdim=True)) / teacher.var(
+        (0, 2, 3), unbiased=False, keepdim=True
+    ).sqrt()
     torch.testing.assert_close(plain, F.mse_loss(loss.adapter(student), flat), rtol=1e-3, atol=0)
     faint = loss(torch.zeros(2, 1, 8, 8), label, None, torch.zeros_like(student), 1e-3 * teacher).feature
     assert 0 < faint < 0.3  # 1e-6 / (1e-6 + 1e-5): a channel that hardly varies counts less
@@ -316,7 +336,9 @@ def test_parameters_of_the_loss_leave_the_students_first_weights_as_they_are():
 
 def test_logits_of_different_channels_are_not_broadcast():
     with pytest.raises(ValueError, match="differ in classes"):
-        DistillationLoss(beta=0, cwd=1, num_classes=3)(torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
+        DistillationLoss(beta=0, cwd=1, num_classes=3)(
+            torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
+        )
 
 
 def test_settings_are_what_is_in_force():
@@ -351,9 +373,15 @@ def test_control_may_keep_the_gate_and_temperature_of_the_students_config():
         ({"teacher_temperature": 0}, "teacher_temperature must be positive, got 0"),
         ({"features": "head"}, "features must be neck or backbone, got 'head'"),
         ({"dist_inter": 1.0}, "dist_inter is 1.0, but it is void for two classes"),
-        ({"gate": "agreement", "beta": 0, "gamma": 1.0}, "gate is agreement, but it gates only beta and boundary, which are 0, and not gamma"),
+        (
+            {"gate": "agreement", "beta": 0, "gamma": 1.0},
+            "gate is agreement, but it gates only beta and boundary, which are 0, and not gamma",
+        ),
         ({"gate": "confidence", "beta": 0, "cwd": 0.1}, "which are 0, and not cwd; pass --distillation::gate none"),
-        ({"teacher_temperature": 2.0, "beta": 0, "mgd": 0.1}, "teacher_temperature is 2.0, but no term reads the teacher's logits"),
+        (
+            {"teacher_temperature": 2.0, "beta": 0, "mgd": 0.1},
+            "teacher_temperature is 2.0, but no term reads the teacher's logits",
+        ),
     ],
 )
 def test_settings_out_of_range_and_without_effect_are_refused(settings, message):
@@ -384,16 +412,34 @@ def test_section_of_the_config_has_the_defaults_of_the_constructor_but_for_the_m
 
 def test_run_logs_the_terms_that_are_on_and_keeps_their_settings(overrides, run_folder):
     changes = {
-        "distillation::mode": "replay", "distillation::views": 2, "distillation::student_channels": 6, "distillation::cwd": 0.5,
-        "distillation::mgd": 0.1, "distillation::gate": "agreement", "distillation::boundary": 0.2, "final_evaluation": None,
-        "network_def": {**TINY_STUDENT, "return_features": "$@distillation.student_features"}, "training::num_epochs": 1,
-    }  # fmt: skip
+        "distillation::mode": "replay",
+        "distillation::views": 2,
+        "distillation::student_channels": 6,
+        "distillation::cwd": 0.5,
+        "distillation::mgd": 0.1,
+        "distillation::gate": "agreement",
+        "distillation::boundary": 0.2,
+        "final_evaluation": None,
+        "network_def": {**TINY_STUDENT, "return_features": "$@distillation.student_features"},
+        "training::num_epochs": 1,
+    }
     flow = run({**overrides, **changes})
     assert flow.parser.get_parsed_content("frozen_teacher").keep_features
     (row,) = history(run_folder)
-    assert all(float(row[name]) > 0 for name in ("task", "distill", "boundary", "cwd", "mgd")) and float(row["feature"]) == 0
+    assert (
+        all(float(row[name]) > 0 for name in ("task", "distill", "boundary", "cwd", "mgd"))
+        and float(row["feature"]) == 0
+    )
     with pytest.raises(Exception) as error:
-        run({**overrides, **changes, "training::num_epochs": 2, "training::resume": str(run_folder), "distillation::cwd": 0.0})
+        run(
+            {
+                **overrides,
+                **changes,
+                "training::num_epochs": 2,
+                "training::resume": str(run_folder),
+                "distillation::cwd": 0.0,
+            }
+        )
     assert "distillation::cwd was 0.5 and is 'not recorded'" in str(root_cause(error.value))
     more = {"training::num_epochs": 2, "training::resume": str(run_folder)}
     run({**overrides, **changes, **more})

@@ -142,7 +142,9 @@ def test_identical_images_of_different_patients_stay_together(plain, seed):
     for number in (3, 7):
         shutil.copy(plain / "images" / "p0_0.png", plain / "images" / f"p{number}_1.png")
     _, content = run(plain, "--format", "folders", "--patient_regex", r"^p\d+", "--seed", seed)
-    homes = {s for s in ("training", "validation", "test") for item in content[s] if item["patient"] in {"p0", "p3", "p7"}}
+    homes = {
+        s for s in ("training", "validation", "test") for item in content[s] if item["patient"] in {"p0", "p3", "p7"}
+    }
     assert len(homes) == 1
     SegmentationData(plain)
 
@@ -186,7 +188,9 @@ def test_wrong_options_are_refused(plain, capsys, options, message):
 
 
 def test_missing_parts_are_named(plain, busbra, tmp_path, capsys):
-    assert "bus_data.csv does not exist; expected a BUS-BRA download, or pass --format folders" in refused(capsys, plain)
+    assert "bus_data.csv does not exist; expected a BUS-BRA download, or pass --format folders" in refused(
+        capsys, plain
+    )
     assert "has no folder images or Images" in refused(capsys, tmp_path, "--format", "folders")
     assert "lies in no existing folder" in refused(capsys, plain, "--format", "folders", output="none/d.json")
     assert main(["--dataset_dir", str(tmp_path / "none"), "--output", str(tmp_path / "d.json")]) == 1

@@ -91,7 +91,9 @@ def test_hd95_and_nsd_agree_with_distance_transforms_on_200_random_masks(spacing
         ours = edge_metrics(prediction, label, spacing)
         assert ours["hd95"] == hausdorff95(prediction, label, spacing)
         assert ours["hd95"] == pytest.approx(reference_hd95(prediction, label, pixel), abs=1e-6)
-        assert ours["nsd"] == pytest.approx(reference_nsd(prediction, label, pixel, 2 if spacing is None else 1), abs=1e-6)
+        assert ours["nsd"] == pytest.approx(
+            reference_nsd(prediction, label, pixel, 2 if spacing is None else 1), abs=1e-6
+        )
 
 
 def test_random_masks_have_the_hard_kinds_among_them():
@@ -123,7 +125,9 @@ def test_every_metric_agrees_with_monai_on_200_random_masks():
             if not math.isfinite(value):  # monai gives up: the empty rules of case_metrics
                 both = not prediction.any() and not label.any()
                 diagonal = 0 if both else math.hypot(*label.shape)
-                value = {"hd95": diagonal, "nsd": float(both), "dice": 1, "iou": 1, "sensitivity": 1, "specificity": 1}[name]
+                value = {"hd95": diagonal, "nsd": float(both), "dice": 1, "iou": 1, "sensitivity": 1, "specificity": 1}[
+                    name
+                ]
             assert ours[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
@@ -236,7 +240,11 @@ def test_multi_class_means_are_over_foreground_classes():
         (np.zeros((4, 4)), np.zeros((4, 5)), r"prediction \(4, 4\) and label \(4, 5\) differ in size"),
         (np.zeros((2, 4, 4)), np.zeros((4, 4)), r"prediction must have the shape .* got \(2, 4, 4\)"),
         (np.full((4, 4), 0.7), np.zeros((4, 4)), "prediction holds the value 0.7, expected class indices 0..1"),
-        (np.zeros((4, 4)), np.full((4, 4), 255), "label holds the value 255, expected class indices 0..1.*data::num_classes"),
+        (
+            np.zeros((4, 4)),
+            np.full((4, 4), 255),
+            "label holds the value 255, expected class indices 0..1.*data::num_classes",
+        ),
     ],
 )
 def test_bad_masks_are_refused(prediction, label, message):
@@ -246,7 +254,9 @@ def test_bad_masks_are_refused(prediction, label, message):
 
 @pytest.mark.parametrize("spacing", [0, -0.1, math.nan, math.inf, (0.1, 0), (0.1, 0.1, 0.1)])
 def test_bad_spacing_is_refused(spacing):
-    with pytest.raises(ValueError, match=r"case a.png: spacing must be a positive number or two .* got .*; see pixel_mm"):
+    with pytest.raises(
+        ValueError, match=r"case a.png: spacing must be a positive number or two .* got .*; see pixel_mm"
+    ):
         SegmentationMetrics(2).add("a.png", square(3, 4, 6), square(3, 4, 6), spacing)
 
 

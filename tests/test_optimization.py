@@ -55,7 +55,9 @@ def test_every_trainable_parameter_is_optimized_once_and_no_frozen_one(student):
 
 def test_feature_adapter_trains_at_the_full_rate(student):
     loss = DistillationLoss(gamma=0.1, student_channels=6)
-    groups = groups_by_name(build_optimizer(student, lr=1e-3, loss=loss, weight_decay=0.05, layer_decay=0.8), student, loss)
+    groups = groups_by_name(
+        build_optimizer(student, lr=1e-3, loss=loss, weight_decay=0.05, layer_decay=0.8), student, loss
+    )
     assert groups["adapter.0.weight"]["lr"] == 1e-3 and groups["adapter.0.weight"]["weight_decay"] == 0.05
     assert groups["adapter.1.bias"]["lr"] == 1e-3 and groups["adapter.1.bias"]["weight_decay"] == 0.0
 
@@ -70,7 +72,10 @@ def test_without_decay_the_network_needs_no_layers():
     [
         ({"lr": 0}, "lr must be positive, got 0; pass --training::lr 1e-4"),
         ({"lr": float("nan")}, "lr must be positive, got nan"),
-        ({"lr": 1e-3, "layer_decay": 1.5}, r"layer_decay must be in \(0, 1\], got 1.5; pass --optimizer::layer_decay 0.8"),
+        (
+            {"lr": 1e-3, "layer_decay": 1.5},
+            r"layer_decay must be in \(0, 1\], got 1.5; pass --optimizer::layer_decay 0.8",
+        ),
         ({"lr": 1e-3, "layer_decay": 0}, r"layer_decay must be in \(0, 1\], got 0"),
     ],
 )

@@ -27,15 +27,32 @@ def distilled(request, tmp_path_factory):
     """One distillation of 20 epochs, which several tests look at."""
     path = tmp_path_factory.mktemp("distilled")
     phantoms, sam, lora = (request.getfixturevalue(name) for name in ("phantoms", "sam_checkpoint", "lora_checkpoint"))
-    flow = run({
-        "bundle_root": str(ROOT), "run_folder::root": str(path / "logs"), "run_folder::timestamp": "run",
-        "model_file": str(path / "model.pt"), "data::dataset_dir": str(phantoms), "data::img_size": 64,
-        "teacher::model_name": "vit_test", "teacher::img_size": 64, "teacher::sam_checkpoint": str(sam),
-        "teacher::lora_checkpoint": str(lora), "network_def": TINY_STUDENT, "training::num_epochs": 20,
-        "training::warmup_epochs": 1, "training::batch_size": 3, "training::num_workers": 0, "training::lr": 5e-3,
-        "distillation::gamma": 0.1, "distillation::student_channels": 6, "distillation::mode": "replay", "distillation::views": 3,
-        "teacher::cache_dir": str(path / "cache"), "hardware::gpu_ids": [],
-    })  # fmt: skip
+    flow = run(
+        {
+            "bundle_root": str(ROOT),
+            "run_folder::root": str(path / "logs"),
+            "run_folder::timestamp": "run",
+            "model_file": str(path / "model.pt"),
+            "data::dataset_dir": str(phantoms),
+            "data::img_size": 64,
+            "teacher::model_name": "vit_test",
+            "teacher::img_size": 64,
+            "teacher::sam_checkpoint": str(sam),
+            "teacher::lora_checkpoint": str(lora),
+            "network_def": TINY_STUDENT,
+            "training::num_epochs": 20,
+            "training::warmup_epochs": 1,
+            "training::batch_size": 3,
+            "training::num_workers": 0,
+            "training::lr": 5e-3,
+            "distillation::gamma": 0.1,
+            "distillation::student_channels": 6,
+            "distillation::mode": "replay",
+            "distillation::views": 3,
+            "teacher::cache_dir": str(path / "cache"),
+            "hardware::gpu_ids": [],
+        }
+    )
     return flow, path / "logs" / "phantoms" / "run", path
 
 
@@ -43,7 +60,11 @@ def test_run_folder_holds_what_the_readme_says(distilled):
     _, folder, path = distilled
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert {"config.json", "distill.log", "history.csv", "models/last.pt", "models/checkpoint_epoch020.pt"} <= names
-    assert {"visualizations/epoch_010.png", "visualizations/epoch_020.png", "visualizations/test_sample_000.png"} <= names
+    assert {
+        "visualizations/epoch_010.png",
+        "visualizations/epoch_020.png",
+        "visualizations/test_sample_000.png",
+    } <= names
     assert {"test_results.txt", "metrics.csv"} <= names
     assert any(name.startswith("tensorboard/") for name in names)
     assert sum(name.startswith("models/best_epoch") for name in names) == 1
@@ -60,16 +81,23 @@ def test_loss_falls_and_terms_are_logged_apart(distilled):
 def test_from_scratch_learns_the_embedding_with_the_backbone_and_asks_the_teacher_once_an_image(overrides, run_folder):
     flow = run(
         {
-            **overrides, "distillation::student_channels": TINY_STUDENT["embed_dim"], "training::num_epochs": 15,
-            "training::lr": 5e-3, "final_evaluation": None,
+            **overrides,
+            "distillation::student_channels": TINY_STUDENT["embed_dim"],
+            "training::num_epochs": 15,
+            "training::lr": 5e-3,
+            "final_evaluation": None,
         },
         "from_scratch.json",
-    )  # fmt: skip
+    )
     history = read_history(run_folder)
     assert float(history[-1]["feature"]) < 0.9 * float(history[0]["feature"])
-    assert len(flow.parser.get_parsed_content("frozen_teacher").views) == len(flow.parser.get_parsed_content("data").training)
+    assert len(flow.parser.get_parsed_content("frozen_teacher").views) == len(
+        flow.parser.get_parsed_content("data").training
+    )
     loss = flow.parser.get_parsed_content("loss")
-    assert loss.student_features == "backbone" and loss.adapter[0].in_channels == TINY_STUDENT["embed_dim"] and loss.whiten
+    assert (
+        loss.student_features == "backbone" and loss.adapter[0].in_channels == TINY_STUDENT["embed_dim"] and loss.whiten
+    )
 
 
 def test_control_takes_from_scratch_below_its_own_overlay(overrides):
@@ -81,7 +109,11 @@ def test_control_takes_from_scratch_below_its_own_overlay(overrides):
 
 
 def test_further_training_shifts_the_views_and_has_channel_wise_distillation(overrides, run_folder):
-    own = {"distillation::student_channels": TINY_STUDENT["embed_dim"], "training::num_epochs": 1, "final_evaluation": None}
+    own = {
+        "distillation::student_channels": TINY_STUDENT["embed_dim"],
+        "training::num_epochs": 1,
+        "final_evaluation": None,
+    }
     flow = run({**overrides, **own}, "from_scratch.json", "train_further.json")
     assert flow.parser.get_parsed_content("augmentation").transforms[0].shift_fraction == 0.1
     assert float(read_history(run_folder)[0]["cwd"]) > 0 and float(read_history(run_folder)[0]["feature"]) > 0
@@ -96,7 +128,9 @@ def test_published_model_is_the_best_student_without_teacher_or_adapter(distille
 
 def test_teacher_is_bit_identical_after_training(distilled, sam_checkpoint, lora_checkpoint):
     used = distilled[0].parser.get_parsed_content("teacher")
-    fresh = build_teacher("vit_test", img_size=64, sam_checkpoint=str(sam_checkpoint), lora_checkpoint=str(lora_checkpoint))
+    fresh = build_teacher(
+        "vit_test", img_size=64, sam_checkpoint=str(sam_checkpoint), lora_checkpoint=str(lora_checkpoint)
+    )
     if used.resolved_precision == "bf16":
         store_in_bf16(fresh)
     assert fingerprint(used.members[0].state_dict()) == fingerprint(fresh.state_dict())
@@ -129,7 +163,9 @@ def test_resumed_run_equals_the_whole_run(overrides, run_folder, ema_decay):
     flow = workflow(overrides)
     flow.initialize()
     trainer = flow.parser.get_parsed_content("train::trainer")
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: engine.terminate() if engine.state.epoch == 2 else None)
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: engine.terminate() if engine.state.epoch == 2 else None
+    )
     trainer.run()
     stopped = run_folder.parent / "stopped"
     assert len(read_history(stopped)) == 2
@@ -139,7 +175,9 @@ def test_resumed_run_equals_the_whole_run(overrides, run_folder, ema_decay):
         assert fingerprint(resumed[name]) == fingerprint(whole[name])
     assert resumed["progress"] == whole["progress"] and ("average" in whole) == (ema_decay > 0)
     rows = [{k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(stopped)]
-    assert rows == [{k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(run_folder)]
+    assert rows == [
+        {k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(run_folder)
+    ]
 
 
 def test_averaged_weights_are_validated_kept_and_evaluated(overrides, run_folder):
@@ -147,9 +185,13 @@ def test_averaged_weights_are_validated_kept_and_evaluated(overrides, run_folder
     last = torch.load(run_folder / "models" / "last.pt", weights_only=True)
     best = torch.load(next((run_folder / "models").glob("best_*")), weights_only=True)
     assert fingerprint(best) == fingerprint(last["average"]) != fingerprint(last["network"])
-    evaluator, average = flow.parser.get_parsed_content("validate::evaluator"), flow.parser.get_parsed_content("average")
+    evaluator, average = (
+        flow.parser.get_parsed_content("validate::evaluator"),
+        flow.parser.get_parsed_content("average"),
+    )
     assert evaluator.network is average.network is not flow.parser.get_parsed_content("network")
-    assert fingerprint(flow.parser.get_parsed_content("network").state_dict()) == fingerprint(best)  # the final evaluation's
+    # the final evaluation's
+    assert fingerprint(flow.parser.get_parsed_content("network").state_dict()) == fingerprint(best)
 
 
 def test_finished_run_cannot_be_resumed_without_more_epochs(overrides, run_folder):
@@ -163,7 +205,10 @@ def test_run_resumed_with_other_values_is_refused_and_nothing_is_written(overrid
     run({**overrides, "training::num_epochs": 1}, "train_student.json")
     before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
     content = torch.load(run_folder / "models" / "last.pt", weights_only=True)
-    assert content["progress"]["settings"]["training::lr"] == 1e-4 and "optimizer::layer_decay" in content["progress"]["settings"]
+    assert (
+        content["progress"]["settings"]["training::lr"] == 1e-4
+        and "optimizer::layer_decay" in content["progress"]["settings"]
+    )
     resumed = {**overrides, "training::resume": str(run_folder)}
     refused = {
         "training::lr was 0.0001 and is 0.01": {"training::lr": 0.01},
@@ -182,25 +227,40 @@ def one_epoch(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("resumed")
     phantoms, sam, lora = (request.getfixturevalue(name) for name in ("phantoms", "sam_checkpoint", "lora_checkpoint"))
     overrides = {
-        "bundle_root": str(ROOT), "run_folder::root": str(path / "logs"), "run_folder::timestamp": "run", "model_file": None,
-        "data::dataset_dir": str(phantoms), "data::img_size": 64, "teacher::model_name": "vit_test", "teacher::img_size": 64,
-        "teacher::sam_checkpoint": str(sam), "teacher::lora_checkpoint": str(lora), "teacher::cache_dir": str(path / "cache"),
-        "network_def": TINY_STUDENT, "training::num_epochs": 1, "training::warmup_epochs": 0, "training::batch_size": 3,
-        "training::num_workers": 0, "hardware::gpu_ids": [], "hardware::precision": "fp32", "final_evaluation": None,
-    }  # fmt: skip
+        "bundle_root": str(ROOT),
+        "run_folder::root": str(path / "logs"),
+        "run_folder::timestamp": "run",
+        "model_file": None,
+        "data::dataset_dir": str(phantoms),
+        "data::img_size": 64,
+        "teacher::model_name": "vit_test",
+        "teacher::img_size": 64,
+        "teacher::sam_checkpoint": str(sam),
+        "teacher::lora_checkpoint": str(lora),
+        "teacher::cache_dir": str(path / "cache"),
+        "network_def": TINY_STUDENT,
+        "training::num_epochs": 1,
+        "training::warmup_epochs": 0,
+        "training::batch_size": 3,
+        "training::num_workers": 0,
+        "hardware::gpu_ids": [],
+        "hardware::precision": "fp32",
+        "final_evaluation": None,
+    }
     run(overrides)
     folder = path / "logs" / "phantoms" / "run"
     return {**overrides, "training::num_epochs": 2, "training::resume": str(folder)}
 
 
-RESUMED_WITH = {  # fmt: skip
+RESUMED_WITH = {
     "teacher::flips": ("teacher was '[0-9a-f]{40}' and is", {"teacher::flips": True}),
     "no teacher": ("teacher was '[0-9a-f]{40}' and is 'none'", {"frozen_teacher": None}),
     "average": ("average::ema_decay was 'not recorded' and is 0.9", {"training::ema_decay": 0.9}),
     "online": ("distillation::mode was 'warp' and is 'online'", {"distillation::mode": "online"}),
     "augmentation": ("augmentation was .*rotate_degrees.* 15.0.* and is .* 0.0", {"augmentation::rotate_degrees": 0.0}),
     "preprocessing": (
-        "train::dataset::transform was .*true.* and is .*false", {"preprocessing::transforms::5::anti_aliasing": [False, False]},
+        "train::dataset::transform was .*true.* and is .*false",
+        {"preprocessing::transforms::5::anti_aliasing": [False, False]},
     ),
     "views": ("train::dataset::views was None and is 2", {"train::dataset::views": 2}),
     "precision": ("hardware::precision was 'fp32' and is 'bf16'", {"hardware::precision": "bf16"}),
@@ -217,7 +277,9 @@ def test_run_resumed_with_another_teacher_or_other_views_is_refused(one_epoch, n
     assert isinstance(root_cause(error.value), ValueError) and re.search(message, str(root_cause(error.value)))
 
 
-def test_run_resumed_with_other_lists_is_refused_and_another_spelling_of_its_folder_is_not(one_epoch, monkeypatch, tmp_path):
+def test_run_resumed_with_other_lists_is_refused_and_another_spelling_of_its_folder_is_not(
+    one_epoch, monkeypatch, tmp_path
+):
     dataset_dir = Path(one_epoch["data::dataset_dir"])
     content = json.loads((dataset_dir / "dataset.json").read_text())
     content["training"] = content["training"][::-1]
@@ -248,7 +310,8 @@ def test_control_trains_the_same_student_without_a_teacher(overrides, run_folder
 def test_fine_tuned_teacher_is_what_distillation_reads(overrides, run_folder):
     overrides.pop("network_def")
     overrides["teacher::lora_checkpoint"] = overrides["teacher::cache_dir"] = None
-    overrides |= {"training::num_epochs": 1, "data::img_size": 96}  # the last weights are the best; another size than the teacher's
+    # the last weights are the best; another size than the teacher's
+    overrides |= {"training::num_epochs": 1, "data::img_size": 96}
     flow = run(overrides, "train_teacher.json")
     (best,) = (run_folder / "models").glob("best_epoch*_dice*.pth")
     teacher = build_teacher(
@@ -278,9 +341,14 @@ def test_multiclass_needs_overrides_only(overrides, tmp_path, sam_checkpoint):
     (folder / "dataset.json").write_text(json.dumps(content))
     teacher = build_trainable_teacher("vit_test", img_size=64, num_classes=3, sam_checkpoint=str(sam_checkpoint))
     torch.save(export_adapter(teacher), tmp_path / "lora3.pth")
-    flow = run({
-        **overrides, "data::dataset_dir": str(folder), "data::num_classes": 3, "teacher::lora_checkpoint": str(tmp_path / "lora3.pth"),
-    })  # fmt: skip
+    flow = run(
+        {
+            **overrides,
+            "data::dataset_dir": str(folder),
+            "data::num_classes": 3,
+            "teacher::lora_checkpoint": str(tmp_path / "lora3.pth"),
+        }
+    )
     image = torch.rand(2, 1, 64, 64)
     assert flow.parser.get_parsed_content("network").eval()(image).shape == (2, 3, 64, 64)
 
@@ -315,7 +383,10 @@ def test_plain_supervised_trainer_gives_the_same_control(overrides):
         if plain:
             network, task = parser.get_parsed_content("network"), parser.get_parsed_content("loss").task
             trainer = SupervisedTrainer(
-                device=torch.device("cpu"), max_epochs=1, network=network, loss_function=task,
+                device=torch.device("cpu"),
+                max_epochs=1,
+                network=network,
+                loss_function=task,
                 train_data_loader=parser.get_parsed_content("train::dataloader"),
                 optimizer=parser.get_parsed_content("optimizer"),
             )
@@ -335,7 +406,9 @@ def test_non_finite_gradient_stops_before_the_step(overrides, run_folder):
     flow.initialize()
     trainer = flow.parser.get_parsed_content("train::trainer")
     trainer.network.decode_head.conv_seg.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(FloatingPointError, match=r"the norm of the gradient is (nan|inf) in epoch 1.*Files of the batch"):
+    with pytest.raises(
+        FloatingPointError, match=r"the norm of the gradient is (nan|inf) in epoch 1.*Files of the batch"
+    ):
         trainer.run()
     assert all(torch.isfinite(p).all() for p in trainer.network.parameters())
 

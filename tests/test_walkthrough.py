@@ -1,4 +1,6 @@
-"""The walkthrough, command by command, on phantoms in BUS-BRA's layout and in a copy of the bundle; and its pictures and links."""
+"""The walkthrough, command by command, on phantoms in BUS-BRA's layout and in a copy of the bundle; and its pictures
+and links.
+"""
 
 import csv
 import json
@@ -29,7 +31,8 @@ SMALL = {
     "eval.preflight": ON_CPU,
     "eval.compare": ["--seeds", "0", *SHORT],
     "eval.publish": ON_CPU,
-    "scripts.export.check": ["--forms", "safetensors", "torchscript"],  # the others are the extra's and have tests of their own
+    # the others are the extra's and have tests of their own
+    "scripts.export.check": ["--forms", "safetensors", "torchscript"],
 }
 
 

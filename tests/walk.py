@@ -1,7 +1,9 @@
-"""Runs the commands of a page of docs/ one after the other, as a reader would: python walk.py PAGE [HEADING] [MORE.json].
+"""Runs the commands of a page of docs/ one after the other, as a reader would: python walk.py PAGE [HEADING]
+[MORE.json].
 
-The working directory is the reader's. Programs run in this process, which saves importing torch for each; blocks without any run in
-bash. MORE.json holds arguments to append by the beginning of a command, such as {"eval.compare": ["--seeds", "0"]}.
+The working directory is the reader's. Programs run in this process, which saves importing torch for each; blocks
+without any run in bash. MORE.json holds arguments to append by the beginning of a command, such as {"eval.compare":
+["--seeds", "0"]}.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """The proof of speed: the seed's way of distilling against this bundle's, every contender in one run.
 
-    python -m eval.benchmark [--only NAME ...] [--dataset_dir DIR] [--student PATH] [--output eval/results/benchmark.json]
+    python -m eval.benchmark [--only NAME ...] [--dataset_dir DIR] [--student PATH] [--output
+    eval/results/benchmark.json]
 
-One process a contender, one after the other, so that none disturbs another's threads or memory; about 25 minutes on two free
-cores. It prints the bars as ratios, then the absolute figures, and writes all of it as JSON; an interrupted run writes what it
-has as `.partial.json`. `--quick` runs everything at test size within this process, to try the program: its figures mean nothing.
+One process a contender, one after the other, so that none disturbs another's threads or memory; about 25 minutes on two
+free cores. It prints the bars as ratios, then the absolute figures, and writes all of it as JSON; an interrupted run
+writes what it has as `.partial.json`. `--quick` runs everything at test size within this process, to try the program:
+its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -37,13 +39,22 @@ from .settings import Settings, quick_settings
 RESULTS = "eval/results/benchmark.json"
 TIMEOUT = 900  # seconds a contender
 SHOWN = {
-    "epoch_seconds": "s/epoch", "fill_seconds": "s to fill", "step_seconds": "s/step", "images_per_second": "images/s",
-    "peak_mb": "MB peak", "data_wait": "waiting", "roof_share": "of roof", "dice_change": "Dice change", "mask_dice": "mask Dice",
-}  # fmt: skip
+    "epoch_seconds": "s/epoch",
+    "fill_seconds": "s to fill",
+    "step_seconds": "s/step",
+    "images_per_second": "images/s",
+    "peak_mb": "MB peak",
+    "data_wait": "waiting",
+    "roof_share": "of roof",
+    "dice_change": "Dice change",
+    "mask_dice": "mask Dice",
+}
 QUICK_NOTE = "This run was at test size, in one process: its figures mean nothing."
 NOTES = (
-    "SAM's weights are random: the teachers' masks are cut at each image's median, and differences are also in logit deviations.",
-    "Ours keeps freed memory (scripts/utils/hardware.py), as every run of the bundle does; the seed, stock and eager fp32 do not, but "
+    "SAM's weights are random: the teachers' masks are cut at each image's median, and differences are also in logit "
+    "deviations.",
+    "Ours keeps freed memory (scripts/utils/hardware.py), as every run of the bundle does; the seed, stock and eager "
+    "fp32 do not, but "
     "where the names end in kept_memory.",
     "Forms of the student are compared on the validation list; int8 is calibrated on training images.",
     "Trainings draw a panel and end with the final evaluation: both are in the peak memory, neither is in the seconds.",
@@ -54,7 +65,9 @@ Figures = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Run the contenders and write the report; with `--contender`, run that one here and print its figures as a line of JSON."""
+    """Run the contenders and write the report; with `--contender`, run that one here and print its figures as a line
+    of JSON.
+    """
     options = _parse(arguments)
     if options.contender:
         figures = run_here(options.contender, Settings.from_json(options.settings))
@@ -70,7 +83,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             run_all(contenders, settings, run_here if options.quick else run_apart, figures)
         except (KeyboardInterrupt, SystemExit) as signalled:  # what was measured is still told
             stopped = signalled
-        report = {**make_report(figures, settings, options), "missing": [c.name for c in contenders if c.name not in figures]}
+        report = {
+            **make_report(figures, settings, options),
+            "missing": [c.name for c in contenders if c.name not in figures],
+        }
     print_report(report)
     if options.output:
         _write(report, options.output if stopped is None else options.output.with_suffix(".partial.json"))
@@ -87,12 +103,20 @@ def _write(report: dict[str, Any], path: Path) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.benchmark", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="everything at test size, in seconds; the figures mean nothing")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders, * and ? allowed; what they need runs too")
+    parser.add_argument(
+        "--quick", action="store_true", help="everything at test size, in seconds; the figures mean nothing"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="contenders, * and ? allowed; what they need runs too"
+    )
     parser.add_argument("--output", type=Path, help=f"the JSON report; {RESULTS} for a full run, none for the others")
     parser.add_argument("--threads", type=int, default=2, help="cores and threads of a process")
-    parser.add_argument("--dataset_dir", help="a folder with dataset.json whose first cases are used; phantoms otherwise")
-    parser.add_argument("--student", type=Path, metavar="PATH", help="a trained checkpoint to export; the control's otherwise")
+    parser.add_argument(
+        "--dataset_dir", help="a folder with dataset.json whose first cases are used; phantoms otherwise"
+    )
+    parser.add_argument(
+        "--student", type=Path, metavar="PATH", help="a trained checkpoint to export; the control's otherwise"
+    )
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--settings", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -103,9 +127,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run_all(
-    contenders: list[Contender], settings: Settings, run: Callable[[str, Settings], Figures], figures: dict[str, Figures]
+    contenders: list[Contender],
+    settings: Settings,
+    run: Callable[[str, Settings], Figures],
+    figures: dict[str, Figures],
 ) -> None:
-    """Put each contender's figures into `figures`, by name; one that fails, or needs one that failed, has its `error` instead.
+    """Put each contender's figures into `figures`, by name; one that fails, or needs one that failed, has its `error`
+    instead.
 
     Args:
         contenders: in their order.
@@ -118,7 +146,11 @@ def run_all(
         start = time.perf_counter()
         found = {"error": f"needs {failed[0]}, which failed"} if failed else run(contender.name, settings)
         figures[contender.name] = {**found, "process_seconds": time.perf_counter() - start}
-        print(f"[{number}/{len(contenders)}] {_line(contender.name, figures[contender.name])}", file=sys.stderr, flush=True)
+        print(
+            f"[{number}/{len(contenders)}] {_line(contender.name, figures[contender.name])}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def run_here(name: str, settings: Settings) -> Figures:
@@ -141,9 +173,14 @@ def run_apart(name: str, settings: Settings) -> Figures:
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     try:
         done = subprocess.run(
-            command, cwd=BUNDLE_ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT,
+            command,
+            cwd=BUNDLE_ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
             preexec_fn=None if name.startswith(GPU) else lambda: _pin(settings.threads),
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         return {"error": f"took more than {TIMEOUT} s"}
     try:

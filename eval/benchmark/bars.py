@@ -1,4 +1,6 @@
-"""The bars: ratios of figures measured in one run, and what each must reach; some of them with one allocator too, without a bar."""
+"""The bars: ratios of figures measured in one run, and what each must reach; some of them with one allocator too,
+without a bar.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,13 @@ def _cached_bars() -> list[Bar]:
     """Of epochs with a complete cache, against the control and the seed."""
     names = (*(f"replay_{model}" for model in SAM_NAMES), "warp_vit_b")
     bars = [
-        Bar(f"epoch: {name}, its cache complete / control", f"{name}.epoch_seconds", "control_mean.epoch_seconds", "<=", 1.05)
+        Bar(
+            f"epoch: {name}, its cache complete / control",
+            f"{name}.epoch_seconds",
+            "control_mean.epoch_seconds",
+            "<=",
+            1.05,
+        )
         for name in names
     ]
     for model, limit in zip(SAM_NAMES, (10, 35, 70)):
@@ -49,14 +57,32 @@ def _cached_bars() -> list[Bar]:
 STOCK, FAST, BF16_FAST = "teacher_vit_b_stock_fp32", "teacher_vit_b_fast_fp32", "teacher_vit_b_fast_bf16"
 BARS = (
     *_cached_bars(),
-    Bar("first epoch: ours online / seed, vit_b", "online_vit_b.first_epoch_seconds", "seed_vit_b.epoch_seconds", "<=", 0.35),
+    Bar(
+        "first epoch: ours online / seed, vit_b",
+        "online_vit_b.first_epoch_seconds",
+        "seed_vit_b.epoch_seconds",
+        "<=",
+        0.35,
+    ),
     Bar("teacher vit_b: stock / fast, fp32", f"{STOCK}.image_seconds", f"{FAST}.image_seconds", ">=", 1.6),
     Bar("teacher vit_b: fast fp32, max difference of the logits", f"{FAST}.max_difference", None, "<=", 1e-4),
     Bar("teacher vit_b: the same, in deviations of the logits", f"{FAST}.scaled_difference", None, "<=", 1e-4),
     Bar("teacher vit_b: stock fp32 / fast bf16", f"{STOCK}.image_seconds", f"{BF16_FAST}.image_seconds", ">=", 4),
     Bar("teacher vit_b: fast bf16, Dice of its masks with stock's", f"{BF16_FAST}.mask_dice", None, ">=", 0.995),
-    Bar("student train step: fp32 eager / ours", "student_step_fp32.step_seconds", "student_step_ours.step_seconds", ">=", 1.7),
-    Bar("student inference: fp32 eager / best form", "student_infer_fp32.step_seconds", "best_form.step_seconds", ">=", 3),
+    Bar(
+        "student train step: fp32 eager / ours",
+        "student_step_fp32.step_seconds",
+        "student_step_ours.step_seconds",
+        ">=",
+        1.7,
+    ),
+    Bar(
+        "student inference: fp32 eager / best form",
+        "student_infer_fp32.step_seconds",
+        "best_form.step_seconds",
+        ">=",
+        3,
+    ),
     Bar("student inference: change of Dice, best form", "best_form.dice_change", None, "<=", MOST_DICE_CHANGE),
     Bar("peak memory: replay_vit_h / control", "replay_vit_h.peak_mb", "control_mean.peak_mb", "<=", 1.1),
     Bar("share of an epoch waiting for data, worst training", "worst_wait.data_wait", None, "<=", 0.05),
@@ -71,16 +97,25 @@ def _seed_ratio(model: str) -> Ratio:
 STOCK_KEPT = f"{STOCK}_kept_memory.image_seconds"
 SAME_ALLOCATOR = (
     *map(_seed_ratio, SAM_NAMES),
-    Ratio("first epoch: ours online / seed, vit_b", "online_vit_b.first_epoch_seconds", "seed_vit_b_kept_memory.epoch_seconds"),
+    Ratio(
+        "first epoch: ours online / seed, vit_b",
+        "online_vit_b.first_epoch_seconds",
+        "seed_vit_b_kept_memory.epoch_seconds",
+    ),
     Ratio("teacher vit_b: stock / fast, fp32", STOCK_KEPT, f"{FAST}.image_seconds"),
     Ratio("teacher vit_b: stock fp32 / fast bf16", STOCK_KEPT, f"{BF16_FAST}.image_seconds"),
-    Ratio("student train step: fp32 eager / ours", "student_step_fp32_kept_memory.step_seconds", "student_step_ours.step_seconds"),
+    Ratio(
+        "student train step: fp32 eager / ours",
+        "student_step_fp32_kept_memory.step_seconds",
+        "student_step_ours.step_seconds",
+    ),
 )
 TRAININGS = ("control", "control_repeat", *(f"replay_{model}" for model in SAM_NAMES), "warp_vit_b")
 
 
 def judge(figures: Figures, prefix: str = "") -> list[dict[str, Any]]:
-    """A row for each bar: name, value, the limit, and whether it is met; value and met are None where a contender failed.
+    """A row for each bar: name, value, the limit, and whether it is met; value and met are None where a contender
+    failed.
 
     Args:
         figures: of each contender, by name.
@@ -97,17 +132,18 @@ def judge(figures: Figures, prefix: str = "") -> list[dict[str, Any]]:
 
 
 def compare_kept(figures: Figures) -> list[dict[str, Any]]:
-    """Name and value of each ratio with our allocator on both sides; None where a contender failed. No bars: users have the seed's
-    loop as it comes."""
+    """Name and value of each ratio with our allocator on both sides; None where a contender failed. No bars: users have
+    the seed's loop as it comes.
+    """
     return [{"name": ratio.name, "value": _value(ratio, figures)} for ratio in SAME_ALLOCATOR]
 
 
 def derive(figures: Figures) -> Figures:
     """Figures that several contenders give together; those that failed are left out.
 
-    control_mean: of the two controls, and the drift from the first to the second. best_form: the fastest that keeps the Dice.
-    worst_wait: the longest of all trainings. payback: epochs after which the cache of vit_b has paid, the weights' loading
-    included.
+    control_mean: of the two controls, and the drift from the first to the second. best_form: the fastest that keeps the
+    Dice. worst_wait: the longest of all trainings. payback: epochs after which the cache of vit_b has paid, the
+    weights' loading included.
     """
     found = {
         "control_mean": _mean_of_controls(figures),

@@ -1,6 +1,7 @@
 """Trainings through the bundle itself, as `python -m monai.bundle run training` does them, and what their records say.
 
-A panel and the final evaluation are part of each, so that peak memory is what a user has; neither is in an epoch's seconds.
+A panel and the final evaluation are part of each, so that peak memory is what a user has; neither is in an epoch's
+seconds.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ TINY_STUDENT = {
 def train(
     settings: Settings, name: str, mode: str | None = None, model: str = "vit_b", epochs: int | None = None
 ) -> dict[str, float]:
-    """Seconds an epoch (median without the first), of the first epoch and before it, share of waiting for data, peak memory, and
-    whether the teacher's weights were ever loaded.
+    """Seconds an epoch (median without the first), of the first epoch and before it, share of waiting for data, peak
+    memory, and whether the teacher's weights were ever loaded.
 
     Args:
         settings: of the run.
@@ -62,7 +63,8 @@ def fill(settings: Settings, name: str, mode: str, model: str, num_images: int) 
         num_images: of the training list.
     """
     overrides = {**_overrides(settings, name, settings.epochs), **_distillation(settings, mode, model, num_images)}
-    own = {"data::datalist": f"{num_images}.json", "training::final_evaluation": None}  # it ends before there are weights
+    # it ends before there are weights
+    own = {"data::datalist": f"{num_images}.json", "training::final_evaluation": None}
     seconds = _run(workflow(settings, {**overrides, **own}), start_only=True)
     files = [path for path in cache_folder(settings, mode, model, num_images).rglob("*") if path.is_file()]
     size, views = sum(path.stat().st_size for path in files), sum(path.suffix == ".safetensors" for path in files)
@@ -145,7 +147,8 @@ def _overrides(settings: Settings, name: str, epochs: int) -> dict[str, Any]:
         "run_folder::root": str(settings.folder / "logs"),
         "run_folder::timestamp": f"{settings.device}_{name}",
         "model_file": None,
-        f"{_panel_writer()}::interval": epochs // 2 + 1,  # once, between epochs: what it leaves in memory lies beside later steps
+        # once, between epochs: what it leaves in memory lies beside later steps
+        f"{_panel_writer()}::interval": epochs // 2 + 1,
         "val_interval": epochs,
         "student::pretrained": False,
         "training::num_epochs": epochs,

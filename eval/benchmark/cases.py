@@ -22,7 +22,8 @@ CONFIGS = BUNDLE_ROOT / "configs"
 
 
 def write_datalists(settings: Settings, dataset_dir: str | None = None) -> None:
-    """Datalists of the first cases with absolute paths, one for each count of training images: work/cases/8.json and so on.
+    """Datalists of the first cases with absolute paths, one for each count of training images: work/cases/8.json and so
+    on.
 
     Args:
         settings: of the run.
@@ -32,7 +33,10 @@ def write_datalists(settings: Settings, dataset_dir: str | None = None) -> None:
         ValueError: the data set has fewer cases than the run needs.
     """
     if dataset_dir is None:
-        phantoms, counts = settings.folder / "phantoms", (settings.num_images, settings.num_validation, settings.num_test)
+        phantoms, counts = (
+            settings.folder / "phantoms",
+            (settings.num_images, settings.num_validation, settings.num_test),
+        )
         dataset_dir = write_phantom_dataset(phantoms, *counts, seed=settings.seed, size=settings.teacher_size)
     source = Path(dataset_dir).expanduser().resolve()
     content = json.loads((source / "dataset.json").read_text())
@@ -47,7 +51,9 @@ def write_datalists(settings: Settings, dataset_dir: str | None = None) -> None:
 def _first(content: dict, split: str, source: Path, count: int) -> list[dict]:
     count = count if split == "training" else min(count, len(content[split]))
     if not 0 < count <= len(content[split]):
-        raise ValueError(f"dataset_dir {source} has {len(content[split])} {split} cases, expected at least {max(count, 1)}.")
+        raise ValueError(
+            f"dataset_dir {source} has {len(content[split])} {split} cases, expected at least {max(count, 1)}."
+        )
     paths = ("image", "label")
     return [{**case, **{key: str(source / case[key]) for key in paths}} for case in content[split][:count]]
 
@@ -78,7 +84,9 @@ def workflow(settings: Settings, overrides: dict[str, Any], *overlays: str) -> C
     )
 
 
-def list_views(settings: Settings, augmented: bool, img_size: int | None = None, split: str = "training") -> ViewDataset:
+def list_views(
+    settings: Settings, augmented: bool, img_size: int | None = None, split: str = "training"
+) -> ViewDataset:
     """A list through the bundle's own preprocessing, kept in memory.
 
     Args:
@@ -96,7 +104,9 @@ def list_views(settings: Settings, augmented: bool, img_size: int | None = None,
 def load_cases(
     settings: Settings, img_size: int, count: int | None = None, split: str = "training"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images in [0, 1] and labels, class indices, (count, 1, H, W) each, of a list: all of it, or repeated where it is shorter."""
+    """Images in [0, 1] and labels, class indices, (count, 1, H, W) each, of a list: all of it, or repeated where it
+    is shorter.
+    """
     views = list_views(settings, augmented=False, img_size=img_size, split=split)
     items = [views[i % len(views)] for i in range(count or len(views))]
     return torch.stack([item["image"] for item in items]), torch.stack([item["label"] for item in items])

@@ -74,7 +74,9 @@ def _trainings(settings: Settings) -> list[Contender]:
     for model in settings.models:
         found += _cached(f"replay_{model}", "replay", model, settings)
     found += _cached("warp_vit_b", "warp", "vit_b", settings)
-    online = _training("online_vit_b", "weights_vit_b", mode="online", model="vit_b", epochs=min(ONLINE_EPOCHS, settings.epochs))
+    online = _training(
+        "online_vit_b", "weights_vit_b", mode="online", model="vit_b", epochs=min(ONLINE_EPOCHS, settings.epochs)
+    )
     return [*found, _training("control_repeat"), online]
 
 
@@ -95,7 +97,9 @@ def _fill(name: str, mode: str, model: str, num_images: int) -> Contender:
 
 def _seeds(settings: Settings) -> list[Contender]:
     """The seed's loops."""
-    found = [Contender(f"seed_{model}", seed_loop, {"model": model}, (f"weights_{model}",)) for model in settings.models]
+    found = [
+        Contender(f"seed_{model}", seed_loop, {"model": model}, (f"weights_{model}",)) for model in settings.models
+    ]
     return found + [_kept(contender) for contender in found]
 
 

@@ -11,7 +11,9 @@ from .settings import Settings
 
 
 class Fit(NamedTuple):
-    """What is fitted: figure `y` over `x` of these contenders; x is a figure too, or the number given with the contender."""
+    """What is fitted: figure `y` over `x` of these contenders; x is a figure too, or the number given with the
+    contender.
+    """
 
     name: str
     law: str
@@ -23,7 +25,9 @@ class Fit(NamedTuple):
 def list_fits(settings: Settings) -> list[Fit]:
     """The fits of a run."""
     student = {_sized("student_step_ours", size, settings.img_size): float(size) for size in settings.student_sizes}
-    teacher = {_sized("teacher_vit_b_fast_fp32", size, settings.teacher_size): float(size) for size in settings.teacher_sizes}
+    teacher = {
+        _sized("teacher_vit_b_fast_fp32", size, settings.teacher_size): float(size) for size in settings.teacher_sizes
+    }
     sizes: dict[str, float | None] = {f"teacher_{model}_fast_fp32": None for model in settings.models}
     fills = {_sized("fill_replay_vit_b", count, settings.num_images): float(count) for count in settings.image_counts}
     return [
@@ -43,8 +47,8 @@ def _sized(name: str, size: int, own: int) -> str:
 
 
 def fit_all(settings: Settings, figures: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The fits of a run as rows: name, axes, points, and exponent and factor or slope and intercept, absent with fewer than two
-    points.
+    """The fits of a run as rows: name, axes, points, and exponent and factor or slope and intercept, absent with fewer
+    than two points.
 
     Args:
         settings: of the run.

@@ -1,6 +1,7 @@
 """Seconds, memory and arithmetic of a step.
 
-Surprise: ru_maxrss of a new process starts at its parent's memory on Linux, so the peak is read from /proc where there is one.
+Surprise: ru_maxrss of a new process starts at its parent's memory on Linux, so the peak is read from /proc where there
+is one.
 """
 
 from __future__ import annotations

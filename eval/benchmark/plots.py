@@ -1,6 +1,6 @@
 """Plots of a benchmark's report for docs/performance.md: speed by SAM size, growth with size, and peak memory.
 
-    python -m eval.benchmark.plots [--report eval/results/benchmark.json] [--output_dir docs]
+python -m eval.benchmark.plots [--report eval/results/benchmark.json] [--output_dir docs]
 """
 
 from __future__ import annotations
@@ -22,8 +22,16 @@ DPI = 100
 # name, contender and figure of numerator and denominator; {} is the SAM size
 SPEED_UPS = (
     ("epoch: seed / ours, cache complete", "seed_{}.epoch_seconds", "replay_{}.epoch_seconds"),
-    ("teacher pass: stock fp32 / fast bf16", "teacher_{}_stock_fp32.image_seconds", "teacher_{}_fast_bf16.image_seconds"),
-    ("teacher pass: stock fp32 / fast fp32", "teacher_{}_stock_fp32.image_seconds", "teacher_{}_fast_fp32.image_seconds"),
+    (
+        "teacher pass: stock fp32 / fast bf16",
+        "teacher_{}_stock_fp32.image_seconds",
+        "teacher_{}_fast_bf16.image_seconds",
+    ),
+    (
+        "teacher pass: stock fp32 / fast fp32",
+        "teacher_{}_stock_fp32.image_seconds",
+        "teacher_{}_fast_fp32.image_seconds",
+    ),
 )
 GROWTH = (
     "student step, seconds over image size",
@@ -37,7 +45,9 @@ MEMORY = ("control", *(f"replay_{name}" for name in SAM_NAMES), "online_vit_b", 
 def main(arguments: list[str] | None = None) -> None:
     """Draw the plots of a report."""
     parser = argparse.ArgumentParser(prog="python -m eval.benchmark.plots", description=__doc__.splitlines()[0])
-    parser.add_argument("--report", type=Path, default=BUNDLE_ROOT / "eval" / "results" / "benchmark.json", help="from eval.benchmark")
+    parser.add_argument(
+        "--report", type=Path, default=BUNDLE_ROOT / "eval" / "results" / "benchmark.json", help="from eval.benchmark"
+    )
     parser.add_argument("--output_dir", type=Path, default=BUNDLE_ROOT / "docs", help="gets performance_*.png")
     options = parser.parse_args(arguments)
     for path in draw_plots(json.loads(options.report.read_text()), options.output_dir):
@@ -45,14 +55,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def draw_plots(report: dict[str, Any], output_dir: Path) -> list[Path]:
-    """Paths of performance_speed.png, performance_growth.png and performance_memory.png; what failed in the run is left out.
+    """Paths of performance_speed.png, performance_growth.png and performance_memory.png; what failed in the run is left
+    out.
 
     Args:
         report: of eval.benchmark.__main__.
         output_dir: made when it is not there.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    figures = {"speed": _speed(report["figures"]), "growth": _growth(report["fits"]), "memory": _memory(report["figures"])}
+    figures = {
+        "speed": _speed(report["figures"]),
+        "growth": _growth(report["fits"]),
+        "memory": _memory(report["figures"]),
+    }
     paths = []
     for name, figure in figures.items():
         paths.append(output_dir / f"performance_{name}.png")

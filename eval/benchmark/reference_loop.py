@@ -1,7 +1,8 @@
-"""The seed's loop written plainly: the stock teacher in fp32 in every step, an eager fp32 student, views made image by image.
+"""The seed's loop written plainly: the stock teacher in fp32 in every step, an eager fp32 student, views made image by
+image.
 
-The seed's manual leaves out what its loop does beside this (reading files, logging), so that the true loop is slower. Its
-allocator is as it comes, unless asked otherwise.
+The seed's manual leaves out what its loop does beside this (reading files, logging), so that the true loop is slower.
+Its allocator is as it comes, unless asked otherwise.
 
 Shapes: B batch, C classes, H W pixels.
 """
@@ -42,7 +43,9 @@ def seed_loop(settings: Settings, model: str, keep_memory: bool = False) -> dict
     if keep_memory:
         keep_freed_memory()
     torch.manual_seed(settings.seed)
-    teacher, student = (network.to(settings.device) for network in (stock_teacher(settings, model), build_student(settings)))
+    teacher, student = (
+        network.to(settings.device) for network in (stock_teacher(settings, model), build_student(settings))
+    )
     optimizer = torch.optim.AdamW(student.train().parameters(), lr=settings.lr)
     loader = _loader(settings)
     batches, seconds, waits = _endless(loader), [], []
@@ -58,7 +61,9 @@ def seed_loop(settings: Settings, model: str, keep_memory: bool = False) -> dict
     return {**figures, "epoch_seconds": statistics.median(timed) * len(loader), "data_wait": sum(waited) / sum(timed)}
 
 
-def _step(image: torch.Tensor, label: torch.Tensor, teacher: nn.Module, student: nn.Module, optimizer: torch.optim.AdamW) -> None:
+def _step(
+    image: torch.Tensor, label: torch.Tensor, teacher: nn.Module, student: nn.Module, optimizer: torch.optim.AdamW
+) -> None:
     with torch.no_grad():
         teacher_logits = teacher(image).logits
     optimizer.zero_grad()
@@ -75,7 +80,9 @@ def seed_loss(student_logits: torch.Tensor, label: torch.Tensor, teacher_logits:
         label: (B, 1, H, W), class indices.
     """
     teacher = resize(teacher_logits, student_logits.shape[-2:])
-    student, teacher = (F.log_softmax(class_logits(logits) / TEMPERATURE, dim=1) for logits in (student_logits, teacher))
+    student, teacher = (
+        F.log_softmax(class_logits(logits) / TEMPERATURE, dim=1) for logits in (student_logits, teacher)
+    )
     distill = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1).mean()
     return ALPHA * TaskLoss(2)(student_logits, label) + BETA * TEMPERATURE**2 * distill
 

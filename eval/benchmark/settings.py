@@ -30,8 +30,8 @@ class Settings:
         student_sizes: of the scaling fit, in pixels; likewise teacher_sizes.
         batch_size: images a training step.
         num_images: of the training list.
-        num_validation: images of the validation list, on which exports are compared; num_test: of the final evaluation. Fewer where
-            a data set has fewer.
+        num_validation: images of the validation list, on which exports are compared; num_test: of the final evaluation.
+            Fewer where a data set has fewer.
         views: of an image in `replay`.
         epochs: of a training; the first is left out of its median.
         steps: timed steps; likewise seed_steps, of the seed's loop.
@@ -81,7 +81,9 @@ class Settings:
         return [self.num_images // 4, self.num_images // 2, self.num_images]
 
     def teacher(self, model: str, img_size: int | None = None) -> dict[str, Any]:
-        """The config section `teacher` of a model whose files `write_weights` made; keyword arguments of build_teacher too."""
+        """The config section `teacher` of a model whose files `write_weights` made; keyword arguments of
+        build_teacher too.
+        """
         lite = model == LITE_MEDSAM
         return {
             "model_name": LITE_MEDSAM if lite else self.models[model],
@@ -93,12 +95,14 @@ class Settings:
 
 
 def quick_settings(work: str, threads: int, checkpoint: str | None = None) -> Settings:
-    """Everything at test size, without LiteMedSAM, which has none: the figures mean nothing, but the program runs in seconds."""
+    """Everything at test size, without LiteMedSAM, which has none: the figures mean nothing, but the program runs in
+    seconds.
+    """
     return Settings(
         work,
         threads,
         checkpoint=checkpoint,
-        models={name: "vit_test" for name in SAM_NAMES},
+        models=dict.fromkeys(SAM_NAMES, "vit_test"),
         student={"embed_dim": 24, "depth": 4, "num_heads": 2, "out_indices": [0, 1, 2, 3], "channels": 16},
         img_size=64,
         teacher_size=64,

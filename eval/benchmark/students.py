@@ -39,7 +39,9 @@ def build_student(settings: Settings, img_size: int | None = None) -> TinyUSFMSe
     return TinyUSFMSeg(img_size=img_size or settings.img_size, **settings.student)
 
 
-def train_step(settings: Settings, form: str, img_size: int | None = None, keep_memory: bool = False) -> dict[str, float]:
+def train_step(
+    settings: Settings, form: str, img_size: int | None = None, keep_memory: bool = False
+) -> dict[str, float]:
     """Figures of a training step on one batch: forward, distillation loss, backward, clipping, AdamW.
 
     Args:
@@ -71,7 +73,8 @@ def train_step(settings: Settings, form: str, img_size: int | None = None, keep_
 
 
 def infer(settings: Settings, form: str) -> dict[str, float]:
-    """Figures of one validation image at a time through the trained student, and how far its masks are from eager fp32's.
+    """Figures of one validation image at a time through the trained student, and how far its masks are from eager
+    fp32's.
 
     Args:
         settings: of the run.
@@ -81,7 +84,9 @@ def infer(settings: Settings, form: str) -> dict[str, float]:
     run = _runner(settings, form)
     masks = torch.cat([torch.as_tensor(run(image)).float().cpu() > 0 for image in images.split(1)])  # the warm-up too
     one_by_one = cycle(images.split(1))
-    figures = step_figures(time_steps(lambda: run(next(one_by_one)), 1, 4 * settings.steps, settings.device), 1, settings.device)
+    figures = step_figures(
+        time_steps(lambda: run(next(one_by_one)), 1, 4 * settings.steps, settings.device), 1, settings.device
+    )
     path = settings.folder / f"masks_{settings.device}.pt"
     if form == FP32:
         torch.save(masks, path)
@@ -93,7 +98,9 @@ def infer(settings: Settings, form: str) -> dict[str, float]:
 
 
 def export(settings: Settings) -> dict[str, Any]:
-    """Write the trained student in all `EXPORTS`, and tell what int8 is calibrated on; what kept a form from it is in `failed`."""
+    """Write the trained student in all `EXPORTS`, and tell what int8 is calibrated on; what kept a form from it is
+    in `failed`.
+    """
     images, _ = load_cases(settings, settings.img_size, min(CALIBRATION, settings.num_images), CALIBRATED)
     student, folder, failed = _trained_student(settings), settings.folder / EXPORT_FOLDER, {}
     folder.mkdir()
@@ -105,7 +112,11 @@ def export(settings: Settings) -> dict[str, Any]:
         except Exception as error:  # each library has its own; the other forms go on
             failed[form] = without_folders(f"{type(error).__name__}: {error}")
     calibration = {"list": CALIBRATED, "images": len(images)}
-    return {"export_seconds": time.perf_counter() - start, "calibration": calibration, **({"failed": failed} if failed else {})}
+    return {
+        "export_seconds": time.perf_counter() - start,
+        "calibration": calibration,
+        **({"failed": failed} if failed else {}),
+    }
 
 
 def _trained_student(settings: Settings) -> TinyUSFMSeg:

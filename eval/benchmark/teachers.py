@@ -1,7 +1,9 @@
-"""Teachers to compare: segment_anything and TinyViT as they come, with LoRA beside the weights, against the bundle's fast ones.
+"""Teachers to compare: segment_anything and TinyViT as they come, with LoRA beside the weights, against the bundle's
+fast ones.
 
-SAM's weights are random here (no public package has them), in files of the official format; LiteMedSAM's are real. Random
-logits have no masks, so masks are cut at each image's median, and differences are given in standard deviations of the logits.
+SAM's weights are random here (no public package has them), in files of the official format; LiteMedSAM's are real.
+Random logits have no masks, so masks are cut at each image's median, and differences are given in standard deviations
+of the logits.
 
 Shapes: B batch, h w tokens, D channels, R rank, H W pixels, S teacher image size.
 """
@@ -41,7 +43,8 @@ SMALL_BATCHES = ("vit_h", LITE_MEDSAM)  # 2 images, the others 4
 
 
 class SeparateLora(nn.Module):
-    """A fused qkv (B, h, w, D) -> (B, h, w, 3 D) whose q and v get B(A x) in products of their own in every pass, as in SAMed.
+    """A fused qkv (B, h, w, D) -> (B, h, w, 3 D) whose q and v get B(A x) in products of their own in every pass, as in
+    SAMed.
 
     Args:
         qkv: the frozen Linear.
@@ -168,7 +171,8 @@ def _compare_with_stock(settings: Settings, model: str, form: str, logits: torch
 
 
 def compare_logits(logits: torch.Tensor, stock: torch.Tensor) -> dict[str, float]:
-    """Largest difference, absolute and in standard deviations of the stock logits; mean Dice of masks cut at the median.
+    """Largest difference, absolute and in standard deviations of the stock logits; mean Dice of masks cut at the
+    median.
 
     Args:
         logits: (B, 1, S, S).

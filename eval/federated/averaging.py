@@ -1,12 +1,12 @@
 """A federation on one machine: clients train the student on their own images and exchange nothing but its weights.
 
-    python -m eval.federated --dataset_dirs data/site_1 data/site_2 --output_dir logs/federated --rounds 10 --local_epochs 2 \
+    python -m eval.federated --dataset_dirs data/site_1 data/site_2 --output_dir logs/federated --rounds 10 \\
         --teacher::model_name lite_medsam --teacher::module mask_decoder --teacher::lora_checkpoint PATH
 
 Federated averaging, McMahan et al. 2017, arXiv:1602.05629, Algorithm 1. Each client is monai.fl's MonaiAlgo on
-configs/train.json and configs/federated.json, as NVFlare drives it; its images, teacher, cache and run folder stay its own.
-Writes after each round global_model.pt, the student with the averaged weights, and federated.json: the validation Dice of
-every client before and after each round, and what was sent.
+configs/train.json and configs/federated.json, as NVFlare drives it; its images, teacher, cache and run folder stay its
+own. Writes after each round global_model.pt, the student with the averaged weights, and federated.json: the validation
+Dice of every client before and after each round, and what was sent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
         check_options(options, overrides)
-        overrides = {"training::num_epochs": options.rounds * options.local_epochs, **overrides}  # of the learning rate's schedule
+        # of the learning rate's schedule
+        overrides = {"training::num_epochs": options.rounds * options.local_epochs, **overrides}
         clients = [
             make_client(f"client_{i}", folder, options.output_dir, options.local_epochs, overrides, options.config_file)
             for i, folder in enumerate(options.dataset_dirs, 1)
@@ -69,7 +70,9 @@ def federation_parser(program: str, doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--local_epochs", type=int, default=1, help="of a client in a round")
-    parser.add_argument("--config_file", nargs="*", default=[], help="further overlays for all clients, by their paths there")
+    parser.add_argument(
+        "--config_file", nargs="*", default=[], help="further overlays for all clients, by their paths there"
+    )
     return parser
 
 
@@ -77,15 +80,20 @@ def check_options(options: argparse.Namespace, overrides: Mapping[str, Any]) -> 
     """Refuse what makes no federation, before anything is read.
 
     Raises:
-        ValueError: fewer than two clients, a count that is not positive, or clients that are to go on from a checkpoint.
+        ValueError: fewer than two clients, a count that is not positive, or clients that are to go on from a
+            checkpoint.
     """
     if len(options.dataset_dirs) < 2:
-        raise ValueError(f"a federation needs at least two clients, got --dataset_dirs {' '.join(options.dataset_dirs)}.")
+        raise ValueError(
+            f"a federation needs at least two clients, got --dataset_dirs {' '.join(options.dataset_dirs)}."
+        )
     for name in ("rounds", "local_epochs"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}.")
     if overrides.get("training::resume"):  # it would be loaded in every round, in the place of the averaged weights
-        raise ValueError("a client cannot go on from a checkpoint; pass --student::checkpoint with the averaged global_model.pt.")
+        raise ValueError(
+            "a client cannot go on from a checkpoint; pass --student::checkpoint with the averaged global_model.pt."
+        )
 
 
 def make_client(
@@ -139,7 +147,8 @@ def run_rounds(clients: Sequence[MonaiAlgo], rounds: int, output_dir: Path) -> d
         output_dir: of the results.
 
     Returns:
-        `dice`: of each client by round, from before the first on; `sent_bytes` and `sent_tensors` of one client in one round.
+        `dice`: of each client by round, from before the first on; `sent_bytes` and `sent_tensors` of one client in one
+        round.
     """
     counts = [len(client.train_workflow.train_dataset_data) for client in clients]
     weights = _sent(clients[0])
@@ -152,7 +161,10 @@ def run_rounds(clients: Sequence[MonaiAlgo], rounds: int, output_dir: Path) -> d
             received.append(_sent(client))
         weights = average(received, counts)
         _evaluate(clients, weights, found)
-        found["sent_tensors"], found["sent_bytes"] = len(received[0]), sum(value.nbytes for value in received[0].values())
+        found["sent_tensors"], found["sent_bytes"] = (
+            len(received[0]),
+            sum(value.nbytes for value in received[0].values()),
+        )
         save_atomically(weights, Path(output_dir) / "global_model.pt")
         with atomic_path(Path(output_dir) / "federated.json") as partial:
             partial.write_text(json.dumps(found, indent=1) + "\n")
@@ -171,7 +183,8 @@ def _evaluate(clients: Sequence[MonaiAlgo], weights: Weights, found: dict[str, A
 
 
 def average(received: Sequence[Weights], counts: Sequence[int]) -> Weights:
-    """The mean of the clients' weights, weighted by their numbers of training images; counters, which are whole numbers, rounded.
+    """The mean of the clients' weights, weighted by their numbers of training images; counters, which are whole
+    numbers, rounded.
 
     Raises:
         ValueError: clients with different networks.

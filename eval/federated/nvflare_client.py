@@ -11,13 +11,13 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(sys.argv[sys.argv.index("--bundle_root") + 1])))  # NVFlare runs a copy of this file
 
-import nvflare.client as flare  # noqa: E402
-import torch  # noqa: E402
-from monai.fl.utils.constants import FlStatistics  # noqa: E402
-from monai.fl.utils.exchange_object import ExchangeObject  # noqa: E402
+import nvflare.client as flare
+import torch
+from monai.fl.utils.constants import FlStatistics
+from monai.fl.utils.exchange_object import ExchangeObject
 
-from eval.arms import parse_overrides  # noqa: E402
-from eval.federated.averaging import KEY_METRIC, make_client  # noqa: E402
+from eval.arms import parse_overrides
+from eval.federated.averaging import KEY_METRIC, make_client
 
 
 def main(arguments: list[str]) -> None:

@@ -1,11 +1,12 @@
 """An NVFlare job of federated averaging, run in NVFlare's simulator or exported for a real federation.
 
-    python -m eval.federated.nvflare_job --dataset_dirs data/site_1 data/site_2 --output_dir logs/nvflare --rounds 10 --local_epochs 2 \
+    python -m eval.federated.nvflare_job --dataset_dirs data/site_1 data/site_2 --output_dir logs/nvflare --rounds 10 \\
         --teacher::model_name lite_medsam --teacher::module mask_decoder --teacher::lora_checkpoint PATH
 
-Needs the package nvflare, 2.9. Client i is site-i and trains on the i-th folder by eval/federated/nvflare_client.py; the server averages
-the students and writes the mean below OUTPUT_DIR. With --export the job is written to OUTPUT_DIR/job instead, for
-`nvflare job submit`: the folders are then those of the sites, and each site has this bundle in the same folder.
+Needs the package nvflare, 2.9. Client i is site-i and trains on the i-th folder by eval/federated/nvflare_client.py;
+the server averages the students and writes the mean below OUTPUT_DIR. With --export the job is written to
+OUTPUT_DIR/job instead, for `nvflare job submit`: the folders are then those of the sites, and each site has this bundle
+in the same folder.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def run_job(options: argparse.Namespace, overrides: list[str]) -> int:
     """
     check_options(options, parse_overrides(overrides))
     if braces := [word for word in overrides if "{" in word]:
-        raise ValueError(f"NVFlare takes {braces[0]!r} for a variable of its own; write it to a file and pass it by --config_file.")
+        raise ValueError(
+            f"NVFlare takes {braces[0]!r} for a variable of its own; write it to a file and pass it by --config_file."
+        )
     try:
         from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
         from nvflare.recipe import SimEnv
@@ -68,7 +71,14 @@ def run_job(options: argparse.Namespace, overrides: list[str]) -> int:
     folder = options.output_dir.resolve()
     schedule = ["--training::num_epochs", str(options.rounds * options.local_epochs)]
     files = [str(Path(file).resolve()) for file in options.config_file]
-    common = ["--bundle_root", str(BUNDLE_ROOT), "--output_dir", str(folder / "sites"), "--local_epochs", str(options.local_epochs)]
+    common = [
+        "--bundle_root",
+        str(BUNDLE_ROOT),
+        "--output_dir",
+        str(folder / "sites"),
+        "--local_epochs",
+        str(options.local_epochs),
+    ]
     common += ["--config_file", *files] if files else []
     sites = {f"site-{i}": str(Path(path).resolve()) for i, path in enumerate(options.dataset_dirs, 1)}
     recipe = FedAvgRecipe(
@@ -86,7 +96,8 @@ def run_job(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.export:
         recipe.export(str(folder / "job"))
         return 0
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(BUNDLE_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)  # for the server
+    # for the server
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(BUNDLE_ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = SimEnv(clients=list(sites), workspace_root=str(folder))
     model = Path(recipe.execute(environment).get_result()) / GLOBAL_MODEL
     if environment.last_run_failed or not model.is_file():
@@ -96,9 +107,13 @@ def run_job(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def initial_student(overrides: list[str], config_files: Sequence[str] = ()) -> dict[str, Any]:
-    """The student that the first round starts from, as NVFlare's server builds it: the class and the arguments of `network_def`."""
+    """The student that the first round starts from, as NVFlare's server builds it: the class and the arguments of
+    `network_def`.
+    """
     files = [*(str(BUNDLE_ROOT / name) for name in TRAINING), *config_files]
-    workflow = ConfigWorkflow(files, logging_file=False, workflow_type="train", bundle_root=str(BUNDLE_ROOT), **parse_overrides(overrides))
+    workflow = ConfigWorkflow(
+        files, logging_file=False, workflow_type="train", bundle_root=str(BUNDLE_ROOT), **parse_overrides(overrides)
+    )
     component = workflow.parser["network_def"]
     names = [name for name in component if name not in RESERVED]
     return {

@@ -2,17 +2,18 @@
 
 A teacher is frozen, so what it says of an image never changes. Two modes use that:
 
-- replay: each image has K seeded augmented views; the logits of every view (and its embedding where the loss reads it) are kept.
-  Exact: the student sees what it would see with the teacher beside it and the same views.
-- warp: the logits of each image as it is (and its embedding where the loss reads it) are kept and moved along with its rotation,
-  zoom, shift and flip, which may differ in every epoch; gamma and contrast change the image alone. An approximation: a teacher is not
-  quite equivariant, and outside of the image there is nothing to move: logits are background there, embeddings those of the border.
+- replay: each image has K seeded augmented views; the logits of every view (and its embedding where the loss reads it)
+  are kept. Exact: the student sees what it would see with the teacher beside it and the same views.
+- warp: the logits of each image as it is (and its embedding where the loss reads it) are kept and moved along with its
+  rotation, zoom, shift and flip, which may differ in every epoch; gamma and contrast change the image alone. An
+  approximation: a teacher is not quite equivariant, and outside of the image there is nothing to move: logits are
+  background there, embeddings those of the border.
 
-Entries are fp16 at the decoder's resolution (8 KiB a view for SAM at 256 pixels, two classes) and are enlarged as the teacher does
-it. Each is found by what it depends on: the teacher's files by content, its settings and precision, the image file, the
-preprocessing, the augmentation and the seed. Anything else is a miss. Beside its outputs an entry holds a thumbnail of the image
-that the teacher saw, so that even a view whose name is the same, but not its pixels (code that changed), is refused (replay) or
-computed again (warp).
+Entries are fp16 at the decoder's resolution (8 KiB a view for SAM at 256 pixels, two classes) and are enlarged as the
+teacher does it. Each is found by what it depends on: the teacher's files by content, its settings and precision, the
+image file, the preprocessing, the augmentation and the seed. Anything else is a miss. Beside its outputs an entry holds
+a thumbnail of the image that the teacher saw, so that even a view whose name is the same, but not its pixels (code that
+changed), is refused (replay) or computed again (warp).
 
 Shapes: B batch, C classes, H W pixels of the student's image, h w of the decoder's logits.
 """
@@ -51,7 +52,9 @@ SPARE_BYTES = 2**26  # of the disk, left free
 
 
 class CachedOutput(NamedTuple):
-    """What a teacher says of a batch: logits (B, 1 or C, S, S), unnormalized; features (B, 256, h', w') or None where not kept."""
+    """What a teacher says of a batch: logits (B, 1 or C, S, S), unnormalized; features (B, 256, h', w') or None
+    where not kept.
+    """
 
     logits: torch.Tensor
     features: torch.Tensor | None
@@ -69,7 +72,8 @@ def teacher_for_mode(
     batch_size: int = 4,
     num_workers: int = 0,
 ) -> nn.Module | None:
-    """The teacher to train with: itself (online), or a `CachedTeacher`; its weights are loaded if they are going to be needed.
+    """The teacher to train with: itself (online), or a `CachedTeacher`; its weights are loaded if they are going to be
+    needed.
 
     Args:
         teacher: see `CachedTeacher`.
@@ -97,21 +101,25 @@ def teacher_for_mode(
         teacher.load()
         return teacher
     if not cache_dir:
-        raise ValueError(f"distillation::mode {mode} needs a folder, got {cache_dir!r}; pass --teacher::cache_dir PATH.")
+        raise ValueError(
+            f"distillation::mode {mode} needs a folder, got {cache_dir!r}; pass --teacher::cache_dir PATH."
+        )
     cached = CachedTeacher(teacher, mode, dataset, cache_dir, num_epochs, keep_features, batch_size, num_workers)
     return cached.to(device)
 
 
 def teacher_key(teacher: nn.Module | None) -> str:
-    """What tells a teacher of `teacher_for_mode` from others, as a hash in hex; `none` where there is none (the control)."""
+    """What tells a teacher of `teacher_for_mode` from others, as a hash in hex; `none` where there is none (the
+    control).
+    """
     return "none" if teacher is None else teacher.key  # a None would vanish from the settings that the config collects
 
 
 class CachedTeacher(nn.Module):
     """A teacher whose outputs for the views of a data set are read from disk: (images, view) -> `CachedOutput`.
 
-    Images without a view (panels, an evaluation) are looked up by their pixels, and computed where `fill` was not told of them.
-    What is computed after the fill and cannot be written is used all the same.
+    Images without a view (panels, an evaluation) are looked up by their pixels, and computed where `fill` was not told
+    of them. What is computed after the fill and cannot be written is used all the same.
 
     Args:
         teacher: frozen; offers `segment`, `enlarge`, `load`, `key`, `description`, `mask_shape` and `feature_shape`, as
@@ -155,7 +163,8 @@ class CachedTeacher(nn.Module):
 
         Args:
             image: (B, 1 or 3, H, W) in [0, 1].
-            view: "index" (B,) and "number" (B,) of the views, and for warp "theta" (B, 2, 3); None looks the images up by content.
+            view: "index" (B,) and "number" (B,) of the views, and for warp "theta" (B, 2, 3); None looks the images up
+                by content.
 
         Raises:
             ValueError: an entry belongs to another image than this one, or is gone and cannot be computed.
@@ -202,7 +211,9 @@ class CachedTeacher(nn.Module):
         idist.barrier()
         self.missing = self._find_missing(self.views) if self.missing or mine else []
         if self.missing:
-            raise OSError(errno.EIO, f"{len(self.missing)} entries of the cache {self.store.folder} vanished while it was filled.")
+            raise OSError(
+                errno.EIO, f"{len(self.missing)} entries of the cache {self.store.folder} vanished while it was filled."
+            )
         unused = "" if self.teacher.is_loaded else "; the teacher's weights are not loaded"
         logger.info("teacher cache: complete, %d entries in %s%s", len(self.views), self.store.folder, unused)
 
@@ -223,7 +234,9 @@ class CachedTeacher(nn.Module):
                 progress.update(len(batch["case"]))
 
     def _fill_images(self, images: Iterable[torch.Tensor]) -> None:
-        """Ask about images (1, H, W) without a view, one by one as an evaluation does; ends where nothing can be kept."""
+        """Ask about images (1, H, W) without a view, one by one as an evaluation does; ends where nothing can be
+        kept.
+        """
         hidden = idist.get_rank() > 0 or None
         for image in tqdm(images, "Filling for panels and evaluation", unit="image", leave=False, disable=hidden):
             self(image[None].to(self._device))
@@ -238,7 +251,8 @@ class CachedTeacher(nn.Module):
             raise ValueError("distillation::mode replay needs views that come back, but train::dataset::views is null.")
         if self.mode == WARP and self.dataset.augmentation is not None and "theta" not in self.dataset[0, 0]["view"]:
             raise ValueError(
-                "distillation::mode warp needs an augmentation that gives 'theta', where its pixels come from, as joint_augmentation "
+                "distillation::mode warp needs an augmentation that gives 'theta', where its pixels come from, as "
+                "joint_augmentation "
                 "does; pass --distillation::mode replay."
             )
         return [(index, first + number) for number in range(count) for index in range(len(self.dataset))]
@@ -259,14 +273,20 @@ class CachedTeacher(nn.Module):
         return next(self.teacher.buffers()).device
 
     def _find_missing(self, views: Sequence[tuple[int, int]], look: bool = False) -> list[tuple[int, int]]:
-        """The views without a whole entry; damaged ones count, and after a look at the images those of other pixels too."""
+        """The views without a whole entry; damaged ones count, and after a look at the images those of other pixels
+        too.
+        """
         if not look:
-            return [view for view in views if not self._is_usable(self.store.read(self._key(*view)), self.keep_features)]
+            return [
+                view for view in views if not self._is_usable(self.store.read(self._key(*view)), self.keep_features)
+            ]
         self.dataset.fill()
         missing = [view for view in views if not self._is_of(self._key(*view), self.dataset[view]["image"])]
         stale = sum(self.store.path(self._key(*view)).is_file() for view in missing)
         if stale:
-            logger.warning("%d entries in %s are of other pixels or damaged: they are computed again.", stale, self.store.folder)
+            logger.warning(
+                "%d entries in %s are of other pixels or damaged: they are computed again.", stale, self.store.folder
+            )
         return missing
 
     def _is_usable(self, entry: Mapping[str, torch.Tensor] | None, keep_features: bool) -> bool:
@@ -288,7 +308,9 @@ class CachedTeacher(nn.Module):
         todo = [(i, self._key(*pair)) for i, pair in enumerate(pairs)]
         todo = [(i, key) for i, key in todo if not self._is_of(key, batch["image"][i])]
         if todo:
-            entries = self._compute(batch["image"][[i for i, _ in todo]], [batch["case"][i] for i, _ in todo], self.keep_features)
+            entries = self._compute(
+                batch["image"][[i for i, _ in todo]], [batch["case"][i] for i, _ in todo], self.keep_features
+            )
             for (_, key), entry in zip(todo, entries):
                 if not self._is_superseded(key, entry):
                     self.store.write(key, entry)
@@ -317,8 +339,10 @@ class CachedTeacher(nn.Module):
             self._try_to_keep(keys[i], entry)
         if wrong := _differing(entries, image):
             raise ValueError(
-                f"the teacher cache entry {self.store.path(keys[wrong[0]])} was computed from another image than the one it is to go "
-                f"with: preprocessing or augmentation have changed in the code. Delete {self.store.folder}, or pass another "
+                f"the teacher cache entry {self.store.path(keys[wrong[0]])} was computed from another image than the "
+                "one it is to go "
+                f"with: preprocessing or augmentation have changed in the code. Delete {self.store.folder}, or pass "
+                "another "
                 "--teacher::cache_dir."
             )
         return entries
@@ -329,7 +353,8 @@ class CachedTeacher(nn.Module):
         lost = sum(not self._is_usable(entry, self.keep_features) for entry in entries)
         if lost:
             raise ValueError(
-                f"{lost} entries of the teacher cache {self.store.folder} are gone or damaged since the run started; start it "
+                f"{lost} entries of the teacher cache {self.store.folder} are gone or damaged since the run started; "
+                "start it "
                 "again, which computes them, by --training::resume."
             )
         return entries
@@ -397,7 +422,8 @@ def warp(logits: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
 
 
 def warp_features(features: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-    """An embedding (B, D, h, w) of an image, placed as its view is: bilinear, and outside of the image as at its border.
+    """An embedding (B, D, h, w) of an image, placed as its view is: bilinear, and outside of the image as at its
+    border.
 
     Args:
         features: of the teacher.
@@ -422,7 +448,8 @@ def _require_finite(parts: Mapping[str, torch.Tensor], name: str) -> None:
     for part, tensor in parts.items():
         if not tensor.isfinite().all():
             raise FloatingPointError(
-                f"the teacher's {part} of {name} are not finite; look at this file and at teacher::lora_checkpoint, or pass "
+                f"the teacher's {part} of {name} are not finite; look at this file and at teacher::lora_checkpoint, or "
+                "pass "
                 "--teacher::precision fp32."
             )
 

@@ -1,8 +1,9 @@
-"""Tensors kept on disk under a key, one file an entry: written whole or not at all, memory-mapped and checked when read.
+"""Tensors kept on disk under a key, one file an entry: written whole or not at all, memory-mapped and checked when
+read.
 
-The files are safetensors. Their metadata say whose output they hold, and under which key, so that a folder or file under another's
-name is no hit, and have a checksum over all of it. Any number of processes may read and write one folder: the same key always means
-the same content, and a file takes its name only when it is complete.
+The files are safetensors. Their metadata say whose output they hold, and under which key, so that a folder or file
+under another's name is no hit, and have a checksum over all of it. Any number of processes may read and write one
+folder: the same key always means the same content, and a file takes its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -43,14 +44,16 @@ class EntryStore:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def read(self, key: str) -> dict[str, torch.Tensor] | None:
-        """The tensors of an entry; None where there is none, or, with a warning, where its file is damaged or another's."""
+        """The tensors of an entry; None where there is none, or, with a warning, where its file is damaged or
+        another's.
+        """
         path = self.path(key)
         if not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 # copied, so that a file that is cut off later cannot end the process by a bus error
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  not iterable
                 metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             logger.warning("cache entry %s is damaged (%s): it counts as missing.", path, error)

@@ -1,8 +1,8 @@
 """Outputs of a frozen network, kept on disk and looked up by what they depend on.
 
-An entry's key is the hash of the network's weights, the arithmetic (fp32 or an autocast type) and the prepared image itself,
-so that another network, another preprocessing or another augmentation is a miss, never a wrong hit. Stored in fp16: 2.1 MB
-for a 256 x 64 x 64 embedding. The first pass returns what was stored, so that it equals every later one.
+An entry's key is the hash of the network's weights, the arithmetic (fp32 or an autocast type) and the prepared image
+itself, so that another network, another preprocessing or another augmentation is a miss, never a wrong hit. Stored in
+fp16: 2.1 MB for a 256 x 64 x 64 embedding. The first pass returns what was stored, so that it equals every later one.
 
 Shapes: B batch, H W pixels.
 """

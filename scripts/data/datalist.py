@@ -32,8 +32,8 @@ class SegmentationData:
         num_classes: number of classes with background.
         img_size: side of the student's square input, in pixels.
         check: decode every file once, see `check_files`; the lists themselves are always checked.
-        cases: lists "training" and "validation" of dicts with the absolute paths "image" and "label", used in the place of a
-            datalist and its folder, as MONAI Label gives them; there are no test cases then.
+        cases: lists "training" and "validation" of dicts with the absolute paths "image" and "label", used in the place
+            of a datalist and its folder, as MONAI Label gives them; there are no test cases then.
 
     Raises:
         FileNotFoundError: when the folder, the datalist, an image or a label is missing.
@@ -62,7 +62,9 @@ class SegmentationData:
             self.dataset_dir = _common_folder(cases)
             self.datalist, content = "MONAI Label's studies", {}
         self.labels = _class_names(content.get("labels"), num_classes, self.datalist)
-        self._splits = {split: self._load(content, split) if cases is None else cases.get(split, []) for split in SPLITS}
+        self._splits = {
+            split: self._load(content, split) if cases is None else cases.get(split, []) for split in SPLITS
+        }
         check_patients(self._splits)
         self._check_existence()
         check_identical_files(self._splits)
@@ -83,17 +85,21 @@ class SegmentationData:
 
     @property
     def test(self) -> list[dict]:
-        """The test cases, all with labels; a list without them is refused here, since only an evaluation needs it. Of given `cases`
-        there are none: they are not evaluated."""
+        """The test cases, all with labels; a list without them is refused here, since only an evaluation needs it. Of
+        given `cases` there are none: they are not evaluated.
+        """
         if self.cases is not None:
             return self._splits["test"]
         if not self._splits["test"]:
-            raise ValueError(f"datalist {self.datalist} has no test cases, expected a list 'test'; add one to evaluate.")
+            raise ValueError(
+                f"datalist {self.datalist} has no test cases, expected a list 'test'; add one to evaluate."
+            )
         unlabeled = [item["image"] for item in self._splits["test"] if "label" not in item]
         if unlabeled:
             raise ValueError(
                 f"test case {unlabeled[0]} in datalist {self.datalist} has no label ({len(unlabeled)} of "
-                f"{len(self._splits['test'])} have none), expected one to evaluate; add its 'label' path or take it out of "
+                f"{len(self._splits['test'])} have none), expected one to evaluate; add its 'label' path or take it "
+                "out of "
                 "the list 'test': configs/inference.json segments images without labels."
             )
         return self._splits["test"]
@@ -101,7 +107,9 @@ class SegmentationData:
     @property
     def digest(self) -> str:
         """A hash, in hex, of the lists with all that they say of each case; paths below `dataset_dir` without it."""
-        text = json.dumps(self._splits, sort_keys=True, default=str).replace(json.dumps(f"{self.dataset_dir}{os.sep}")[1:-1], "")
+        text = json.dumps(self._splits, sort_keys=True, default=str).replace(
+            json.dumps(f"{self.dataset_dir}{os.sep}")[1:-1], ""
+        )
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def check_files(self) -> None:
@@ -260,7 +268,9 @@ def _read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ValueError(f"data::datalist {path} is not readable JSON: {error}; correct it or build a new one.") from None
+        raise ValueError(
+            f"data::datalist {path} is not readable JSON: {error}; correct it or build a new one."
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(content.get(split, []), list) for split in SPLITS):
         raise ValueError(f"data::datalist {path} must be an object with the lists {', '.join(SPLITS)}.")
     return content
@@ -271,7 +281,9 @@ def _class_names(labels: dict | None, num_classes: int, datalist: Path) -> list[
     if not labels:
         return ["background", *(f"class {index}" for index in range(1, num_classes))]
     if not isinstance(labels, dict) or not all(str(key).isdecimal() for key in labels):
-        raise ValueError(f'labels in {datalist} must map class index to name, as {{"0": "background"}}, got {labels!r}.')
+        raise ValueError(
+            f'labels in {datalist} must map class index to name, as {{"0": "background"}}, got {labels!r}.'
+        )
     names = {0: "background", **{int(key): str(name) for key, name in labels.items()}}
     if set(names) != set(range(num_classes)):
         raise ValueError(

@@ -1,7 +1,8 @@
 """Cases kept in memory and seen through reproducible random views.
 
 A view of a case is fixed by (seed, index, view) alone, so that it is bit-identical whatever the number of workers, the
-order or a resume. Its `view_key` names what it depends on, so that what a teacher says of it can be kept and found again.
+order or a resume. Its `view_key` names what it depends on, so that what a teacher says of it can be kept and found
+again.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ def _seed_from(*numbers: int) -> int:
 class ViewDataset(Dataset):
     """Items {"image", "label", "case", "view"} of a datalist.
 
-    "case" is the path of the image file. "view" tells which view it is: its "index", its "number", and, where the augmentation gives
-    it, "theta" (2, 3), see `RandFlipRotateZoomd`.
+    "case" is the path of the image file. "view" tells which view it is: its "index", its "number", and, where the
+    augmentation gives it, "theta" (2, 3), see `RandFlipRotateZoomd`.
 
-    ``dataset[index]`` is the view of epoch 0, ``dataset[index, epoch]`` that of another epoch, and ``dataset[index, BASE]`` the image
-    as it is before augmentation.
+    ``dataset[index]`` is the view of epoch 0, ``dataset[index, epoch]`` that of another epoch, and ``dataset[index,
+    BASE]`` the image as it is before augmentation.
 
     Args:
         data: dicts with the paths "image" and, optionally, "label"; other keys (patient, device) stay out of the items.
@@ -46,7 +47,8 @@ class ViewDataset(Dataset):
         seed: of the random views.
         views: number of different views of an item (epoch modulo views); None makes every epoch a new view.
         cache: keep the results of `transform` in memory.
-        settings: texts that say what `transform` ("preprocessing") and `augmentation` ("augmentation") do, part of every `view_key`.
+        settings: texts that say what `transform` ("preprocessing") and `augmentation` ("augmentation") do, part of
+            every `view_key`.
 
     Raises:
         ValueError: when `data` is empty, `views` is not positive, or a file cannot be used.
@@ -95,7 +97,8 @@ class ViewDataset(Dataset):
         return {**item, "case": case, "view": view}
 
     def view_key(self, index: int, number: int) -> str:
-        """A name, in hex, for what the image of a view depends on: its file, the preprocessing, the augmentation and the seed.
+        """A name, in hex, for what the image of a view depends on: its file, the preprocessing, the augmentation and
+        the seed.
 
         Args:
             index: of the case.
@@ -122,7 +125,9 @@ class ViewDataset(Dataset):
         if not missing:
             return
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            progress = tqdm(pool.map(self._prepared, missing), "Reading images", len(missing), leave=False, disable=None)
+            progress = tqdm(
+                pool.map(self._prepared, missing), "Reading images", len(missing), leave=False, disable=None
+            )
             try:
                 for _ in progress:
                     pass
@@ -161,8 +166,8 @@ def view_settings(dataset: Dataset) -> dict[str, str | int | None]:
 class ViewSampler(Sampler):
     """(index, epoch) pairs of every item, in an order fixed by (seed, epoch): independent of workers and resume.
 
-    Of several ranks each takes its own share of the same order, every `num_ranks`-th item, so that their batches together are the
-    batches that one process would see.
+    Of several ranks each takes its own share of the same order, every `num_ranks`-th item, so that their batches
+    together are the batches that one process would see.
 
     Args:
         dataset: anything with a length.
@@ -170,12 +175,18 @@ class ViewSampler(Sampler):
         seed: of the order.
         rank: of this process.
         num_ranks: that share the items.
-        even: shares of equal length, the first items twice where they have to be, as a training needs it; else every item is in one
-            share (an empty share would end a run, and gets the first item).
+        even: shares of equal length, the first items twice where they have to be, as a training needs it; else every
+            item is in one share (an empty share would end a run, and gets the first item).
     """
 
     def __init__(
-        self, dataset: Dataset, shuffle: bool = True, seed: int = 0, rank: int = 0, num_ranks: int = 1, even: bool = True
+        self,
+        dataset: Dataset,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        even: bool = True,
     ) -> None:
         self.dataset = dataset
         self.shuffle = shuffle

@@ -1,7 +1,7 @@
 """Ultrasound from DICOM: stills and loops, gray and color, with the size of their pixels.
 
-pydicom decodes, with the extra `dicom`. MONAI's own DICOM readers are for volumes: they keep YBR colors and know nothing of the
-calibration of an ultrasound image, which stands in its regions (DICOM PS3.3, C.8.5.5).
+pydicom decodes, with the extra `dicom`. MONAI's own DICOM readers are for volumes: they keep YBR colors and know
+nothing of the calibration of an ultrasound image, which stands in its regions (DICOM PS3.3, C.8.5.5).
 
 Legend: W columns, H rows, N frames. Arrays are (W, H, N), colors (W, H, N, 3).
 """
@@ -55,7 +55,8 @@ def read_dataset(path: str | Path) -> Dataset:
 def decode_dicom(path: str | Path, modalities: Sequence[str] = MODALITIES) -> tuple[np.ndarray, dict]:
     """Pixels (W, H, N), or (W, H, N, 3) in RGB, and their metadata.
 
-    8-bit pixels come as they are, others in [0, 1] by their stored bits; MONOCHROME1 is inverted, so that 0 is always black.
+    8-bit pixels come as they are, others in [0, 1] by their stored bits; MONOCHROME1 is inverted, so that 0 is always
+    black.
 
     Args:
         path: of the file.
@@ -71,8 +72,9 @@ def decode_dicom(path: str | Path, modalities: Sequence[str] = MODALITIES) -> tu
     modality = dataset.get("Modality") or "none"
     if modality not in modalities:
         raise Refused(
-            f"has the modality {modality}, expected {' or '.join(modalities)}: the student has seen ultrasound alone; take it out, "
-            f"or pass --modalities \"{[*modalities, modality]}\"."
+            f"has the modality {modality}, expected {' or '.join(modalities)}: the student has seen ultrasound alone; "
+            "take it out, "
+            f'or pass --modalities "{[*modalities, modality]}".'
         )
     return _pixels(dataset), _meta(dataset)
 
@@ -89,7 +91,8 @@ def _pixels(dataset: Dataset) -> np.ndarray:
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = _inverted(pixels)
     frames = int(dataset.get("NumberOfFrames") or 1)
-    pixels = pixels.reshape(frames, dataset.Rows, dataset.Columns, -1).transpose(2, 1, 0, 3)  # (N, H, W, C) -> (W, H, N, C)
+    # (N, H, W, C) -> (W, H, N, C)
+    pixels = pixels.reshape(frames, dataset.Rows, dataset.Columns, -1).transpose(2, 1, 0, 3)
     return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
 
 
@@ -113,10 +116,13 @@ def _check_decoder(dataset: Dataset) -> None:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise Refused(f"has the transfer syntax {syntax.name}, which pydicom does not decode; save it uncompressed.") from None
+        raise Refused(
+            f"has the transfer syntax {syntax.name}, which pydicom does not decode; save it uncompressed."
+        ) from None
     if not decoder.is_available:
         raise Refused(
-            f"has the transfer syntax {syntax.name}, whose decoder is missing: {'; '.join(decoder.missing_dependencies)}; install "
+            f"has the transfer syntax {syntax.name}, whose decoder is missing: "
+            f"{'; '.join(decoder.missing_dependencies)}; install "
             "one of them, or save it uncompressed."
         )
 
@@ -155,7 +161,11 @@ def pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
 def _region_spacing(region: Dataset) -> tuple[float, float] | None:
     units = {region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection")}
     deltas = abs(region.get("PhysicalDeltaX") or 0), abs(region.get("PhysicalDeltaY") or 0)
-    if region.get("RegionSpatialFormat", _TWO_DIMENSIONAL) != _TWO_DIMENSIONAL or units != {_CENTIMETERS} or 0 in deltas:
+    if (
+        region.get("RegionSpatialFormat", _TWO_DIMENSIONAL) != _TWO_DIMENSIONAL
+        or units != {_CENTIMETERS}
+        or 0 in deltas
+    ):
         return None
     return round(10 * deltas[0], 6), round(10 * deltas[1], 6)
 

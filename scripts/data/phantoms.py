@@ -168,7 +168,9 @@ def _unit_blur(waves: np.ndarray, axial: float, lateral: float) -> np.ndarray:
 def _gain(rng: np.random.Generator, size: int) -> np.ndarray:
     """Gain (H, W) in dB: the scanner's setting, its error over depth, and the transducer's over the lateral axis."""
     depth, lateral = _axes(size)
-    over_depth = rng.uniform(-9, 0) * depth**2 + 2.5 * np.sin(2 * np.pi * (depth * rng.uniform(0.6, 1.4) + rng.random()))
+    over_depth = rng.uniform(-9, 0) * depth**2 + 2.5 * np.sin(
+        2 * np.pi * (depth * rng.uniform(0.6, 1.4) + rng.random())
+    )
     over_lateral = rng.uniform(-7, 0) * np.abs(2 * lateral - 1) ** 3
     return rng.uniform(-5, 3) + over_depth + over_lateral
 

@@ -81,7 +81,8 @@ def errors_of(path: str | Path) -> Iterator[None]:
         raise ValueError(f"file {path} {error}") from None
     except Exception as error:
         raise ValueError(
-            f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out of the list."
+            f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out of "
+            "the list."
         ) from error
 
 

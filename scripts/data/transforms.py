@@ -15,13 +15,7 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import (
-    Compose,
-    EnsureTyped,
-    MapTransform,
-    RandomizableTransform,
-    Transposed,
-)
+from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform, Transposed
 from monai.utils import CommonKeys, ImageMetaKey
 
 MAX_LISTED = 10
@@ -113,13 +107,14 @@ class LabelToClassesd(MapTransform):
 
 
 class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
-    """Rotates about the center, zooms, shifts and flips left-right, in one resampling with the same grid for image and label.
+    """Rotates about the center, zooms, shifts and flips left-right, in one resampling with the same grid for image and
+    label.
 
     Zoom is the same along both axes. Outside pixels are 0: a scanner shows black outside its sector, and there the
     label is background. Does what RandAffined and RandFlipd do (plus the equal zoom) in a sixth of their time.
 
-    Adds the item "theta" (2, 3): where the view's pixels come from, in affine_grid's normalized coordinates, so that what was computed
-    from the image before can be moved along with it (a teacher's logits).
+    Adds the item "theta" (2, 3): where the view's pixels come from, in affine_grid's normalized coordinates, so that
+    what was computed from the image before can be moved along with it (a teacher's logits).
 
     Args:
         image_key: resampled bilinearly.
@@ -169,18 +164,15 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
         angle = math.radians(self.R.uniform(-self.rotate_degrees, self.rotate_degrees)) if self._do_transform else 0.0
         zoom = self.R.uniform(*self.zoom_range) if self._do_transform else 1.0
         across = down = 0.0
-        if self._do_transform and self.shift_fraction:  # draws nothing where it is off, so that the other draws stay the same
+        # draws nothing where it is off, so that the other draws stay the same
+        if self._do_transform and self.shift_fraction:
             across, down = self.R.uniform(-self.shift_fraction, self.shift_fraction, 2).tolist()
         theta = view_theta(angle, zoom, flipped, height / width, (across, down))
         return theta, (angle, zoom, across, down) != (0.0, 1.0, 0.0, 0.0), flipped
 
 
 def view_theta(
-    angle: float,
-    zoom: float,
-    flipped: bool = False,
-    aspect: float = 1.0,
-    shift: tuple[float, float] = (0.0, 0.0),
+    angle: float, zoom: float, flipped: bool = False, aspect: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)
 ) -> torch.Tensor:
     """The matrix (2, 3) that takes a view's normalized coordinates (x, y) to the image's, for `affine_grid`.
 
@@ -210,11 +202,7 @@ class RandGammaContrastd(RandomizableTransform, MapTransform):
     """
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        prob: float,
-        gamma_range: tuple[float, float],
-        contrast_range: tuple[float, float],
+        self, keys: KeysCollection, prob: float, gamma_range: tuple[float, float], contrast_range: tuple[float, float]
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
@@ -258,7 +246,8 @@ def joint_augmentation(
         prob: probability of rotation with zoom and shift, of gamma and of contrast, each on its own.
 
     Raises:
-        ValueError: when a probability or the shift is outside [0, 1], an angle outside [0, 180] or a range not 0 < low <= high.
+        ValueError: when a probability or the shift is outside [0, 1], an angle outside [0, 180] or a range not 0 < low
+            <= high.
     """
     _check_number("flip_prob", flip_prob, 1)
     _check_number("prob", prob, 1)
@@ -266,7 +255,11 @@ def joint_augmentation(
     shift = _check_number("shift_fraction", shift_fraction or 0, 1)
     zoom, gamma, contrast = (
         _check_range(name, value)
-        for name, value in (("zoom_range", zoom_range), ("gamma_range", gamma_range), ("contrast_range", contrast_range))
+        for name, value in (
+            ("zoom_range", zoom_range),
+            ("gamma_range", gamma_range),
+            ("contrast_range", contrast_range),
+        )
     )
     image, label = CommonKeys.IMAGE, CommonKeys.LABEL
     parts: list = [RandFlipRotateZoomd(image, label, flip_prob, prob, rotate_degrees, zoom, shift)]

@@ -1,9 +1,10 @@
-"""Calibration: is a network right as often as it is confident? Expected calibration error, reliability bins, temperature.
+"""Calibration: is a network right as often as it is confident? Expected calibration error, reliability bins,
+temperature.
 
-Guo et al. 2017, arXiv:1706.04599: top-label confidence (Sec. 2), 15 bins of equal width (eq. 3), one temperature by validation
-(Sec. 4.2). Here every pixel is one sample, and most pixels are easy background: errors of all networks are small, so compare
-them on the same images only. With two classes no confidence is below 0.5, and the lower bins stay empty. Emptying a prediction
-may well improve its calibration: ECE is no measure of quality.
+Guo et al. 2017, arXiv:1706.04599: top-label confidence (Sec. 2), 15 bins of equal width (eq. 3), one temperature by
+validation (Sec. 4.2). Here every pixel is one sample, and most pixels are easy background: errors of all networks are
+small, so compare them on the same images only. With two classes no confidence is below 0.5, and the lower bins stay
+empty. Emptying a prediction may well improve its calibration: ECE is no measure of quality.
 
 Legend: C classes with the background, H rows, W columns, N pixels, M bins.
 """
@@ -76,13 +77,16 @@ class Reliability:
         """The figures over all pixels.
 
         Returns:
-            ece: expected calibration error. accuracy, mean_confidence. confident_errors: share of the wrong pixels whose
+            ece: expected calibration error. accuracy, mean_confidence. confident_errors: share of the wrong pixels
+                whose
             confidence is above 0.9; 0 when none is wrong. bins: by confidence, each with low, high, count, and the mean
             confidence and accuracy of its pixels, None where it has no pixels.
         """
         count, confidence, correct = self.bins.sum(dim=1).tolist()
         if not count:
-            raise ValueError("there are no cases to summarize, expected at least one; check the lists in data::datalist.")
+            raise ValueError(
+                "there are no cases to summarize, expected at least one; check the lists in data::datalist."
+            )
         wrong = count - correct
         return {
             "ece": _expected_error(self.bins),
@@ -121,10 +125,10 @@ def _top_label(probabilities: torch.Tensor, label: torch.Tensor) -> tuple[torch.
 def fit_temperature(logits: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> float:
     """The temperature T whose softmax(logits / T) makes the labels most likely (Guo et al., Sec. 4.2).
 
-    The mean negative log-likelihood of pixels has one minimum over T, as it is convex in 1 / T; it is searched over log T. Of
-    more than a million pixels in all, a fixed random choice is taken, from each case the same share. T above 1: the network is
-    too confident. T lies between 0.05 and 20; a warning is logged when it is one of them, as with a network without errors,
-    which no T makes confident enough.
+    The mean negative log-likelihood of pixels has one minimum over T, as it is convex in 1 / T; it is searched over log
+    T. Of more than a million pixels in all, a fixed random choice is taken, from each case the same share. T above 1:
+    the network is too confident. T lies between 0.05 and 20; a warning is logged when it is one of them, as with a
+    network without errors, which no T makes confident enough.
 
     Args:
         logits: of the validation cases, each (C, H, W), or (1, H, W) for two classes; unnormalized.
@@ -141,16 +145,22 @@ def fit_temperature(logits: Sequence[torch.Tensor], labels: Sequence[torch.Tenso
     bounds = tuple(map(math.log, TEMPERATURES))
     found = minimize_scalar(likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x
     if min(abs(found - bound) for bound in bounds) < 1e-3:
-        logger.warning("the best temperature, %.3g, is at the end of %s to %s: do not rely on it.", math.exp(found), *TEMPERATURES)
+        logger.warning(
+            "the best temperature, %.3g, is at the end of %s to %s: do not rely on it.", math.exp(found), *TEMPERATURES
+        )
     return math.exp(found)
 
 
 def _sample_pixels(logits: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (N, C), float64, with one column a class, and class indices (N,), of at most MAX_PIXELS pixels of all cases."""
+    """Logits (N, C), float64, with one column a class, and class indices (N,), of at most MAX_PIXELS pixels of all
+    cases.
+    """
     if len(logits) != len(labels):
         raise ValueError(f"there are {len(logits)} logits and {len(labels)} labels, expected one label for each case.")
     if not logits:
-        raise ValueError("there are no cases to fit a temperature to, expected at least one; see validation in data::datalist.")
+        raise ValueError(
+            "there are no cases to fit a temperature to, expected at least one; see validation in data::datalist."
+        )
     share = min(1.0, MAX_PIXELS / sum(label.numel() for label in labels))
     generator = torch.Generator().manual_seed(SEED)
     columns, classes = [], []
@@ -160,7 +170,11 @@ def _sample_pixels(logits: Sequence[torch.Tensor], labels: Sequence[torch.Tensor
         except ValueError as error:
             raise ValueError(f"case {i}: {error}") from None
         pixels = class_logits(case_logits.detach().cpu().double()[None])[0].flatten(1)  # (C, H, W) -> (C, HW)
-        chosen = slice(None) if share == 1 else torch.randperm(label.numel(), generator=generator)[: int(share * label.numel())]
+        chosen = (
+            slice(None)
+            if share == 1
+            else torch.randperm(label.numel(), generator=generator)[: int(share * label.numel())]
+        )
         columns.append(pixels[:, chosen])
         classes.append(label.detach().cpu().flatten()[chosen].long())
     return torch.cat(columns, dim=1).T.contiguous(), torch.cat(classes)
@@ -172,30 +186,41 @@ def check_case(name: str, values: torch.Tensor, label: torch.Tensor) -> None:
         raise ValueError(f"{name} must have the shape (C, H, W), got {tuple(values.shape)}.")
     if tuple(label.shape) != (1, *values.shape[1:]):
         raise ValueError(
-            f"{name} {tuple(values.shape)} and label {tuple(label.shape)} differ in size; resize the {name} to the label (1, H, W)."
+            f"{name} {tuple(values.shape)} and label {tuple(label.shape)} differ in size; resize the {name} to the "
+            "label (1, H, W)."
         )
     num_classes = max(2, values.shape[0])
     wrong = (label < 0) | (label >= num_classes) | (label != label.long())
     if wrong.any():
         value = label[wrong][0].item()
-        raise ValueError(f"label holds the value {value}, expected class indices 0..{num_classes - 1}; see data::num_classes.")
+        raise ValueError(
+            f"label holds the value {value}, expected class indices 0..{num_classes - 1}; see data::num_classes."
+        )
 
 
 def _check_probabilities(probabilities: torch.Tensor) -> None:
     wrong = ~((probabilities >= 0) & (probabilities <= 1))  # nan too
     if wrong.any():
         value = probabilities[wrong][0].item()
-        raise ValueError(f"probabilities hold the value {value:g}, expected 0 to 1; pass logits through logits_to_probabilities.")
+        raise ValueError(
+            f"probabilities hold the value {value:g}, expected 0 to 1; pass logits through logits_to_probabilities."
+        )
     if len(probabilities) > 1:
         total = probabilities.sum(dim=0)
         worst = total.flatten()[(total - 1).abs().argmax()].item()
         if abs(worst - 1) > 0.01:  # half precision is forgiven
-            raise ValueError(f"a pixel's probabilities sum to {worst:g}, expected 1; pass logits through logits_to_probabilities.")
+            raise ValueError(
+                f"a pixel's probabilities sum to {worst:g}, expected 1; pass logits through logits_to_probabilities."
+            )
 
 
 def _check_logits(logits: torch.Tensor, label: torch.Tensor, channels: int) -> None:
     check_case("logits", logits, label)
     if logits.shape[0] != channels:
-        raise ValueError(f"logits {tuple(logits.shape)} have {logits.shape[0]} channels, expected {channels} as in the first case.")
+        raise ValueError(
+            f"logits {tuple(logits.shape)} have {logits.shape[0]} channels, expected {channels} as in the first case."
+        )
     if not torch.isfinite(logits).all():
-        raise ValueError("logits are not all finite; pass --hardware::precision fp32 or check the network's checkpoint.")
+        raise ValueError(
+            "logits are not all finite; pass --hardware::precision fp32 or check the network's checkpoint."
+        )

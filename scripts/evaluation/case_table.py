@@ -1,7 +1,7 @@
 """Rows of cases that several arms and seeds were evaluated on: checked, put in order, and what is to be said of them.
 
-A row is a dict, one a case, arm and seed: case, patient, arm, seed, metrics, areas, counts and columns of the datalist. All arms
-and seeds hold the same cases. A case without a patient counts as one of its own.
+A row is a dict, one a case, arm and seed: case, patient, arm, seed, metrics, areas, counts and columns of the datalist.
+All arms and seeds hold the same cases. A case without a patient counts as one of its own.
 
 Legend: S seeds of an arm, N cases.
 """
@@ -26,18 +26,24 @@ def check_rows(rows: Sequence[Row]) -> None:
     """Refuse rows that cannot be compared case by case.
 
     Raises:
-        ValueError: no rows, a row without case, arm or seed, a case twice in an arm and seed, an arm or seed with other cases
-            than the first, or a case with two patients.
+        ValueError: no rows, a row without case, arm or seed, a case twice in an arm and seed, an arm or seed with other
+            cases than the first, or a case with two patients.
     """
     if not rows:
-        raise ValueError("there are no rows, expected at least one case; check that the list of test cases is not empty.")
+        raise ValueError(
+            "there are no rows, expected at least one case; check that the list of test cases is not empty."
+        )
     for i, row in enumerate(rows):
         for key in ("case", "arm", "seed"):
             if key not in row:
-                raise ValueError(f"row {i} has no {key}, only {', '.join(map(str, row))}; a row needs case, arm and seed.")
+                raise ValueError(
+                    f"row {i} has no {key}, only {', '.join(map(str, row))}; a row needs case, arm and seed."
+                )
     case, count = Counter((row["case"], row["arm"], row["seed"]) for row in rows).most_common(1)[0]
     if count > 1:
-        raise ValueError(f"case {case[0]} is there {count} times for arm {case[1]}, seed {case[2]}; list each case once.")
+        raise ValueError(
+            f"case {case[0]} is there {count} times for arm {case[1]}, seed {case[2]}; list each case once."
+        )
     _check_cases(_group(rows))
     _check_patients(rows)
 
@@ -60,7 +66,8 @@ def _check_cases(runs: Mapping[str, Mapping[Any, Mapping[str, Row]]]) -> None:
             found = [f"lacks {len(lacking)} of {len(expected)} ({_some(lacking)})"] if lacking else []
             found += [f"has {len(others)} more ({_some(others)})"] if others else []
             raise ValueError(
-                f"{name} does not have the cases of {first}: it {' and '.join(found)}; evaluate all arms on the same list."
+                f"{name} does not have the cases of {first}: it {' and '.join(found)}; evaluate all arms on the same "
+                "list."
             )
 
 
@@ -73,7 +80,8 @@ def _check_patients(rows: Sequence[Row]) -> None:
         if patient != other:
             names = [name if kind == "patient" else "none" for kind, name in (other, patient)]
             raise ValueError(
-                f"case {row['case']} has the patient {names[0]} in one row and {names[1]} in arm {row['arm']}, seed {row['seed']}; "
+                f"case {row['case']} has the patient {names[0]} in one row and {names[1]} in arm {row['arm']}, seed "
+                f"{row['seed']}; "
                 "evaluate all arms on the same list."
             )
 
@@ -85,7 +93,11 @@ def _patient(row: Row) -> tuple[str, str]:
 
 
 def is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value))
+    return (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, float) and math.isnan(value))
+    )
 
 
 def _some(names: Sequence[Any]) -> str:
@@ -155,7 +167,8 @@ def parse_number(value: Any) -> float | None:
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the figures must know, a sentence each: missing patients, one seed, empty predictions, few patients.
+    """What a reader of the figures must know, a sentence each: missing patients, one seed, empty predictions, few
+    patients.
 
     It raises nothing for rows that `check_rows` refuses, so that a report can still tell what it can.
     """
@@ -165,7 +178,9 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     notes = [_patients_note(rows), *(note for arm, seeds in runs.items() for note in _arm_notes(arm, seeds))]
     num_patients = len({_patient(row) for row in rows})
     if num_patients < FEW_PATIENTS:
-        notes.append(f"Only {plural(num_patients, 'patient')}, fewer than {FEW_PATIENTS}: the intervals are too narrow.")
+        notes.append(
+            f"Only {plural(num_patients, 'patient')}, fewer than {FEW_PATIENTS}: the intervals are too narrow."
+        )
     return [note for note in notes if note]
 
 
@@ -175,7 +190,8 @@ def _patients_note(rows: Sequence[Row]) -> str:
     if not missing:
         return ""
     return (
-        f"{len(missing)} of {plural(len(cases), 'case')} without a patient ({_some(missing)}), each counted as one of its own: "
+        f"{len(missing)} of {plural(len(cases), 'case')} without a patient ({_some(missing)}), each counted as one of "
+        "its own: "
         "if some share a patient, the intervals are too narrow; add patient to the datalist."
     )
 

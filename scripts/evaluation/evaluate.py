@@ -1,10 +1,10 @@
 """Evaluation of networks on test cases at their original size: the results of a run.
 
-Each image is resized as in training, the logits are resized back, and the metrics count pixels of the original image. A teacher gets
-the images that the student gets and resizes them itself, as it does when it teaches. Several ranks
-(see distributed.py) share the cases, and find what one process finds, to the last bit. Writes
-test_results.txt, metrics.csv (a row a case and arm), summary.json, visualizations/test_sample_000.png and so on, report.html and
-report.json, each file in one step.
+Each image is resized as in training, the logits are resized back, and the metrics count pixels of the original image. A
+teacher gets the images that the student gets and resizes them itself, as it does when it teaches. Several ranks (see
+distributed.py) share the cases, and find what one process finds, to the last bit. Writes test_results.txt, metrics.csv
+(a row a case and arm), summary.json, visualizations/test_sample_000.png and so on, report.html and report.json, each
+file in one step.
 
 Legend: C channels, H W pixels of the original image.
 """
@@ -68,8 +68,8 @@ class Evaluation:
     """What was measured.
 
     Args:
-        rows: one a case, arm and seed: case (the image below the folder that all share), patient, arm, seed, columns of the
-            datalist, metrics, areas and counts.
+        rows: one a case, arm and seed: case (the image below the folder that all share), patient, arm, seed, columns of
+            the datalist, metrics, areas and counts.
         reliability: of each arm, over its seeds.
         summary: of each arm and seed, see `SegmentationMetrics.summary`.
     """
@@ -121,7 +121,9 @@ def run_evaluation(
         if idist.get_rank() == 0:
             output_dir = Path(output_dir)
             draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
-            for i, index in enumerate(sorted({int(i) for i in np.linspace(0, len(dataset) - 1, min(num_panels, len(dataset)))})):
+            for i, index in enumerate(
+                sorted({int(i) for i in np.linspace(0, len(dataset) - 1, min(num_panels, len(dataset)))})
+            ):
                 draw(index, output_dir / "visualizations" / f"test_sample_{i:03d}.png")
             write_results(found.rows, summary, output_dir)
             curves = {judged_arm([arm.name for arm in arms]): {str(seed): read_curves(output_dir / "history.csv")}}
@@ -141,9 +143,10 @@ def evaluate(
     """Measure all arms on every case in one pass over the list, which the ranks share; all of them get the whole.
 
     Args:
-        dataset: gives image (1, H, W) in [0, 1], label (1, H, W) class indices, both at their original size, and case, the
-            path of the image. The entries of its `data` (or the items, where it has none) may hold patient, columns for subgroups,
-            and pixel_mm: one number or (row, column), in mm, of the image as it is or, with orig_size (W, H), of an image of that size.
+        dataset: gives image (1, H, W) in [0, 1], label (1, H, W) class indices, both at their original size, and case,
+            the path of the image. The entries of its `data` (or the items, where it has none) may hold patient, columns
+            for subgroups, and pixel_mm: one number or (row, column), in mm, of the image as it is or, with orig_size
+            (W, H), of an image of that size.
         arms: their networks are put in eval mode. Each returns logits, or a named tuple with `logits`, from
             (1, 1, img_size, img_size).
         num_classes: with the background.
@@ -156,7 +159,9 @@ def evaluate(
     if not arms:
         raise ValueError("networks holds no network to evaluate, expected at least one such as student.")
     if len(dataset) == 0:
-        raise ValueError("the data set to evaluate has no cases, expected at least one; check the list test in data::datalist.")
+        raise ValueError(
+            "the data set to evaluate has no cases, expected at least one; check the list test in data::datalist."
+        )
     for arm in arms:
         arm.network.to(device).eval()
     share = range(idist.get_rank(), len(dataset), idist.get_world_size())
@@ -164,15 +169,23 @@ def evaluate(
     for index in tqdm(share, "Evaluating", leave=False, disable=idist.get_rank() > 0 or None):
         case = _read_case(dataset, index)
         measured += [(index, _measure(arm, case, num_classes, device, autocast)) for arm in arms]
-    everyone = [pair for pairs in idist.all_gather(measured) for pair in pairs] if idist.get_world_size() > 1 else measured
+    everyone = (
+        [pair for pairs in idist.all_gather(measured) for pair in pairs] if idist.get_world_size() > 1 else measured
+    )
     return _put_together([one for _, one in sorted(everyone, key=lambda pair: pair[0])], arms, num_classes)
 
 
 def _measure(
-    arm: Arm, case: Mapping[str, Any], num_classes: int, device: torch.device | str, autocast: AbstractContextManager | None
+    arm: Arm,
+    case: Mapping[str, Any],
+    num_classes: int,
+    device: torch.device | str,
+    autocast: AbstractContextManager | None,
 ) -> Measured:
     logits = _segment(arm, case, num_classes, device, autocast)
-    row = SegmentationMetrics(num_classes).add(case["case"], logits_to_classes(logits[None])[0], case["label"], case["spacing"])
+    row = SegmentationMetrics(num_classes).add(
+        case["case"], logits_to_classes(logits[None])[0], case["label"], case["spacing"]
+    )
     reliability = Reliability()
     row["ece"] = reliability.add(logits_to_probabilities(logits), case["label"])
     about = {"patient": case["patient"], "arm": arm.name, "seed": arm.seed, **case["columns"]}
@@ -193,7 +206,9 @@ def _put_together(measured: Sequence[Measured], arms: Sequence[Arm], num_classes
 
 
 def _without_folder(cases: Sequence[str]) -> dict[str, str]:
-    """Absolute paths below the folder that they share, so that results name no machine's folders; other names as they are."""
+    """Absolute paths below the folder that they share, so that results name no machine's folders; other names as
+    they are.
+    """
     if not all(map(os.path.isabs, cases)):
         return {case: case for case in cases}
     folder = os.path.commonpath([os.path.dirname(case) for case in cases])
@@ -201,7 +216,11 @@ def _without_folder(cases: Sequence[str]) -> dict[str, str]:
 
 
 def _segment(
-    arm: Arm, case: Mapping[str, Any], num_classes: int, device: torch.device | str, autocast: AbstractContextManager | None
+    arm: Arm,
+    case: Mapping[str, Any],
+    num_classes: int,
+    device: torch.device | str,
+    autocast: AbstractContextManager | None,
 ) -> torch.Tensor:
     """An arm's logits (C, H, W) of a case, on the CPU, after a look at them."""
     with autocast or nullcontext():
@@ -220,20 +239,29 @@ def predict(network: nn.Module, image: torch.Tensor, img_size: int, device: torc
 
 
 def _read_case(dataset: Dataset, index: int) -> dict[str, Any]:
-    """Image and label of a case as plain tensors, its name, patient ("" where unknown), further columns of the datalist (texts and
-    numbers), and spacing (None or (sy, sx) in mm)."""
+    """Image and label of a case as plain tensors, its name, patient ("" where unknown), further columns of the datalist
+    (texts and numbers), and spacing (None or (sy, sx) in mm).
+    """
     entry, item = getattr(dataset, "data", dataset)[index], dataset[index]
     case = str(item.get("case", entry["image"] if isinstance(entry["image"], str) else index))
     if item.get("label") is None:
         raise ValueError(f"case {case} has no label, which the evaluation needs; add it to data::datalist.")
     image, label = (convert_to_tensor(item[key], track_meta=False) for key in ("image", "label"))
     if image.shape != label.shape:
-        raise ValueError(f"case {case}: image {tuple(image.shape)} and label {tuple(label.shape)} differ in size (1, H, W).")
-    columns = {key: value for key, value in entry.items() if isinstance(value, (str, int, float)) and key not in NO_SUBGROUPS}
+        raise ValueError(
+            f"case {case}: image {tuple(image.shape)} and label {tuple(label.shape)} differ in size (1, H, W)."
+        )
+    columns = {
+        key: value for key, value in entry.items() if isinstance(value, (str, int, float)) and key not in NO_SUBGROUPS
+    }
     return {
         "case": case,
         "patient": "" if entry.get("patient") is None else entry["patient"],
-        "columns": {key: value for key, value in columns.items() if key not in ("case", "arm", "seed", *METRICS, *AREAS, *COUNTS)},
+        "columns": {
+            key: value
+            for key, value in columns.items()
+            if key not in ("case", "arm", "seed", *METRICS, *AREAS, *COUNTS)
+        },
         "image": image.float(),
         "label": label,
         "spacing": _spacing(entry, image.shape[-2:]),
@@ -253,11 +281,14 @@ def _check_logits(logits: torch.Tensor, name: str, case: str, num_classes: int) 
     channels = 1 if num_classes == 2 else num_classes
     if logits.shape[0] != channels:
         raise ValueError(
-            f"network {name} gives {logits.shape[0]} channels of logits, expected {channels} for {num_classes} classes; "
+            f"network {name} gives {logits.shape[0]} channels of logits, expected {channels} for {num_classes} "
+            "classes; "
             "its checkpoint is for other classes than data::num_classes."
         )
     if torch.isnan(logits).any():
-        raise ValueError(f"network {name} gives nan logits for case {case}; pass --hardware::precision fp32 or check its checkpoint.")
+        raise ValueError(
+            f"network {name} gives nan logits for case {case}; pass --hardware::precision fp32 or check its checkpoint."
+        )
 
 
 class CaseDrawer:
@@ -279,7 +310,9 @@ class CaseDrawer:
     ) -> None:
         by_name = {arm.name: arm for arm in reversed(arms)}
         judged = judged_arm(list(by_name))
-        self.shown = {name if name in SOURCES else "student": by_name[name] for name in ("teacher", judged) if name in by_name}
+        self.shown = {
+            name if name in SOURCES else "student": by_name[name] for name in ("teacher", judged) if name in by_name
+        }
         self.dataset, self.num_classes, self.class_names = dataset, num_classes, class_names
         self.device, self.autocast = device, autocast
 
@@ -293,7 +326,9 @@ class CaseDrawer:
         return draw_panels([{**row, "title": Path(case["case"]).name}], path, self.num_classes, self.class_names)
 
 
-def write_report_with_cases(report: dict[str, Any], rows: Sequence[Mapping[str, Any]], draw: CaseDrawer, output_dir: Path) -> Path:
+def write_report_with_cases(
+    report: dict[str, Any], rows: Sequence[Mapping[str, Any]], draw: CaseDrawer, output_dir: Path
+) -> Path:
     """Write report.html and report.json with panels of the best, median and worst cases; returns the path of the HTML.
 
     Args:

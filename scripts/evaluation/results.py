@@ -1,4 +1,5 @@
-"""The results of an evaluation as files: test_results.txt to read, metrics.csv with every case, summary.json with the means.
+"""The results of an evaluation as files: test_results.txt to read, metrics.csv with every case, summary.json with the
+means.
 
 Rows are dicts, one a case, arm and seed: case, patient, arm, seed, columns of the datalist, metrics, areas and counts.
 """
@@ -23,7 +24,9 @@ UNITS = {"hd95": "hd95 (pixels)", "hd95_mm": "hd95 (mm)", "nsd": "nsd (2 pixels)
 TABLE = "metrics.csv"
 
 
-def write_results(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, float]], output_dir: Path) -> None:
+def write_results(
+    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, float]], output_dir: Path
+) -> None:
     """Write the three files, each in one step, and tell the readable one.
 
     Args:
@@ -45,10 +48,15 @@ def write_results(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mappi
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """CSV with a row a case, arm and seed; what is in mm is blank where the size of a pixel is unknown."""
     names = dict.fromkeys(key for row in rows for key in row)
-    first, last = ["case", "patient", "arm", "seed"], [*AREAS, *(key for key in names if key.endswith("_area_mm2")), *COUNTS]
+    first, last = (
+        ["case", "patient", "arm", "seed"],
+        [*AREAS, *(key for key in names if key.endswith("_area_mm2")), *COUNTS],
+    )
     between = [key for key in names if key not in first and key not in last]
     file = io.StringIO()
-    writer = csv.DictWriter(file, [*first, *between, *(key for key in dict.fromkeys(last) if key in names)], lineterminator="\n")
+    writer = csv.DictWriter(
+        file, [*first, *between, *(key for key in dict.fromkeys(last) if key in names)], lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
@@ -64,7 +72,9 @@ def results_text(summary: Mapping[str, Mapping[str, float]], rows: Sequence[Mapp
     lines += [_line(UNITS.get(key, key), [f"{summary[name][key]:.4f}" for name in names]) for key in ordered]
     lines += ["", _line("masks without a pixel (of a class)", names)]
     lines += [_line(key.replace("_", " "), [str(summary[name][key]) for name in names]) for key in COUNTS]
-    lines += ["one empty: Dice and NSD 0, HD95 the image diagonal; both empty: Dice and NSD 1, HD95 0. No case is left out."]
+    lines += [
+        "one empty: Dice and NSD 0, HD95 the image diagonal; both empty: Dice and NSD 1, HD95 0. No case is left out."
+    ]
     for name in names:
         worst = sorted((row for row in rows if row["arm"] == name), key=lambda row: row["dice"])[:NUM_WORST]
         lines += ["", f"worst by Dice, {name}", *(f"  {row['dice']:.4f}  {row['case']}" for row in worst)]

@@ -1,10 +1,11 @@
 """Statistics of cases that several arms and seeds were evaluated on: means with intervals, and comparisons.
 
-Images of one patient are alike, so patients are what is resampled and tested, not cases: the bootstrap is the cluster bootstrap
-of Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x, with percentile intervals. It covers which patients were drawn,
-not how a training turns out; for that there is the spread of the seeds.
+Images of one patient are alike, so patients are what is resampled and tested, not cases: the bootstrap is the cluster
+bootstrap of Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x, with percentile intervals. It covers which
+patients were drawn, not how a training turns out; for that there is the spread of the seeds.
 
-Rows are those of case_table.py. Imported as scripts.evaluation.statistics, it leaves Python's own `statistics` as it is.
+Rows are those of case_table.py. Imported as scripts.evaluation.statistics, it leaves Python's own `statistics` as it
+is.
 
 Legend: S seeds of an arm, N cases.
 """
@@ -42,8 +43,8 @@ def cluster_bootstrap(
 ) -> Interval:
     """The mean over all values and its percentile interval when whole clusters are drawn with replacement.
 
-    Each resample draws as many clusters as there are and takes the mean over all their values, so that a cluster weighs by its
-    size. One cluster gives an interval without width, which tells nothing.
+    Each resample draws as many clusters as there are and takes the mean over all their values, so that a cluster weighs
+    by its size. One cluster gives an interval without width, which tells nothing.
 
     Args:
         values: (N,), finite.
@@ -57,7 +58,9 @@ def cluster_bootstrap(
     """
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or values.size == 0 or values.size != len(clusters):
-        raise ValueError(f"values {values.shape} and clusters ({len(clusters)},) must be two lists of the same length, at least 1.")
+        raise ValueError(
+            f"values {values.shape} and clusters ({len(clusters)},) must be two lists of the same length, at least 1."
+        )
     if not np.isfinite(values).all():
         raise ValueError(f"values must be finite, got {values[~np.isfinite(values)][0]}.")
     if num_resamples < 1:
@@ -86,9 +89,9 @@ def _spread(values: np.ndarray) -> float | None:
 def summarize_arms(rows: Sequence[Row], metrics: Sequence[str], **bootstrap: Any) -> dict[str, dict[str, Any]]:
     """By arm: num_cases, num_patients, num_seeds, metrics and counts.
 
-    A case's value is its mean over the arm's seeds; mean, low and high are of those over patients (`cluster_bootstrap`).
-    seed_means are the means over cases of each seed, seed_spread the largest less the smallest, None with one seed. Counts of
-    empty masks are summed over cases and seeds.
+    A case's value is its mean over the arm's seeds; mean, low and high are of those over patients
+    (`cluster_bootstrap`). seed_means are the means over cases of each seed, seed_spread the largest less the smallest,
+    None with one seed. Counts of empty masks are summed over cases and seeds.
 
     Args:
         rows: see the module.
@@ -96,7 +99,8 @@ def summarize_arms(rows: Sequence[Row], metrics: Sequence[str], **bootstrap: Any
         bootstrap: options of `cluster_bootstrap`.
 
     Raises:
-        ValueError: rows that cannot be compared (`check_rows`), an unknown metric, or a value that is missing or not finite.
+        ValueError: rows that cannot be compared (`check_rows`), an unknown metric, or a value that is missing or not
+            finite.
     """
     table = CaseTable(rows)
     return {arm: _summarize(table, arm, metrics, bootstrap) for arm in table.runs}
@@ -125,23 +129,24 @@ def compare_arms(
 ) -> dict[str, Any]:
     """Two arms, paired on cases: the difference with its interval, a test, and a verdict in plain words.
 
-    The difference is arm less reference, in the mean over cases; a case's value is its mean over the arm's seeds. The interval
-    is over patients (`cluster_bootstrap`), the p-value two-sided, of the Wilcoxon signed-rank test on the mean difference of each
-    patient, which are independent where the cases are not; it is 1 when all are 0.
+    The difference is arm less reference, in the mean over cases; a case's value is its mean over the arm's seeds. The
+    interval is over patients (`cluster_bootstrap`), the p-value two-sided, of the Wilcoxon signed-rank test on the mean
+    difference of each patient, which are independent where the cases are not; it is 1 when all are 0.
 
-    For the verdict the difference is turned so that a gain is positive whether the metric is better higher or lower. It is noise
-    when its size is at most the larger of the two arms' seed spreads (largest less smallest mean of a seed), whatever the interval
-    says; an arm with one seed adds nothing to the spread and is named. Else it is better or worse when the interval is on one
-    side of 0. The arm is non-inferior when the lower end of the interval of the gain is above -margin; with one patient it is
-    never shown to be. Below FEW_PATIENTS the verdict says that it is not to be relied on.
+    For the verdict the difference is turned so that a gain is positive whether the metric is better higher or lower. It
+    is noise when its size is at most the larger of the two arms' seed spreads (largest less smallest mean of a seed),
+    whatever the interval says; an arm with one seed adds nothing to the spread and is named. Else it is better or worse
+    when the interval is on one side of 0. The arm is non-inferior when the lower end of the interval of the gain is
+    above -margin; with one patient it is never shown to be. Below FEW_PATIENTS the verdict says that it is not to be
+    relied on.
 
     Args:
         rows: see the module.
         arm: such as student.
         reference: such as control or teacher.
         metric: a name that all rows of both arms have.
-        margin: shortfall in the metric that still counts as equal, positive, to be chosen before the results are seen; None
-            skips non-inferiority.
+        margin: shortfall in the metric that still counts as equal, positive, to be chosen before the results are seen;
+            None skips non-inferiority.
         bootstrap: options of `cluster_bootstrap`.
 
     Raises:
@@ -199,7 +204,10 @@ def _non_inferiority(gain: Interval, margin: float, num_patients: int) -> str:
         return "not shown to be non-inferior: one patient gives no interval"
     if gain.low > -margin:
         return f"non-inferior: the lower end of the gain {_text(gain.low)} is above the margin {_text(-margin)}"
-    return f"not shown to be non-inferior: the lower end of the gain {_text(gain.low)} is not above the margin {_text(-margin)}"
+    return (
+        f"not shown to be non-inferior: the lower end of the gain {_text(gain.low)} is not above the margin "
+        f"{_text(-margin)}"
+    )
 
 
 def _superiority(gain: Interval, spread: float | None, num_patients: int) -> str:

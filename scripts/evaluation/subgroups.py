@@ -22,13 +22,16 @@ UNKNOWN = "unknown"
 MAX_GROUPS = 8
 
 
-def subgroup_table(rows: Sequence[Row], columns: Sequence[str], metric: str = "dice", **bootstrap: Any) -> list[dict[str, Any]]:
-    """A dict a column and group: column, group, num_cases, and by arm the mean of the metric with its interval over patients.
+def subgroup_table(
+    rows: Sequence[Row], columns: Sequence[str], metric: str = "dice", **bootstrap: Any
+) -> list[dict[str, Any]]:
+    """A dict a column and group: column, group, num_cases, and by arm the mean of the metric with its interval over
+    patients.
 
-    Groups are the values of a column; those of a column of numbers with more than 8 different ones are thirds of the cases,
-    named by their smallest and largest. Empty and None are the group unknown, the last. The column "lesion size" is the thirds of
-    label_area in pixels: small, medium and large; labels without a pixel are "no lesion". A group of one patient has an interval
-    without width.
+    Groups are the values of a column; those of a column of numbers with more than 8 different ones are thirds of the
+    cases, named by their smallest and largest. Empty and None are the group unknown, the last. The column "lesion size"
+    is the thirds of label_area in pixels: small, medium and large; labels without a pixel are "no lesion". A group of
+    one patient has an interval without width.
 
     Args:
         rows: see the module.
@@ -42,7 +45,12 @@ def subgroup_table(rows: Sequence[Row], columns: Sequence[str], metric: str = "d
     table = CaseTable(rows)
     values = {arm: table.values(arm, metric).mean(axis=0) for arm in table.runs}
     return [
-        {"column": column, "group": group, "num_cases": len(cases), "arms": _group_means(values, table, cases, bootstrap)}
+        {
+            "column": column,
+            "group": group,
+            "num_cases": len(cases),
+            "arms": _group_means(values, table, cases, bootstrap),
+        }
         for column in columns
         for group, cases in _groups(table, column).items()
     ]
@@ -102,19 +110,21 @@ def _collect(names: Sequence[str], order: Iterable[str]) -> dict[str, list[int]]
 
 
 def bland_altman(rows: Sequence[Row], arm: str) -> dict[str, Any]:
-    """Agreement of an arm's predicted areas with the labels' (Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8).
+    """Agreement of an arm's predicted areas with the labels' (Bland and Altman 1986,
+    doi:10.1016/S0140-6736(86)90837-8).
 
-    A point is [mean of both areas, predicted less label], of a case, in the order of cases; areas are means over the arm's seeds.
-    bias is the mean difference, low and high are bias -+ 1.96 standard deviations (N - 1) of the differences: limits for single
-    cases, taken as independent. With one case they are the bias. Areas are in mm2 when all rows of all arms have them, so that arms
-    can be compared, else all are in pixels.
+    A point is [mean of both areas, predicted less label], of a case, in the order of cases; areas are means over the
+    arm's seeds. bias is the mean difference, low and high are bias -+ 1.96 standard deviations (N - 1) of the
+    differences: limits for single cases, taken as independent. With one case they are the bias. Areas are in mm2 when
+    all rows of all arms have them, so that arms can be compared, else all are in pixels.
 
     Args:
         rows: see the module.
         arm: of the predictions.
 
     Raises:
-        ValueError: rows that cannot be compared (`check_rows`), an unknown arm, or an area that is missing or not finite.
+        ValueError: rows that cannot be compared (`check_rows`), an unknown arm, or an area that is missing or not
+            finite.
     """
     table = CaseTable(rows)
     names = "label_area", "predicted_area"

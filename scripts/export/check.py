@@ -1,13 +1,15 @@
 """The student in forms that run without this bundle, each checked against eager fp32 torch before it is kept.
 
     python -m scripts.export --checkpoint models/model.pt --output models/export --dataset_dir data/BUSBRA
-    python -m scripts.export --checkpoint models/model.pt --output models/export --dataset_dir data/BUSBRA --forms onnx openvino
+    python -m scripts.export --checkpoint models/model.pt --output models/export --dataset_dir data/BUSBRA --forms onnx
+    openvino
 
 Without --forms it writes every form that this processor runs.
 
-The folder gets the files of the forms and export.json with what was measured on images of `--split`; int8 is calibrated on images
-of the training list. Without --dataset_dir both are generated phantoms. A form that differs from torch by more than its limit is
-refused: its file is not kept, and the program ends with 1. `forms.load_runner` runs a form in other programs.
+The folder gets the files of the forms and export.json with what was measured on images of `--split`; int8 is calibrated
+on images of the training list. Without --dataset_dir both are generated phantoms. A form that differs from torch by
+more than its limit is refused: its file is not kept, and the program ends with 1. `forms.load_runner` runs a form in
+other programs.
 
 Legend: B batch, C classes, H W pixels; H = W = img_size at both ends of a form.
 """
@@ -40,19 +42,7 @@ from ..data.readers import GrayImageReader, MaskReader
 from ..data.transforms import LabelToClassesd, ToRowsFirstd
 from ..metrics import SegmentationMetrics, logits_to_classes
 from ..networks.tinyusfm import TinyUSFMSeg, load_trained_student, logit_channels
-from .formats import (
-    FORMS,
-    INPUT,
-    LOGITS,
-    OUTPUT,
-    RECORD,
-    Runner,
-    Setup,
-    find_form,
-    library,
-    load_runner,
-    torch_runner,
-)
+from .formats import FORMS, INPUT, LOGITS, OUTPUT, RECORD, Runner, Setup, find_form, library, load_runner, torch_runner
 
 PHANTOM_SIZE = 256  # pixels, before the resize to img_size
 CHECKED, CALIBRATION = 0, 1  # first seeds of the phantoms
@@ -68,7 +58,9 @@ class Case(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Of all cases: logits (1, 1 or C, img_size, img_size), masks (1, H, W) at the original size, mean Dice, median ms."""
+    """Of all cases: logits (1, 1 or C, img_size, img_size), masks (1, H, W) at the original size, mean Dice, median
+    ms.
+    """
 
     logits: list[torch.Tensor]
     masks: list[torch.Tensor]
@@ -79,7 +71,8 @@ class Predictions(NamedTuple):
 class Check:
     """Holds forms against eager fp32 torch on the same cases.
 
-    Dice is counted as in evaluation.py: logits are resized bilinearly to the label; mean over foreground classes and cases.
+    Dice is counted as in evaluation.py: logits are resized bilinearly to the label; mean over foreground classes and
+    cases.
 
     Args:
         student: trained, on the CPU; put in eval mode.
@@ -109,9 +102,10 @@ class Check:
         """How a runner differs from torch.
 
         Returns:
-            max_logit_difference: absolute, over the pixels of all cases; nan when a logit is not finite. mask_difference: share
-            of pixels of another class, mean over cases. torch_dice, dice, dice_change: the last is the runner's less torch's.
-            ms: median time of an image.
+            max_logit_difference: absolute, over the pixels of all cases; nan when a logit is not finite.
+                mask_difference: share
+            of pixels of another class, mean over cases. torch_dice, dice, dice_change: the last is the runner's less
+            torch's. ms: median time of an image.
         """
         found, expected = self.run(runner), self.expected
         logits = [float((a - b).abs().max()) for a, b in zip(found.logits, expected.logits)]
@@ -133,7 +127,8 @@ def refusal(form: str, measured: Mapping[str, float]) -> str | None:
         return None
     return (
         f"{form} is refused: {key} is {measured[key]:.3g}, the limit is {value:g} (max_logit_difference "
-        f"{measured['max_logit_difference']:.3g}, mean Dice {measured['torch_dice']:.4f} in torch and {measured['dice']:.4f} in "
+        f"{measured['max_logit_difference']:.3g}, mean Dice {measured['torch_dice']:.4f} in torch and "
+        f"{measured['dice']:.4f} in "
         f"{form}); choose another form{' or more images (--num_images)' if 'int8' in form else ''}."
     )
 
@@ -189,12 +184,16 @@ def _written(
 
 
 def _print_head(expected: Predictions) -> None:
-    print(f"{'form':<14}{'logit diff':>12}{'pixels':>10}{'torch Dice':>12}{'Dice':>9}{'change':>10}{'ms/image':>10}{'MB':>8}")
+    print(
+        f"{'form':<14}{'logit diff':>12}{'pixels':>10}{'torch Dice':>12}{'Dice':>9}"
+        f"{'change':>10}{'ms/image':>10}{'MB':>8}"
+    )
     print(f"{'torch':<14}{'':>22}{expected.dice:>12.4f}{'':>19}{expected.ms:>10.1f}")
 
 
 def _print_row(form: str, numbers: Mapping[str, float]) -> None:
     print(
+        f""
         f"{form:<14}{numbers['max_logit_difference']:>12.2e}{numbers['mask_difference']:>10.3%}{numbers['torch_dice']:>12.4f}"
         f"{numbers['dice']:>9.4f}{numbers['dice_change']:>+10.5f}{numbers['ms']:>10.1f}{numbers['bytes'] / 1e6:>8.1f}"
     )
@@ -214,7 +213,8 @@ def _record(check: Check, kept: Mapping[str, Mapping[str, float]]) -> dict[str, 
         "threads": threads,
         "torch": {"dice": check.expected.dice, "ms": check.expected.ms},
         "forms": {
-            form: {"files": FORMS[form].files, **numbers, "limit": FORMS[form].limit._asdict()} for form, numbers in kept.items()
+            form: {"files": FORMS[form].files, **numbers, "limit": FORMS[form].limit._asdict()}
+            for form, numbers in kept.items()
         },
         "versions": {name: library(name).__version__ for name in needs},
     }
@@ -308,7 +308,9 @@ def _run(options: argparse.Namespace) -> dict[str, str]:
         "checked_on": source,
     }
     check = Check(student, cases, options.num_classes)
-    return export_student(student, options.forms, check, [case.image for case in calibration], options.output.resolve(), about)
+    return export_student(
+        student, options.forms, check, [case.image for case in calibration], options.output.resolve(), about
+    )
 
 
 def _chosen_forms(names: Sequence[str]) -> list[str]:
@@ -334,11 +336,15 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
     if not overwrite:
-        raise FileExistsError(f"--output {output} exists; choose another folder, or pass --overwrite to replace an export.")
+        raise FileExistsError(
+            f"--output {output} exists; choose another folder, or pass --overwrite to replace an export."
+        )
     ours = {RECORD, *(name for form in FORMS.values() for name in form.files)}
     foreign = sorted({path.name for path in output.iterdir()} - ours) if output.is_dir() else [output.name]
     if foreign:
-        raise FileExistsError(f"--output {output} is no earlier export, since {foreign[0]} is not of one; choose another folder.")
+        raise FileExistsError(
+            f"--output {output} is no earlier export, since {foreign[0]} is not of one; choose another folder."
+        )
 
 
 def _read_cases(options: argparse.Namespace) -> tuple[list[Case], list[Case], str]:

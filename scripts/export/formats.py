@@ -55,9 +55,9 @@ class Setup(NamedTuple):
 class Form(NamedTuple):
     """One row of FORMS.
 
-    start: (path, setup) -> Runner. write: (student, folder, images to calibrate on) -> the files in the folder; None where a
-    checkpoint is run as it is. files: the first is the one to start. needs: modules to write and run it. lacks: what this processor
-    lacks to run it, None where it lacks nothing.
+    start: (path, setup) -> Runner. write: (student, folder, images to calibrate on) -> the files in the folder; None
+    where a checkpoint is run as it is. files: the first is the one to start. needs: modules to write and run it. lacks:
+    what this processor lacks to run it, None where it lacks nothing.
     """
 
     start: Callable[[Path, Setup], Runner]
@@ -118,7 +118,8 @@ def _start_openvino(path: Path, setup: Setup, precision: str = "f32") -> Runner:
     found = compiled.get_property("INFERENCE_PRECISION_HINT")
     if found != getattr(openvino.Type, precision):
         raise ValueError(
-            f"{path.name} would run in {found.get_type_name()} on this processor, not in {precision}; choose the form openvino."
+            f"{path.name} would run in {found.get_type_name()} on this processor, not in {precision}; choose the form "
+            "openvino."
         )
     # its own requests do not check the size of an image
     return lambda images: torch.from_numpy(compiled({INPUT: _array(images)})[OUTPUT].copy())
@@ -149,8 +150,15 @@ def _write_onnx(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tenso
     library("onnxscript")
     example = torch.zeros(2, 1, student.img_size, student.img_size)  # a batch of 1 would be taken as fixed
     torch.onnx.export(
-        student, (example,), folder / ONNX, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, external_data=False,
-        dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+        student,
+        (example,),
+        folder / ONNX,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        dynamo=True,
+        external_data=False,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
     )
 
 
@@ -168,7 +176,9 @@ def _write_onnx_int8(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.
     onnx, quantization = library("onnx"), library("onnxruntime.quantization")
     prepared = folder / "prepared.onnx"
     _write_onnx(student, folder, images)
-    library("onnxruntime.quantization.shape_inference").quant_pre_process(folder / ONNX, prepared, skip_symbolic_shape=True)
+    library("onnxruntime.quantization.shape_inference").quant_pre_process(
+        folder / ONNX, prepared, skip_symbolic_shape=True
+    )
     quantization.quantize_static(
         prepared,
         folder / ONNX_INT8,
@@ -208,9 +218,16 @@ FORMS = {
     "onnx_int8": Form(_start_onnx, _write_onnx_int8, (ONNX_INT8,), DICE, (*_TO_ONNX, "onnxruntime")),
     "openvino": Form(_start_openvino, _write_openvino, OPENVINO, LOGITS, (*_TO_ONNX, "openvino")),
     "openvino_bf16": Form(
-        partial(_start_openvino, precision="bf16"), _write_openvino, OPENVINO, DICE, (*_TO_ONNX, "openvino"), _openvino_lacks_bf16
+        partial(_start_openvino, precision="bf16"),
+        _write_openvino,
+        OPENVINO,
+        DICE,
+        (*_TO_ONNX, "openvino"),
+        _openvino_lacks_bf16,
     ),
-    "openvino_int8": Form(_start_openvino, _write_onnx_int8, (ONNX_INT8,), DICE, (*_TO_ONNX, "onnxruntime", "openvino")),
+    "openvino_int8": Form(
+        _start_openvino, _write_onnx_int8, (ONNX_INT8,), DICE, (*_TO_ONNX, "onnxruntime", "openvino")
+    ),
 }
 
 
@@ -221,13 +238,15 @@ def find_form(name: str) -> Form:
 
 
 def load_runner(form: str, path: str | Path, img_size: int, threads: int | None = None, num_classes: int = 2) -> Runner:
-    """A function images (B, 1, img_size, img_size) float in [0, 1] -> logits (B, 1 or C, img_size, img_size) float32, on the CPU.
+    """A function images (B, 1, img_size, img_size) float in [0, 1] -> logits (B, 1 or C, img_size, img_size) float32,
+    on the CPU.
 
     Args:
         form: a key of FORMS.
         path: a file that the form runs, or the folder of an export; a checkpoint for torch and torch_bf16.
         img_size: side of the images in pixels, as in the training.
-        threads: of the computation; for torch's forms this sets the number of the whole process. None leaves it to the library.
+        threads: of the computation; for torch's forms this sets the number of the whole process. None leaves it to the
+            library.
         num_classes: with the background.
 
     Raises:
@@ -239,7 +258,9 @@ def load_runner(form: str, path: str | Path, img_size: int, threads: int | None 
     if path.is_dir() and known.files:
         path = path / known.files[0]
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; expected one that runs as {form}: see python -m scripts.export --help.")
+        raise FileNotFoundError(
+            f"{path} is no file; expected one that runs as {form}: see python -m scripts.export --help."
+        )
     try:
         runner = known.start(path, Setup(img_size, num_classes, threads))
         logits = runner(torch.zeros(1, 1, img_size, img_size))
@@ -247,12 +268,14 @@ def load_runner(form: str, path: str | Path, img_size: int, threads: int | None 
         raise
     except Exception as error:  # each library has its own
         raise ValueError(
-            f"{path} does not run as {form} on an image of {img_size} x {img_size} pixels ({type(error).__name__}); pass the "
+            f"{path} does not run as {form} on an image of {img_size} x {img_size} pixels ({type(error).__name__}); "
+            "pass the "
             f"img_size that its {RECORD} names, or write it again with python -m scripts.export.check."
         ) from error
     if logits.shape[1] != logit_channels(num_classes):
         raise ValueError(
-            f"{path} gives {logits.shape[1]} channels of logits, but {num_classes} classes have {logit_channels(num_classes)}; "
+            f"{path} gives {logits.shape[1]} channels of logits, but {num_classes} classes have "
+            f"{logit_channels(num_classes)}; "
             f"pass the num_classes that its {RECORD} names."
         )
     return runner

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 
 class CacheFill:
-    """Calls the teacher's `fill` when the training starts, with the images that panels and final evaluation will ask about.
+    """Calls the teacher's `fill` when the training starts, with the images that panels and final evaluation will ask
+    about.
 
     Args:
         teacher: one without `fill` (online), or None (the control), has nothing to do.
@@ -24,7 +25,11 @@ class CacheFill:
     """
 
     def __init__(
-        self, teacher: nn.Module | None, panels: Dataset | None = None, evaluation: partial | None = None, num_panels: int = 4
+        self,
+        teacher: nn.Module | None,
+        panels: Dataset | None = None,
+        evaluation: partial | None = None,
+        num_panels: int = 4,
     ) -> None:
         self.teacher, self.panels, self.evaluation, self.num_panels = teacher, panels, evaluation, num_panels
         self.filled = False

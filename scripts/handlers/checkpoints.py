@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill: the best weights, one every few epochs, and the last one, to resume from.
 
-Each file is written beside its name, flushed to the disk and then renamed, so that a name always holds a whole file; monai's
-CheckpointSaver writes in place.
+Each file is written beside its name, flushed to the disk and then renamed, so that a name always holds a whole file;
+monai's CheckpointSaver writes in place.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def save_atomically(content: Any, path: Path) -> None:
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as {id: value}, such as {"training::lr": 1e-4}; values that JSON does not have are taken as text."""
+    """Nested settings as {id: value}, such as {"training::lr": 1e-4}; values that JSON does not have are taken as
+    text.
+    """
     flat = {}
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -65,8 +67,8 @@ def _shape(value: Any) -> tuple | None:
 class Checkpoints:
     """Saves and resumes a training.
 
-    In `folder`: `best_epoch{N}_dice{D}{suffix}` (weights alone, the latest best), `checkpoint_epoch{N}.pt` and `last.pt`
-    (everything that a resumed run needs). Of several ranks the first writes, and all of them read.
+    In `folder`: `best_epoch{N}_dice{D}{suffix}` (weights alone, the latest best), `checkpoint_epoch{N}.pt` and
+    `last.pt` (everything that a resumed run needs). Of several ranks the first writes, and all of them read.
 
     Args:
         folder: the run's models folder.
@@ -76,13 +78,13 @@ class Checkpoints:
         interval: epochs between the checkpoints that are kept.
         export: network -> what the best file holds; None takes its state_dict.
         suffix: of the best file.
-        model_file: gets a copy of the run's best file when the training is complete, such as the bundle's models/model.pt;
-            None publishes nothing.
+        model_file: gets a copy of the run's best file when the training is complete, such as the bundle's
+            models/model.pt; None publishes nothing.
         resume: checkpoint that the training goes on from.
-        restarted: whether the program was started again by what had started it, see `RunFolder`: a run that has completed its
-            epochs then goes on with what follows them.
-        settings: what a resumed run must have in common with the earlier one, nested as the configuration is; the restored
-            states would silently win over other values.
+        restarted: whether the program was started again by what had started it, see `RunFolder`: a run that has
+            completed its epochs then goes on with what follows them.
+        settings: what a resumed run must have in common with the earlier one, nested as the configuration is; the
+            restored states would silently win over other values.
     """
 
     def __init__(
@@ -117,8 +119,8 @@ class Checkpoints:
         """Register with the trainer, after the validation handler and before all that read the epoch at the start.
 
         Raises:
-            ValueError: `resume` is of another kind of run, of one that had ended, of one with other settings or networks, or
-                is older than the last checkpoint of its folder.
+            ValueError: `resume` is of another kind of run, of one that had ended, of one with other settings or
+                networks, or is older than the last checkpoint of its folder.
         """
         if self.resume:
             self._check(engine)  # refused before anything is written
@@ -161,7 +163,8 @@ class Checkpoints:
             self.states[name].load_state_dict(state)
         engine.state.epoch = progress["epoch"]
         engine.state.iteration = progress["epoch"] * engine.state.epoch_length
-        if any(self.folder.glob(BEST + "*")):  # else, in a checkpoint's new folder, the best weights are still to be found
+        # else, in a checkpoint's new folder, the best weights are still to be found
+        if any(self.folder.glob(BEST + "*")):
             self.evaluator.state.best_metric = progress["best_metric"]
             self.evaluator.state.best_metric_epoch = progress["best_metric_epoch"]
         logger.info("resumed after epoch %d from %s", progress["epoch"], self.resume)
@@ -173,7 +176,8 @@ class Checkpoints:
         expected = sorted([*self.states, "progress"])
         if sorted(content) != expected:
             raise ValueError(
-                f"training::resume: {self.resume} holds {', '.join(sorted(content)[:5])}, expected {', '.join(expected)}: "
+                f"training::resume: {self.resume} holds {', '.join(sorted(content)[:5])}, expected "
+                f"{', '.join(expected)}: "
                 "it was not written by this kind of training (last.pt and checkpoint_epoch*.pt can be resumed)."
             )
         self._check_epoch(content["progress"]["epoch"], engine.state.max_epochs)
@@ -182,10 +186,13 @@ class Checkpoints:
     def _check_settings(self, saved: dict[str, Any]) -> None:
         absent = "not recorded"
         values = {name: (saved.get(name, absent), self.settings.get(name, absent)) for name in [*self.settings, *saved]}
-        changed = ["{} was {} and is {}".format(name, *_shown(*pair)) for name, pair in values.items() if pair[0] != pair[1]]
+        changed = [
+            "{} was {} and is {}".format(name, *_shown(*pair)) for name, pair in values.items() if pair[0] != pair[1]
+        ]
         if changed:
             raise ValueError(
-                f"training::resume: {self.resume} was trained with other settings: {'; '.join(changed)}. Pass the former values "
+                f"training::resume: {self.resume} was trained with other settings: {'; '.join(changed)}. Pass the "
+                "former values "
                 "(only training::num_epochs may change), or leave training::resume out to start a new run."
             )
 
@@ -199,8 +206,10 @@ class Checkpoints:
         newest = _load(last, mmap=True)["progress"]["epoch"] if last.is_file() else epoch
         if epoch < newest:
             raise ValueError(
-                f"training::resume: {self.resume} is of epoch {epoch}, but {last} is of epoch {newest}, and its run's later "
-                "weights would be replaced; pass the run's folder to go on from the last epoch, or copy the checkpoint to the "
+                f"training::resume: {self.resume} is of epoch {epoch}, but {last} is of epoch {newest}, and its run's "
+                "later "
+                "weights would be replaced; pass the run's folder to go on from the last epoch, or copy the checkpoint "
+                "to the "
                 "folder models/ of a new run and pass the copy."
             )
 
@@ -210,7 +219,8 @@ class Checkpoints:
             if found:
                 more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
                 raise ValueError(
-                    f"training::resume: the {name} in {self.resume} does not fit this run's: {'; '.join(found[:5])}{more}. "
+                    f"training::resume: the {name} in {self.resume} does not fit this run's: "
+                    f"{'; '.join(found[:5])}{more}. "
                     "Pass the configuration of the run that wrote it (config.json in its folder)."
                 )
 

@@ -56,7 +56,8 @@ class MLflowRecord(Record):
         self.module.telemetry.set_telemetry_client()  # MONAI has imported mlflow before we could switch its reports off
         if tracking_uri and (tracking_uri.startswith("file:") or "://" not in tracking_uri):
             raise ValueError(
-                f"mlflow_record::tracking_uri {tracking_uri!r} is a folder, in which MLflow no longer keeps runs; leave it out for "
+                f"mlflow_record::tracking_uri {tracking_uri!r} is a folder, in which MLflow no longer keeps runs; "
+                "leave it out for "
                 "a SQLite file in mlflow_record::store, or pass sqlite:///PATH or a server's address."
             )
         self.store, self.experiment = Path(store).absolute(), experiment
@@ -79,8 +80,10 @@ class MLflowRecord(Record):
             self.client.set_terminated(id, "RUNNING")
         except self.module.MlflowException as error:
             raise ValueError(
-                f"{self._state_file} says that this is the run {id} of MLflow, but the store does not give it ({error}); pass the "
-                "mlflow_record::store or mlflow_record::tracking_uri of the earlier run, or remove the file to begin a record."
+                f"{self._state_file} says that this is the run {id} of MLflow, but the store does not give it "
+                f"({error}); pass the "
+                "mlflow_record::store or mlflow_record::tracking_uri of the earlier run, or remove the file to begin a "
+                "record."
             ) from error
 
     def _experiment_id(self) -> str:
@@ -104,7 +107,9 @@ class MLflowRecord(Record):
 
     def _log_epoch(self, values: Mapping[str, float], epoch: int) -> None:
         now = int(time.time() * 1000)
-        self.client.log_batch(self.id, [self.module.entities.Metric(name, value, now, epoch) for name, value in values.items()])
+        self.client.log_batch(
+            self.id, [self.module.entities.Metric(name, value, now, epoch) for name, value in values.items()]
+        )
 
     def _log_results(self, figures: Mapping[str, float], panels: Sequence[Path], files: Sequence[Path]) -> None:
         self._log_epoch(figures, self.last_epoch)
@@ -133,7 +138,8 @@ class MLflowRecord(Record):
                 signature=_signature(images, logits),
                 input_example=images.numpy(),
                 serialization_format="pt2",
-                validate_serving_input=False,  # it would send the example as JSON lists, which the PyTorch flavor does not take
+                # it would send the example as JSON lists, which the PyTorch flavor does not take
+                validate_serving_input=False,
                 pip_requirements=[f"{name}=={versions[name]}" for name in MODEL_PACKAGES],
             )
 

@@ -21,7 +21,8 @@ class PanelWriter:
         student: the network in training; images -> logits in eval mode.
         inferer: runs a network on a batch.
         device: of the networks.
-        draw: (cases, path) -> None; a case is a dict of arrays (H, W) image, label, student and, with a teacher, teacher.
+        draw: (cases, path) -> None; a case is a dict of arrays (H, W) image, label, student and, with a teacher,
+            teacher.
         classify: logits (B, 1 or C, H, W) -> class indices (B, 1, H, W).
         teacher: drawn beside the student; its masks are computed once.
         interval: epochs between panels.

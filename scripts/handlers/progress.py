@@ -57,8 +57,9 @@ class EpochSeed:
 
 
 class EpochSummary:
-    """One line an epoch in the log and a row in history.csv: mean loss and its terms, rate, time, share of it spent waiting for
-    data, and the validation metrics. Losses are means over the images of all ranks; the times are the first rank's.
+    """One line an epoch in the log and a row in history.csv: mean loss and its terms, rate, time, share of it spent
+    waiting for data, and the validation metrics. Losses are means over the images of all ranks; the times are the first
+    rank's.
 
     Args:
         folder: the run's folder.
@@ -72,7 +73,8 @@ class EpochSummary:
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, after the validation handler and before the checkpoints.
 
-        A run that is killed between the two repeats the epoch, whose row is then replaced; the other way round it would be missing.
+        A run that is killed between the two repeats the epoch, whose row is then replaced; the other way round it would
+        be missing.
         """
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._wait)
@@ -105,7 +107,10 @@ class EpochSummary:
     def _summarize(self, engine: Engine) -> None:
         seconds = self.stopped - self.started
         images = idist.all_reduce(self.images)
-        row = {"epoch": engine.state.epoch, **{name: idist.all_reduce(total) / images for name, total in self.sums.items()}}
+        row = {
+            "epoch": engine.state.epoch,
+            **{name: idist.all_reduce(total) / images for name, total in self.sums.items()},
+        }
         row["lr"] = max(group["lr"] for group in engine.optimizer.param_groups)
         row["seconds"] = seconds
         row["data_wait"] = self.waiting / seconds

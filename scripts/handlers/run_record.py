@@ -23,7 +23,8 @@ class RunRecord:
         folder: the run's folder.
         config: the configuration as run, with all overrides.
         log_name: of the log file; a resumed run appends to it.
-        resumed: whether the run goes on in the folder of an earlier one; a new run must not write into an existing folder.
+        resumed: whether the run goes on in the folder of an earlier one; a new run must not write into an existing
+            folder.
         launch: see `RunFolder`; None leaves no record of it.
     """
 
@@ -76,8 +77,10 @@ class RunRecord:
             self.folder.mkdir(parents=True, exist_ok=self.resumed)  # one system call: of two runs at once, one makes it
         except FileExistsError as error:
             raise FileExistsError(
-                f"the run folder {self.folder} is there already, and a new run would write over it; start again for a folder of "
-                f"another second, pass --run_folder::timestamp NAME, or go on with that run by --training::resume {self.folder}."
+                f"the run folder {self.folder} is there already, and a new run would write over it; start again for a "
+                "folder of "
+                "another second, pass --run_folder::timestamp NAME, or go on with that run by --training::resume "
+                f"{self.folder}."
             ) from error
 
     def stop(self) -> None:

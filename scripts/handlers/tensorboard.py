@@ -26,8 +26,9 @@ class TensorBoard:
         self.panels = Path(panels) if panels else None
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer, after the handlers of validation and panels and what sets the iteration of a resumed run; of
-        several ranks with the first."""
+        """Register with the trainer, after the handlers of validation and panels and what sets the iteration of a
+        resumed run; of several ranks with the first.
+        """
         if idist.get_rank() > 0:
             return
         engine.add_event_handler(Events.STARTED, self._open)

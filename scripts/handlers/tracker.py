@@ -9,7 +9,8 @@ from ..trainer import bare
 
 
 class Tracker:
-    """Opens a record when the training starts, and brings it up to date after every epoch; `finish` is the config's `finalize`.
+    """Opens a record when the training starts, and brings it up to date after every epoch; `finish` is the config's
+    `finalize`.
 
     Args:
         record: of the run.

@@ -41,12 +41,17 @@ class WandbRecord(Record):
             project=self.project,
             name=self.run.name,
             id=id,
-            resume="allow" if online and id else None,  # offline, `wandb sync` joins the parts of a resumed run by their id
+            # offline, `wandb sync` joins the parts of a resumed run by their id
+            resume="allow" if online and id else None,
             dir=str(self.store),
             mode=self.mode,
             config={**self.run.params(), **self.run.origin()},
             settings=self.module.Settings(
-                console="off", disable_git=True, disable_code=True, x_disable_meta=not online, x_disable_stats=not online
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                x_disable_meta=not online,
+                x_disable_stats=not online,
             ),
         )
         return self.tracked.id

@@ -11,15 +11,17 @@ from torch import nn
 
 
 class WeightAverage:
-    """Exponential moving average of a network's weights and running statistics, by ignite's EMAHandler after every iteration.
+    """Exponential moving average of a network's weights and running statistics, by ignite's EMAHandler after every
+    iteration.
 
-    The average of the last 1 / (1 - decay) iterations or so generalizes better than the latest weights while the learning rate is
-    high, and its validation metric jumps less, so that the best epoch is less of a lucky one. Give that span a few epochs.
-    Izmailov et al. 2018, arXiv:1803.05407; Tarvainen and Valpola 2017, arXiv:1703.01780.
+    The average of the last 1 / (1 - decay) iterations or so generalizes better than the latest weights while the
+    learning rate is high, and its validation metric jumps less, so that the best epoch is less of a lucky one. Give
+    that span a few epochs. Izmailov et al. 2018, arXiv:1803.05407; Tarvainen and Valpola 2017, arXiv:1703.01780.
 
     Args:
         network: that is trained.
-        decay: what is left of the average after an iteration, in [0, 1); 0 averages nothing, and `network` below is the network itself.
+        decay: what is left of the average after an iteration, in [0, 1); 0 averages nothing, and `network` below is the
+            network itself.
 
     Raises:
         ValueError: another decay.
@@ -44,7 +46,8 @@ class WeightAverage:
 
 
 class AverageUpdate:
-    """Keeps a WeightAverage up to date. The average itself is made outside of the list of handlers: validation and checkpoints read it.
+    """Keeps a WeightAverage up to date. The average itself is made outside of the list of handlers: validation and
+    checkpoints read it.
 
     Args:
         average: of the weights.

@@ -20,8 +20,15 @@ from ..utils.files import BUNDLE_ROOT
 
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 REPEATED = (  # in the SEG; they may be empty, and an anonymized file may lack them
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
-)  # fmt: skip
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+)
 METADATA = BUNDLE_ROOT / "configs" / "metadata.json"
 _LESION = ("49755003", "Morphologically Abnormal Structure"), ("52988006", "Lesion")  # category and type in SNOMED CT
 _OTHER = ("91723000", "Anatomical Structure"), ("91723000", "Anatomical Structure")
@@ -49,7 +56,9 @@ def check_source(source: str | Path) -> None:
     dataset = read_dataset(source)
     missing = [name for name in NEEDED if not dataset.get(name)]
     if missing:
-        raise ValueError(f"file {source} gives no DICOM SEG, since it has no {', '.join(missing)}; pass --output_format auto.")
+        raise ValueError(
+            f"file {source} gives no DICOM SEG, since it has no {', '.join(missing)}; pass --output_format auto."
+        )
 
 
 def write_segmentation(source: str | Path, mask: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
@@ -72,7 +81,8 @@ def write_segmentation(source: str | Path, mask: np.ndarray, class_names: Sequen
         if len(segments) > 1:
             _extend(segmentation, segments)
         segmentation.save_as(path)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # highdicom and pydicom have no error of their own
+    # highdicom and pydicom have no error of their own
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"file {source} gives no DICOM SEG ({reason}); pass --output_format auto.") from error
 
@@ -134,7 +144,9 @@ def _description(number: int, name: str, version: str) -> Any:
         segmented_property_category=category,
         segmented_property_type=kind,
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=highdicom.AlgorithmIdentificationSequence(name="TinyUSFM", family=family, version=version),
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name="TinyUSFM", family=family, version=version
+        ),
     )
 
 
@@ -149,7 +161,10 @@ def _extend(segmentation: Any, segments: np.ndarray) -> None:
     segmentation.PerFrameFunctionalGroupsSequence = groups
     index = Dataset()
     index.DimensionOrganizationUID = segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID
-    index.DimensionIndexPointer, index.FunctionalGroupPointer = Tag("TemporalPositionIndex"), Tag("FrameContentSequence")
+    index.DimensionIndexPointer, index.FunctionalGroupPointer = (
+        Tag("TemporalPositionIndex"),
+        Tag("FrameContentSequence"),
+    )
     index.DimensionDescriptionLabel = "Temporal Position Index"
     segmentation.DimensionIndexSequence.append(index)
     segmentation.NumberOfFrames = len(groups)

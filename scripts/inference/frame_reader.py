@@ -1,7 +1,8 @@
-"""A MONAI reader that turns pictures, NIfTI and DICOM, stills and loops, into gray frames (W, H, N): what the inference reads.
+"""A MONAI reader that turns pictures, NIfTI and DICOM, stills and loops, into gray frames (W, H, N): what the inference
+reads.
 
-A still has one frame. Trainings read with `readers.py`, which refuses loops. The metadata's `original_shape` is that of the stored
-image, (W, H), (W, H, 1) or (W, H, N), without its colors: the shape that a mask of it gets.
+A still has one frame. Trainings read with `readers.py`, which refuses loops. The metadata's `original_shape` is that of
+the stored image, (W, H), (W, H, 1) or (W, H, N), without its colors: the shape that a mask of it gets.
 
 Legend: W columns, H rows, N frames.
 """
@@ -29,7 +30,8 @@ from ..data.readers import (
     unit_range,
 )
 
-_LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601 as Pillow computes it, so that a color is the same gray in every format
+# of 65536: ITU-R 601 as Pillow computes it, so that a color is the same gray in every format
+_LUMA = (19595, 38470, 7471)
 _TO_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _TO_MS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
 
@@ -88,7 +90,9 @@ def luma(pixels: np.ndarray) -> np.ndarray:
 
 
 def _decode_nifti(path: Path) -> tuple[np.ndarray, dict]:
-    """Colors are RGB24 or RGBA32 pixels, or the fifth dimension, as NIfTI has it; a loop runs along the third or fourth."""
+    """Colors are RGB24 or RGBA32 pixels, or the fifth dimension, as NIfTI has it; a loop runs along the third or
+    fourth.
+    """
     volume = nibabel.load(path)
     array = np.asanyarray(volume.dataobj)
     if array.dtype.fields and {"R", "G", "B"} <= set(array.dtype.fields):
@@ -101,7 +105,9 @@ def _decode_nifti(path: Path) -> tuple[np.ndarray, dict]:
     if array.dtype.kind not in "biuf":
         raise Refused(f"has pixels of type {array.dtype}; expected gray or RGB: convert it.")
     if not 2 <= len(shape) <= 4 or 0 in shape or (len(shape) == 4 and 1 not in shape[2:]):
-        raise Refused(f"has shape {volume.shape}; expected an image (W, H), a loop (W, H, N), or RGB: save it as one of them.")
+        raise Refused(
+            f"has shape {volume.shape}; expected an image (W, H), a loop (W, H, N), or RGB: save it as one of them."
+        )
     frames = int(np.prod(shape[2:]))
     pixels = array.reshape(*shape[:2], frames, *((3,) if color else ()))
     return pixels, {**nifti_meta(volume, (*shape[:2], frames), shape), **_units(volume)}
@@ -110,8 +116,8 @@ def _decode_nifti(path: Path) -> tuple[np.ndarray, dict]:
 def _units(volume: nibabel.Nifti1Image) -> dict:
     """Size of a pixel in mm and time of a frame in ms, where the header says so.
 
-    A size of 1 without a unit says nothing: it is what a file has whose affine nobody knew. Where the affine and the pixel sizes of
-    the header differ, the affine counts.
+    A size of 1 without a unit says nothing: it is what a file has whose affine nobody knew. Where the affine and the
+    pixel sizes of the header differ, the affine counts.
     """
     header = volume.header
     length, time = header.get_xyzt_units()

@@ -48,19 +48,21 @@ def list_images(
 
     Args:
         path: image file or folder.
-        output_dir: where the outputs will go; those that are already there are refused before anything runs. None looks at nothing.
+        output_dir: where the outputs will go; those that are already there are refused before anything runs. None looks
+            at nothing.
         output_postfix: as SaveMaskd's.
         output_format: as SaveMaskd's.
         overwrite: as SaveMaskd's.
-        read: decodes the image file at a path to gray values in [0, 1] and metadata, or raises. With an output_dir it reads every
-            image once, so that a bad file ends the run before the first mask is written; None reads nothing.
+        read: decodes the image file at a path to gray values in [0, 1] and metadata, or raises. With an output_dir it
+            reads every image once, so that a bad file ends the run before the first mask is written; None reads
+            nothing.
         accept_masks: take images that look like masks.
 
     Raises:
         FileNotFoundError: there is no such path.
-        ValueError: the file is no supported image, the folder holds none, two images would give the same file, an output would
-            replace an image, or an image is refused by `read`, looks like a mask, or does not go with the `output_format`; a path
-            is a number.
+        ValueError: the file is no supported image, the folder holds none, two images would give the same file, an
+            output would replace an image, or an image is refused by `read`, looks like a mask, or does not go with the
+            `output_format`; a path is a number.
         FileExistsError: an output is already there, or a file where a folder for the outputs is wanted.
     """
     check_output_format(output_format)
@@ -90,7 +92,9 @@ def _check_output_dir(output_dir: str | Path) -> None:
     _check_path("output_dir", output_dir)
     for path in (Path(output_dir), *Path(output_dir).parents):
         if path.exists() and not path.is_dir():
-            raise FileExistsError(f"output_dir {output_dir} is no folder, since {path} is a file; give a folder for the outputs.")
+            raise FileExistsError(
+                f"output_dir {output_dir} is no folder, since {path} is a file; give a folder for the outputs."
+            )
 
 
 def _images(path: Path) -> list[Path]:
@@ -102,14 +106,18 @@ def _images(path: Path) -> list[Path]:
         return [path]
     images = sorted(file for file in path.iterdir() if file.is_file() and is_image(file))
     if not images:
-        raise ValueError(f"folder {path} holds no image; expected files right in it, not in its folders, that end in {SUPPORTED}.")
+        raise ValueError(
+            f"folder {path} holds no image; expected files right in it, not in its folders, that end in {SUPPORTED}."
+        )
     return images
 
 
 def _refuse_others(images: list[Path]) -> None:
     for image in images:
         if image.name.lower().endswith(PICTURES + VOLUMES) or not is_dicom(image):
-            raise ValueError(f"output_format {DICOM_SEG} is for DICOM images, but {image} is none; take it out, or pass {AUTO}.")
+            raise ValueError(
+                f"output_format {DICOM_SEG} is for DICOM images, but {image} is none; take it out, or pass {AUTO}."
+            )
 
 
 def _outputs(images: list[Path], output_dir: str | Path, output_postfix: str, output_format: str) -> list[Path]:
@@ -119,9 +127,13 @@ def _outputs(images: list[Path], output_dir: str | Path, output_postfix: str, ou
     for image in images:
         for output in possible_outputs(image, output_dir, output_postfix, output_format):
             if output in found:
-                raise ValueError(f"images {found[output]} and {image} would both give {output.name}; rename one of them.")
+                raise ValueError(
+                    f"images {found[output]} and {image} would both give {output.name}; rename one of them."
+                )
             if output.resolve() in inputs:
-                raise ValueError(f"the output {output.name} of {image} would replace an image; choose another output_dir.")
+                raise ValueError(
+                    f"the output {output.name} of {image} would replace an image; choose another output_dir."
+                )
             found[output] = image
     return list(found)
 
@@ -143,7 +155,8 @@ def _check(image: Path, read: Callable, accept_masks: bool, output_format: str) 
         check_source(image)
     if not accept_masks and looks_like_mask(pixels):
         raise ValueError(
-            f"file {image} looks like a mask, not like an ultrasound image: it has {len(np.unique(pixels))} gray values, nearly "
+            f"file {image} looks like a mask, not like an ultrasound image: it has {len(np.unique(pixels))} gray "
+            "values, nearly "
             "all black or white; give the folder of the images, or pass --accept_masks True."
         )
 
@@ -151,7 +164,8 @@ def _check(image: Path, read: Callable, accept_masks: bool, output_format: str) 
 def looks_like_mask(pixels: np.ndarray) -> bool:
     """Whether gray values in [0, 1] are those of a label image.
 
-    They are where there are fewer than FEWEST_GRAYS or where, blurred by a compression, 99 % are near black or white, some white.
+    They are where there are fewer than FEWEST_GRAYS or where, blurred by a compression, 99 % are near black or white,
+    some white.
     """
     if len(np.unique(pixels)) < FEWEST_GRAYS:
         return True

@@ -25,8 +25,19 @@ from .masks import image_path
 from .outputs import TABLE
 
 COLUMNS = (
-    "file", "frame", "class", "area_px", "area_mm2", "pixel_width_mm", "pixel_height_mm", "components", "x_min", "y_min", "x_max",
-    "y_max", "empty",
+    "file",
+    "frame",
+    "class",
+    "area_px",
+    "area_mm2",
+    "pixel_width_mm",
+    "pixel_height_mm",
+    "components",
+    "x_min",
+    "y_min",
+    "x_max",
+    "y_max",
+    "empty",
 )
 _TOUCHING = np.ones((3, 3))  # corners too
 
@@ -34,7 +45,8 @@ logger = logging.getLogger(__name__)
 
 
 def foreground_names(num_classes: int, names: Sequence[str] | None = None) -> list[str]:
-    """Names of the classes 1, 2, ...: those given, else "lesion" for the one of two classes, "class 1" and so on for more.
+    """Names of the classes 1, 2, ...: those given, else "lesion" for the one of two classes, "class 1" and so on for
+    more.
 
     Args:
         num_classes: with the background.
@@ -58,8 +70,8 @@ def measure(mask: np.ndarray, spacing: Sequence[float] | None = None) -> dict[st
         spacing: width and height of a pixel in mm; None where they are not known.
 
     Returns:
-        x counts columns from the left, y rows from the top, both from 0; x_max and y_max are the last that belong to it. What is
-        not known or not there is an empty text.
+        x counts columns from the left, y rows from the top, both from 0; x_max and y_max are the last that belong to
+        it. What is not known or not there is an empty text.
     """
     area = int(mask.sum())
     width, height = spacing if spacing is not None else ("", "")
@@ -77,7 +89,8 @@ def measure(mask: np.ndarray, spacing: Sequence[float] | None = None) -> dict[st
 
 
 def rows_of(mask: torch.Tensor, class_names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a mask (W, H) or (W, H, N) with the metadata of its image (`filename_or_obj`, `spacing_mm` where it is known).
+    """Rows of a mask (W, H) or (W, H, N) with the metadata of its image (`filename_or_obj`, `spacing_mm` where it is
+    known).
 
     Args:
         mask: what ToStoredShaped gives.
@@ -88,7 +101,12 @@ def rows_of(mask: torch.Tensor, class_names: Sequence[str]) -> Iterator[dict[str
     frames = pixels.reshape(*pixels.shape[:2], -1)
     for frame in range(frames.shape[2]):
         for c, name in enumerate(class_names, start=1):
-            yield {"file": image_path(mask).name, "frame": frame, "class": name, **measure(frames[:, :, frame] == c, spacing)}
+            yield {
+                "file": image_path(mask).name,
+                "frame": frame,
+                "class": name,
+                **measure(frames[:, :, frame] == c, spacing),
+            }
 
 
 class LesionTable:

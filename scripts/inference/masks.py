@@ -1,7 +1,7 @@
 """The masks that inference writes: of the size and geometry of their image.
 
-Pictures give PNG, NIfTI gives NIfTI with the header of the image, DICOM gives PNG, NIfTI for a loop, or DICOM SEG. A picture with
-an EXIF rotation is read upright, and so is its mask.
+Pictures give PNG, NIfTI gives NIfTI with the header of the image, DICOM gives PNG, NIfTI for a loop, or DICOM SEG. A
+picture with an EXIF rotation is read upright, and so is its mask.
 
 Arrays are in MONAI's layout: W columns first, then H rows, then N frames.
 """
@@ -27,7 +27,8 @@ from .outputs import AUTO, DICOM_SEG, VOLUMES, check_output_format, mask_path, r
 
 
 def stored_mask(mask: Any, shape: Sequence[int]) -> np.ndarray:
-    """Class indices as uint8 in the shape of the stored image, (W, H), (W, H, 1) or (W, H, N), from (1, W, H[, N]) or (W, H[, N]).
+    """Class indices as uint8 in the shape of the stored image, (W, H), (W, H, 1) or (W, H, N), from (1, W, H[, N]) or
+    (W, H[, N]).
 
     Raises:
         ValueError: the mask has not the size of the image.
@@ -35,7 +36,8 @@ def stored_mask(mask: Any, shape: Sequence[int]) -> np.ndarray:
     mask = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if [n for n in mask.shape if n > 1] != [n for n in shape if n > 1]:
         raise ValueError(
-            f"mask {mask.shape} has not the size of its image {tuple(shape)}; undo the preprocessing with Invertd before SaveMaskd."
+            f"mask {mask.shape} has not the size of its image {tuple(shape)}; undo the preprocessing with Invertd "
+            "before SaveMaskd."
         )
     return mask.reshape(shape).astype(np.uint8)
 
@@ -54,7 +56,8 @@ def image_path(mask: torch.Tensor) -> Path:
 class ToStoredShaped(MapTransform):
     """Class indices (1, W, H, N) -> uint8 in the shape of the stored image: what MONAI Label writes as it is.
 
-    That is (W, H) of a picture, (W, H) or (W, H, N) of NIfTI and DICOM. Reads `original_shape` from the metadata of the mask.
+    That is (W, H) of a picture, (W, H) or (W, H, N) of NIfTI and DICOM. Reads `original_shape` from the metadata of the
+    mask.
     """
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -68,8 +71,8 @@ class ToStoredShaped(MapTransform):
 class SaveMaskd(SaveImaged):
     """Writes class indices as a uint8 mask of the size and geometry of their image, in one step, and keeps its path.
 
-    Takes (1, W, H[, N]) after Invertd, or what ToStoredShaped gives; adds the item "pred_path" for the key "pred". NIfTI has the
-    image's shape, affine, qform, sform and pixel sizes.
+    Takes (1, W, H[, N]) after Invertd, or what ToStoredShaped gives; adds the item "pred_path" for the key "pred".
+    NIfTI has the image's shape, affine, qform, sform and pixel sizes.
 
     It is a SaveImaged so that MONAI Label, which writes masks itself, leaves it out.
 
@@ -85,7 +88,8 @@ class SaveMaskd(SaveImaged):
 
     Raises:
         FileExistsError: a mask is already there and overwrite is false.
-        ValueError: the mask has not the size of its image, scale_binary meets a third class, or highdicom is not installed.
+        ValueError: the mask has not the size of its image, scale_binary meets a third class, or highdicom is not
+            installed.
     """
 
     def __init__(
@@ -135,7 +139,9 @@ class SaveMaskd(SaveImaged):
 
 def _scaled(pixels: np.ndarray, image: Path) -> np.ndarray:
     if pixels.max() > 1:
-        raise ValueError(f"scale_binary is for two classes, but the mask of {image} holds the class {pixels.max()}; pass false.")
+        raise ValueError(
+            f"scale_binary is for two classes, but the mask of {image} holds the class {pixels.max()}; pass false."
+        )
     return pixels * np.uint8(255)
 
 
@@ -149,7 +155,9 @@ def _volume(image: Path, pixels: np.ndarray, mask: torch.Tensor) -> nibabel.Nift
 
 
 def _like(source: nibabel.Nifti1Image, pixels: np.ndarray) -> nibabel.Nifti1Image:
-    """A volume of `pixels` with the geometry of `source`; the display range and scaling of its gray values go, and its colors."""
+    """A volume of `pixels` with the geometry of `source`; the display range and scaling of its gray values go, and
+    its colors.
+    """
     header = source.header.copy()
     header["cal_min"] = header["cal_max"] = 0
     header.set_slope_inter(1, 0)

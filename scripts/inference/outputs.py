@@ -60,7 +60,9 @@ def overlay_path(image: str | Path, output_dir: str | Path, loop: bool = False) 
     return output_path(image, output_dir, "overlay", ".gif" if loop else ".png")
 
 
-def possible_outputs(image: str | Path, output_dir: str | Path, postfix: str = "mask", output_format: str = AUTO) -> list[Path]:
+def possible_outputs(
+    image: str | Path, output_dir: str | Path, postfix: str = "mask", output_format: str = AUTO
+) -> list[Path]:
     """Every file that one image may give, whether it is a still or a loop; masks first."""
     masks = [mask_path(image, output_dir, postfix, loop, output_format) for loop in (False, True)]
     return list(dict.fromkeys(masks + [overlay_path(image, output_dir, loop) for loop in (False, True)]))
@@ -81,4 +83,6 @@ def refuse_existing(path: Path) -> None:
         FileExistsError: the file is there.
     """
     if path.exists():
-        raise FileExistsError(f"output {path} already exists; remove it, choose another output_dir, or pass --overwrite True.")
+        raise FileExistsError(
+            f"output {path} already exists; remove it, choose another output_dir, or pass --overwrite True."
+        )

@@ -30,7 +30,8 @@ SHORTEST_MS = 20.0  # what viewers show
 
 
 def draw_outlines(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image with a line along the inner border of each class, as thick as a 300th of the longer side and at least a pixel.
+    """The image with a line along the inner border of each class, as thick as a 300th of the longer side and at least a
+    pixel.
 
     Args:
         image: uint8 (H, W, 3).
@@ -50,8 +51,8 @@ def draw_outlines(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 class SaveOverlayd(SaveImaged):
     """Writes the overlay of a mask in one step and keeps its path as the item "pred_overlay" for the key "pred".
 
-    Reads the image once more, in its colors and its own size: the network's copy is gray and small. Loops are at most LONGEST
-    pixels wide and high. A SaveImaged, as SaveMaskd is.
+    Reads the image once more, in its colors and its own size: the network's copy is gray and small. Loops are at most
+    LONGEST pixels wide and high. A SaveImaged, as SaveMaskd is.
 
     Args:
         keys: what ToStoredShaped gives, with the metadata of the image (`filename_or_obj`).

@@ -1,9 +1,9 @@
 """Adapters: a tuned teacher without its base, kept as the seed's .pth or as a peft folder, and merged into a plain SAM.
 
-The formats are those of the seed's fine-tuning (a flat dictionary, w_a_000 and so on) and of peft's `save_pretrained`; both
-hold the same tensors, and one becomes the other bit by bit. The seed has no names for LiteMedSAM's TinyViT: there the flat
-dictionary has peft's names without their prefix. Surprise: an adapter holds no encoder and no position tables; SAM's base
-file is always needed too.
+The formats are those of the seed's fine-tuning (a flat dictionary, w_a_000 and so on) and of peft's `save_pretrained`;
+both hold the same tensors, and one becomes the other bit by bit. The seed has no names for LiteMedSAM's TinyViT: there
+the flat dictionary has peft's names without their prefix. Surprise: an adapter holds no encoder and no position tables;
+SAM's base file is always needed too.
 
 Shapes: D encoder width, R rank.
 """
@@ -55,7 +55,8 @@ class Adapter(NamedTuple):
     """A tuned teacher without its base.
 
     module: one of `MODULES`. rank: 0 without LoRA. num_mask_tokens: of the decoder. depth, width: blocks with LoRA and
-    channels of the image encoder, 0 without LoRA. state: tensors under the seed's names. source: where it was read, for messages.
+    channels of the image encoder, 0 without LoRA. state: tensors under the seed's names. source: where it was read, for
+    messages.
     """
 
     module: str
@@ -79,7 +80,11 @@ def adapter_state(model: nn.Module, module: str) -> dict[str, torch.Tensor]:
         state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(TUNED)}
     elif is_tiny_vit(model):
         names = {key: PARAMETRIZED.sub(r"\1.lora_\2.weight", key) for key in model.state_dict()}
-        state = {names[key]: tensor for key, tensor in model.state_dict().items() if key.startswith(TINY_VIT_KEPT) or names[key] != key}
+        state = {
+            names[key]: tensor
+            for key, tensor in model.state_dict().items()
+            if key.startswith(TINY_VIT_KEPT) or names[key] != key
+        }
     else:
         from peft import get_peft_model_state_dict
 
@@ -157,7 +162,9 @@ def describe_adapter(state: Mapping[str, torch.Tensor], source: str) -> Adapter:
     kind = check_kind(state, (LORA, DECODER), source)
     tiny_vit = _is_for_tiny_vit(state)
     module = DECODER_ONLY if kind == DECODER else FULL if "fati_qa" in state else ENCODER
-    depth = sum(key.endswith(f".qkv{LORA_A}") if tiny_vit else key.startswith("w_a_") for key in state) // (1 if tiny_vit else 2)
+    depth = sum(key.endswith(f".qkv{LORA_A}") if tiny_vit else key.startswith("w_a_") for key in state) // (
+        1 if tiny_vit else 2
+    )
     layers = _layers(state, module, depth)
     names = {key for pair in layers for key in pair}
     missing = sorted(names - state.keys())
@@ -207,7 +214,8 @@ def check_adapter(adapter: Adapter, sam: Sam, module: str, rank: int, num_classe
         )
     if adapter.num_mask_tokens - 1 != num_classes:
         raise ValueError(
-            f"{source} has {adapter.num_mask_tokens} mask tokens, that is {adapter.num_mask_tokens - 1} classes, but the "
+            f"{source} has {adapter.num_mask_tokens} mask tokens, that is {adapter.num_mask_tokens - 1} classes, but "
+            "the "
             f"teacher is built for {num_classes}; check data::num_classes and teacher::mask_tokens."
         )
 
@@ -216,9 +224,13 @@ def _check_tiny_vit_layers(adapter: Adapter, sam: Sam) -> None:
     expected = {name for name, _ in sam.named_modules() if re.fullmatch(TINY_VIT_TARGETS, name)}
     found = set(_tiny_vit_layers(adapter.state).values())
     if missing := sorted(expected - found):
-        raise ValueError(f"{adapter.source} is no whole {adapter.module} adapter: LoRA is missing for [{list_keys(missing)}].")
+        raise ValueError(
+            f"{adapter.source} is no whole {adapter.module} adapter: LoRA is missing for [{list_keys(missing)}]."
+        )
     if foreign := sorted(found - expected):
-        raise ValueError(f"{adapter.source} has LoRA that this encoder has no place for, for [{list_keys(foreign)}]; tune it anew.")
+        raise ValueError(
+            f"{adapter.source} has LoRA that this encoder has no place for, for [{list_keys(foreign)}]; tune it anew."
+        )
 
 
 def merge_adapter(sam: Sam, adapter: Adapter) -> None:
@@ -291,7 +303,9 @@ def _check_scale(path: Path, name: str) -> None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} {path} is no LoRA configuration of peft: {error!r}.") from error
     if alpha != rank or others:
-        raise ValueError(f"{name} {path}: LoRA must have scale 1 (lora_alpha = r), got lora_alpha {alpha} and r {rank}.")
+        raise ValueError(
+            f"{name} {path}: LoRA must have scale 1 (lora_alpha = r), got lora_alpha {alpha} and r {rank}."
+        )
 
 
 def _common_rank(pairs: list[tuple[torch.Tensor, torch.Tensor]], source: str) -> int:
@@ -311,7 +325,9 @@ def _is_for_tiny_vit(state: Iterable[str]) -> bool:
 
 
 def _tiny_vit_layers(state: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Names (A, B) of every LoRA pair of TinyViT -> the Linear it adapts; from half a pair too, so that its other half is missed."""
+    """Names (A, B) of every LoRA pair of TinyViT -> the Linear it adapts; from half a pair too, so that its other
+    half is missed.
+    """
     layers = sorted({key.removesuffix(end) for key in state for end in (LORA_A, LORA_B) if key.endswith(end)})
     return {(layer + LORA_A, layer + LORA_B): layer for layer in layers}
 

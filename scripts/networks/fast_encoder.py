@@ -1,12 +1,13 @@
 """SAM's image encoder without the arithmetic on padding: the same function and parameters in 0.6 of the time.
 
-ImageEncoderViT (Kirillov et al. 2023, arXiv:2304.02643) pads its token grid with zeros to whole windows of 14 tokens: at 256
-pixels 16 x 16 tokens become 28 x 28. Surprise: segment_anything's softmax includes the pad tokens, so to leave them out would
-be another network. But all of them have the same key and value, what qkv makes of zeros: together they are one key, whose
-weight is the sum of theirs. The output differs from stock by float rounding alone, gradients included.
+ImageEncoderViT (Kirillov et al. 2023, arXiv:2304.02643) pads its token grid with zeros to whole windows of 14 tokens:
+at 256 pixels 16 x 16 tokens become 28 x 28. Surprise: segment_anything's softmax includes the pad tokens, so to leave
+them out would be another network. But all of them have the same key and value, what qkv makes of zeros: together they
+are one key, whose weight is the sum of theirs. The output differs from stock by float rounding alone, gradients
+included.
 
-Shapes: B batch, h w tokens of the image, D channels; W windows of all images together, n heads, d channels a head; r c tokens
-of the image in a window.
+Shapes: B batch, h w tokens of the image, D channels; W windows of all images together, n heads, d channels a head; r c
+tokens of the image in a window.
 """
 
 from __future__ import annotations
@@ -56,15 +57,17 @@ class FastAttention(nn.Module):
         windows = _to_windows(part, real, self.num_heads)
         q, kv = windows[0], windows[1:]
         if real != window:
-            kv = torch.cat([kv, pad.expand(-1, len(q), -1, -1, -1)], dim=3)  # (2, W, n, r c, d) -> (2, W, n, r c + 1, d)
+            # (2, W, n, r c, d) -> (2, W, n, r c + 1, d)
+            kv = torch.cat([kv, pad.expand(-1, len(q), -1, -1, -1)], dim=3)
         out = F.scaled_dot_product_attention(q, *kv, attn_mask=self._position_bias(q, real, window))
         return _from_windows(out, real, (height, width))
 
     def _position_bias(self, q: torch.Tensor, real: tuple[int, int], window: tuple[int, int]) -> torch.Tensor:
-        """What the relative positions add to the logits, (W, n, r c, r c), and one more key for the pad tokens if there are any.
+        """What the relative positions add to the logits, (W, n, r c, r c), and one more key for the pad tokens if there
+        are any.
 
-        The position term of a key is one of its row plus one of its column, so that the pad tokens' sum of exponentials is
-        a product of sums: pad rows times all columns, and rows of the image times pad columns.
+        The position term of a key is one of its row plus one of its column, so that the pad tokens' sum of exponentials
+        is a product of sums: pad rows times all columns, and rows of the image times pad columns.
         """
         rows, columns = real
         q = q.unflatten(2, real)

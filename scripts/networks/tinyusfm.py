@@ -1,8 +1,8 @@
 """TinyUSFM for segmentation: the student, a ViT of width 192 with an FPN head.
 
-Follows `model/tinyusfm_seg.py` of MacDunno/TinyUSFM with its state-dict names, on timm's VisionTransformer (Dosovitskiy et
-al. 2021, arXiv:2010.11929) and the FPN of Lin et al. 2017, arXiv:1612.03144. Surprise: the features are taken before the
-ViT's final norm, so `backbone.norm` is in every file and never used.
+Follows `model/tinyusfm_seg.py` of MacDunno/TinyUSFM with its state-dict names, on timm's VisionTransformer (Dosovitskiy
+et al. 2021, arXiv:2010.11929) and the FPN of Lin et al. 2017, arXiv:1612.03144. Surprise: the features are taken before
+the ViT's final norm, so `backbone.norm` is in every file and never used.
 
 Shapes: B batch, C classes, D channels, H W pixels (H = W = img_size), N tokens, h w patches (img_size / 16).
 """
@@ -42,8 +42,8 @@ CLASSIFIER = "decode_head.conv_seg.weight"
 class StudentOutput(NamedTuple):
     """What the student says of a training batch when features are wanted.
 
-    logits: (B, 1 or C, H, W), unnormalized. features: (B, D, h, w), the neck's stride-16 level, D = embed_dim / 4, or the last
-    block's output, D = embed_dim.
+    logits: (B, 1 or C, H, W), unnormalized. features: (B, D, h, w), the neck's stride-16 level, D = embed_dim / 4, or
+    the last block's output, D = embed_dim.
     """
 
     logits: torch.Tensor
@@ -53,16 +53,23 @@ class StudentOutput(NamedTuple):
 class StudentAttention(Attention):
     """timm's attention (B, N, D) -> (B, N, D), its products in fp32 where the student trains in bf16 on the CPU.
 
-    torch's fused bf16 backward there is slower than the rest of the step together: 40 ms a block against 9 ms in fp32, at batch
-    size 16 and 224 pixels on two cores.
+    torch's fused bf16 backward there is slower than the rest of the step together: 40 ms a block against 9 ms in fp32,
+    at batch size 16 and 224 pixels on two cores.
     """
 
-    def forward(self, x: torch.Tensor, attn_mask: Optional[torch.Tensor] = None, is_causal: bool = False) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        attn_mask: Optional[torch.Tensor] = None,  # noqa: UP045  TorchScript's spelling
+        is_causal: bool = False,
+    ) -> torch.Tensor:
         B, N, _ = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         if not torch.jit.is_scripting() and self.training and q.dtype == torch.bfloat16 and q.device.type == "cpu":
             with torch.autocast("cpu", enabled=False):
-                x = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=attn_mask, is_causal=is_causal)
+                x = F.scaled_dot_product_attention(
+                    q.float(), k.float(), v.float(), attn_mask=attn_mask, is_causal=is_causal
+                )
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
         return self.proj(x.transpose(1, 2).reshape(B, N, self.attn_dim))
@@ -131,7 +138,8 @@ class TinyUSFMSeg(nn.Module):
         channels: inside the FPN head.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0.
         dropout: of the head's channels.
-        return_features: in train mode, return `StudentOutput` for the feature loss, with features of the `neck` or the `backbone`.
+        return_features: in train mode, return `StudentOutput` for the feature loss, with features of the `neck` or the
+            `backbone`.
 
     Raises:
         ValueError: an argument out of range.
@@ -191,7 +199,7 @@ class TinyUSFMSeg(nn.Module):
         features = self.encode(image)
         levels = self.neck(features)
         logits = F.interpolate(self.decode_head(levels), size=image.shape[-2:], mode="bilinear", align_corners=False)
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out the block, not a part of a condition
             if self.training and self.return_features:
                 return StudentOutput(logits, levels[STRIDE_16] if self.return_features == NECK else features[-1])
         return logits
@@ -265,7 +273,9 @@ def build_student(
             "pass --student::pretrained True or leave the checkpoint out."
         )
     if initialization not in INITIALIZATIONS:
-        raise ValueError(f"student::initialization must be one of {', '.join(INITIALIZATIONS)}, got {initialization!r}.")
+        raise ValueError(
+            f"student::initialization must be one of {', '.join(INITIALIZATIONS)}, got {initialization!r}."
+        )
     model = TinyUSFMSeg(num_classes=num_classes, img_size=img_size, return_features=return_features)
     if checkpoint:
         load_student(model, checkpoint)
@@ -274,7 +284,8 @@ def build_student(
         mimetic_(model.backbone)
     if pretrained:
         logger.warning(
-            "the student starts without a checkpoint (initialization %s); pass --student::checkpoint PATH to TinyUSFM's file.",
+            "the student starts without a checkpoint (initialization %s); pass --student::checkpoint PATH to "
+            "TinyUSFM's file.",
             initialization,
         )
     return model
@@ -393,11 +404,15 @@ def _check_arguments(
     num_classes: int, img_size: int, depth: int, out_indices: tuple[int, ...], return_features: str | None
 ) -> None:
     if not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"data::num_classes must be an integer of 2 or more (the background counts), got {num_classes!r}.")
+        raise ValueError(
+            f"data::num_classes must be an integer of 2 or more (the background counts), got {num_classes!r}."
+        )
     if not isinstance(img_size, int) or img_size <= 0 or img_size % PATCH_SIZE:
         raise ValueError(f"data::img_size must be a positive multiple of {PATCH_SIZE}, got {img_size!r}.")
     if return_features not in (None, *STUDENT_FEATURES):
         raise ValueError(f"return_features must be None, {' or '.join(STUDENT_FEATURES)}, got {return_features!r}.")
     rising = len(out_indices) == len(RESCALES) and list(out_indices) == sorted(set(out_indices))
     if not rising or not 0 <= out_indices[0] <= out_indices[-1] < depth:
-        raise ValueError(f"out_indices must be four rising block indices below depth {depth}, got {tuple(out_indices)}.")
+        raise ValueError(
+            f"out_indices must be four rising block indices below depth {depth}, got {tuple(out_indices)}."
+        )

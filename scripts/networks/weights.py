@@ -1,7 +1,7 @@
 """Read checkpoint files, tell what they hold, and load them strictly.
 
-A file that does not fit is refused with its keys listed; nothing is loaded by halves. Files are read with weights_only=True,
-so that a checkpoint cannot run code.
+A file that does not fit is refused with its keys listed; nothing is loaded by halves. Files are read with
+weights_only=True, so that a checkpoint cannot run code.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Gaps(NamedTuple):
 def read_state_dict(path: str | Path, name: str = "checkpoint") -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint file by name, on the CPU.
 
-    The usual wrappers are taken off; entries that are no tensors (such as the seed's string `adaptation_mode`) are left out.
+    The usual wrappers are taken off; entries that are no tensors (such as the seed's string `adaptation_mode`) are left
+    out.
 
     Args:
         path: what torch.save wrote, or a .safetensors file.

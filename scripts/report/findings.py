@@ -1,4 +1,5 @@
-"""What an evaluation or a comparison found, put together for the report: figures with intervals, verdicts, curves and failures.
+"""What an evaluation or a comparison found, put together for the report: figures with intervals, verdicts, curves and
+failures.
 
 A part that cannot be computed becomes a warning in the report, and the rest is told. Rows are those of results.py.
 """
@@ -53,7 +54,8 @@ def compile_report(
         reliability: of each arm.
         title: of the report.
         curves: by arm and seed, see `read_curves`.
-        margin: mean Dice by which the student may be below its teacher and still count as non-inferior, fixed beforehand.
+        margin: mean Dice by which the student may be below its teacher and still count as non-inferior, fixed
+            beforehand.
         about: what was run, for the table of settings.
         problems: warnings that are known already.
     """
@@ -78,15 +80,18 @@ def compile_report(
         "calibration": {arm: summary for arm, summary in calibration.items() if summary},
         "areas": {arm: found for arm, found in areas.items() if found},
         "failures": list_failures(rows),
-        "curves": {arm: {seed: curve for seed, curve in found.items() if curve} for arm, found in (curves or {}).items()},
+        "curves": {
+            arm: {seed: curve for seed, curve in found.items() if curve} for arm, found in (curves or {}).items()
+        },
     }
     told.extend(warnings(rows))
     return report
 
 
 def drop_copies(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[Mapping[str, Any]]:
-    """The rows without what is there twice: the same row again, and an arm whose seeds agree to the last digit, which is one
-    training evaluated several times (a teacher in the tables of several students). What was dropped is told."""
+    """The rows without what is there twice: the same row again, and an arm whose seeds agree to the last digit, which
+    is one training evaluated several times (a teacher in the tables of several students). What was dropped is told.
+    """
     distinct = list({tuple(sorted((key, str(value)) for key, value in row.items())): row for row in rows}.values())
     seen: dict[tuple, Any] = {}
     kept, copies = [], set()
@@ -99,7 +104,10 @@ def drop_copies(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[Mapp
             kept += own
         else:
             copies.add(arm)
-    told += [f"Arm {arm} was evaluated several times with the same results: it counts as one training." for arm in sorted(copies)]
+    told += [
+        f"Arm {arm} was evaluated several times with the same results: it counts as one training."
+        for arm in sorted(copies)
+    ]
     return kept
 
 
@@ -125,24 +133,31 @@ def _comparisons(
     rows: Sequence[Mapping[str, Any]], arms: Sequence[str], margin: float | None, told: list[str]
 ) -> list[dict[str, Any]]:
     """Student against teacher and control, control against teacher; the margin is of the Dice to the teacher."""
-    pairs = [(a, b) for a, b in (("student", "control"), ("student", "teacher"), ("control", "teacher")) if {a, b} <= {*arms}]
+    pairs = [
+        (a, b) for a, b in (("student", "control"), ("student", "teacher"), ("control", "teacher")) if {a, b} <= {*arms}
+    ]
     shared = _metrics(rows)
     metrics = [f"{name}_mm" if f"{name}_mm" in shared else name for name in COMPARED]
     found = []
     for arm, reference, metric in ((*pair, metric) for pair in pairs for metric in metrics if metric in shared):
         own = margin if (metric, reference) == ("dice", "teacher") else None
-        found.append(_attempt(told, lambda a=arm, r=reference, m=metric, own=own: compare_arms(rows, a, r, m, margin=own), None))
+        found.append(
+            _attempt(told, lambda a=arm, r=reference, m=metric, own=own: compare_arms(rows, a, r, m, margin=own), None)
+        )
     return [comparison for comparison in found if comparison]
 
 
 def _subgroups(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[dict[str, Any]]:
     columns = [*_columns(rows, told), LESION_SIZE]
-    return [row for column in columns for row in _attempt(told, lambda column=column: subgroup_table(rows, [column]), [])]
+    return [
+        row for column in columns for row in _attempt(told, lambda column=column: subgroup_table(rows, [column]), [])
+    ]
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[str]:
-    """Columns of the datalist whose cases are groups: those with few values, and measures. Texts and whole numbers of which most cases
-    have their own name them and group nothing; other texts with many values are told."""
+    """Columns of the datalist whose cases are groups: those with few values, and measures. Texts and whole numbers of
+    which most cases have their own name them and group nothing; other texts with many values are told.
+    """
     own = {"case", "patient", "arm", "seed"}
     names = dict.fromkeys(key for row in rows for key in row if key not in own and not is_measured(key))
     num_cases = len({row["case"] for row in rows})
@@ -152,7 +167,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[str]:
         numbers = [parse_number(value) for value in values if not is_missing(value)]
         numeric, shared = None not in numbers, len(values) <= num_cases / 2
         measured = numeric and (shared or any(number % 1 for number in numbers))
-        if 1 < len(values) and (measured or len(values) <= MOST_GROUPS):
+        if len(values) > 1 and (measured or len(values) <= MOST_GROUPS):
             found.append(name)
         elif shared and len(values) > MOST_GROUPS:
             told.append(f"Column {name} has {len(values)} values, more than {MOST_GROUPS}: it makes no subgroups.")
@@ -160,8 +175,10 @@ def _columns(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[str]:
 
 
 def list_failures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Case (the image's file), arm, seed and reason of what an arm failed, the worst first: a class without a pixel that should have
-    some, one with pixels that should have none, or a low Dice. With several classes the first two can happen at any mean Dice."""
+    """Case (the image's file), arm, seed and reason of what an arm failed, the worst first: a class without a pixel
+    that should have some, one with pixels that should have none, or a low Dice. With several classes the first two can
+    happen at any mean Dice.
+    """
     failed = [(row, reason) for row in rows if (reason := _failure(row))]
     return [
         {**{key: row[key] for key in ("case", "arm", "seed")}, "reason": reason}
@@ -194,7 +211,10 @@ def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:
     for group, indices in groups.items():
         fresh = [index for index in indices if index not in seen]
         seen.update(fresh)
-        picked += [Picked(group, index, f"{Path(own[index]['case']).name}: {arm} Dice {own[index]['dice']:.3f}") for index in fresh]
+        picked += [
+            Picked(group, index, f"{Path(own[index]['case']).name}: {arm} Dice {own[index]['dice']:.3f}")
+            for index in fresh
+        ]
     return sorted(picked, key=lambda one: ("best", "median", "worst").index(one.group))
 
 
@@ -204,14 +224,17 @@ def judged_arm(arms: Collection[str]) -> str:
 
 
 def read_curves(history: Path) -> dict[str, list[float | None]]:
-    """Epoch, loss, its terms and the validation Dice of a run's history.csv, by column; None where a cell is blank or not finite.
-    Empty where there is no such file."""
+    """Epoch, loss, its terms and the validation Dice of a run's history.csv, by column; None where a cell is blank or
+    not finite. Empty where there is no such file.
+    """
     if not history.is_file():
         return {}
     with open(history, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = rows[0] if rows else ()
-    names = [name for name in columns if name == "val_mean_dice" or name not in NO_CURVES and not name.startswith("val_")]
+    names = [
+        name for name in columns if name == "val_mean_dice" or name not in NO_CURVES and not name.startswith("val_")
+    ]
     return {name: [_finite(row[name]) for row in rows] for name in names}
 
 

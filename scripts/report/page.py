@@ -14,10 +14,17 @@ from .plots import arm_style
 
 DECIMALS = {"hd95": 2, "hd95_mm": 2}
 METRIC_NAMES = {
-    "dice": "Dice", "iou": "IoU", "hd95": "HD95, pixels", "hd95_mm": "HD95, mm", "nsd": f"NSD, tolerance {NSD_TOLERANCE:g} pixels",
-    "nsd_mm": f"NSD, tolerance {NSD_TOLERANCE_MM:g} mm", "sensitivity": "Sensitivity", "specificity": "Specificity",
-    "pixel_accuracy": "Pixel accuracy", "ece": "ECE",
-}  # fmt: skip
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95, pixels",
+    "hd95_mm": "HD95, mm",
+    "nsd": f"NSD, tolerance {NSD_TOLERANCE:g} pixels",
+    "nsd_mm": f"NSD, tolerance {NSD_TOLERANCE_MM:g} mm",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "pixel_accuracy": "Pixel accuracy",
+    "ece": "ECE",
+}
 
 
 def as_text(value: Any) -> str:
@@ -43,7 +50,9 @@ def as_interval(summary: Mapping[str, Any], decimals: int = 3, key: str = "mean"
     return f"<b>{as_number(summary.get(key), decimals)}</b>{ends}"
 
 
-def as_table(caption: str, columns: Sequence[str], groups: Mapping[str, Sequence[Sequence[str]]], kind: str = "numbers") -> str:
+def as_table(
+    caption: str, columns: Sequence[str], groups: Mapping[str, Sequence[Sequence[str]]], kind: str = "numbers"
+) -> str:
     """A table that scrolls in itself.
 
     Args:
@@ -60,7 +69,10 @@ def as_table(caption: str, columns: Sequence[str], groups: Mapping[str, Sequence
 
 def _table_group(title: str, rows: Sequence[Sequence[str]], width: int) -> str:
     heading = f'<tr class="group"><th scope="rowgroup" colspan="{width}">{as_text(title)}</th></tr>' if title else ""
-    lines = (f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for first, *cells in rows)
+    lines = (
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        for first, *cells in rows
+    )
     return f"<tbody>{heading}{''.join(lines)}</tbody>"
 
 
@@ -113,8 +125,8 @@ def counted(number: Any, noun: str) -> str:
 STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee4; --card: #f5f7f9;
   --accent: #0b63b5; --warn: #fff4d6; --warn-line: #d99a00; }
-@media (prefers-color-scheme: dark) { :root { --page: #14181c; --ink: #e6e9ed; --soft: #a3adb8; --line: #343b43; --card: #1c2126;
-  --accent: #7cb8f2; --warn: #33290f; --warn-line: #c8920f; } }
+@media (prefers-color-scheme: dark) { :root { --page: #14181c; --ink: #e6e9ed; --soft: #a3adb8; --line: #343b43;
+  --card: #1c2126; --accent: #7cb8f2; --warn: #33290f; --warn-line: #c8920f; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--page); color: var(--ink);
@@ -140,7 +152,8 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; padding: .9rem 0; font-
 .warnings ul { margin: 0; padding-left: 1.2rem; }
 .verdicts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: .8rem;
   margin: 1rem 0; }
-.verdicts div { background: var(--card); border-radius: 6px; border-left: 4px solid var(--accent); padding: .7rem 1rem; }
+.verdicts div { background: var(--card); border-radius: 6px; border-left: 4px solid var(--accent);
+  padding: .7rem 1rem; }
 .verdicts dt { font-weight: 600; margin-bottom: .2rem; }
 .verdicts dd { margin: .25rem 0 0; font-size: .9rem; }
 .verdicts dd:first-of-type { font-size: 1rem; font-weight: 600; }
@@ -200,8 +213,8 @@ $warnings
 </header>
 <main>
 $sections</main>
-<footer><p><strong>Not for clinical use.</strong> Figures of a research evaluation on the cases named above; all of them are in
-report.json beside this file.</p></footer>
+<footer><p><strong>Not for clinical use.</strong> Figures of a research evaluation on the cases named above; all of
+them are in report.json beside this file.</p></footer>
 </body>
 </html>
 """

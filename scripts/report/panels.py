@@ -45,11 +45,16 @@ def draw_panel(
 ) -> Path:
     """One case as one row; see `draw_panels`."""
     case = {"image": image, "label": label, "student": student, "teacher": teacher, "title": title}
-    return draw_panels([{key: value for key, value in case.items() if value is not None}], path, num_classes, class_names)
+    return draw_panels(
+        [{key: value for key, value in case.items() if value is not None}], path, num_classes, class_names
+    )
 
 
 def draw_panels(
-    cases: Sequence[Mapping[str, Any]], path: str | Path, num_classes: int | None = None, class_names: Sequence[str] = ()
+    cases: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    num_classes: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> Path:
     """Draw cases, a row each, and write the figure in one step; returns its path.
 
@@ -57,8 +62,8 @@ def draw_panels(
     `scripts.metrics.case_metrics`'.
 
     Args:
-        cases: dicts of arrays (H, W): "image" in [0, 1], "label" and one or two of `SOURCES`, class indices; "title" (str)
-            optional. All cases have the same predictions.
+        cases: dicts of arrays (H, W): "image" in [0, 1], "label" and one or two of `SOURCES`, class indices; "title"
+            (str) optional. All cases have the same predictions.
         path: of the PNG.
         num_classes: with the background; None takes the largest class drawn.
         class_names: of the foreground classes, for the legend of more than two classes.
@@ -70,7 +75,9 @@ def draw_panels(
         raise ValueError("there are no cases to draw, expected at least one.")
     sources = [name for name in SOURCES if name in cases[0]]
     if not 1 <= len(sources) <= 2:
-        raise ValueError(f"a case has the items {sorted(cases[0])}, expected one or two masks of {', '.join(SOURCES)} to draw.")
+        raise ValueError(
+            f"a case has the items {sorted(cases[0])}, expected one or two masks of {', '.join(SOURCES)} to draw."
+        )
     rows = [{key: value if key == "title" else np.asarray(value) for key, value in case.items()} for case in cases]
     num_classes = num_classes or max(2, 1 + max(int(row[name].max()) for row in rows for name in ("label", *sources)))
     figure, grid = _layout(len(rows), len(sources) + 4)
@@ -118,7 +125,9 @@ def _show(ax: Axes, pixels: np.ndarray, title: str) -> None:
     """Pixels (H, W, 3) in the middle of a light square."""
     (height, width), half = pixels.shape[:2], max(pixels.shape[:2]) / 2
     ax.imshow(pixels, interpolation="antialiased")
-    ax.set(xlim=(width / 2 - 0.5 - half, width / 2 - 0.5 + half), ylim=(height / 2 - 0.5 + half, height / 2 - 0.5 - half))
+    ax.set(
+        xlim=(width / 2 - 0.5 - half, width / 2 - 0.5 + half), ylim=(height / 2 - 0.5 + half, height / 2 - 0.5 - half)
+    )
     ax.set(xticks=[], yticks=[], facecolor="#EFF1F3")
     ax.spines[:].set_visible(False)
     ax.set_title(_shortened(title), fontsize=9.5, pad=4, color=TEXT_COLOR)
@@ -158,7 +167,9 @@ def _contour(ax: Axes, mask: np.ndarray, color: str, width: float) -> None:
 
 
 def difference_map(first: np.ndarray, second: np.ndarray, first_source: str, second_source: str) -> np.ndarray:
-    """Colors (H, W, 3): where both masks have the same class, where one has a class, where they have different classes."""
+    """Colors (H, W, 3): where both masks have the same class, where one has a class, where they have different
+    classes.
+    """
     pixels = np.full((*first.shape, 3), to_rgb(NOTHING_COLOR))
     pixels[(first == second) & (first > 0)] = to_rgb(AGREE_COLOR)
     pixels[(first > 0) & (second == 0)] = to_rgb(SOURCE_COLORS[first_source])
@@ -172,8 +183,15 @@ def _draw_legends(figure: Figure, sources: Sequence[str], num_classes: int, clas
     columns = len(sources) + 4
     if num_classes > 2:
         names = list(class_names) + [f"class {c}" for c in range(len(class_names) + 1, num_classes)]
-        _legend(figure, "left", 1 / columns, [Patch(color=_class_color(c), label=names[c - 1]) for c in range(1, num_classes)])
-    outlines = [Line2D([], [], color=SOURCE_COLORS[name], lw=2, label=NAMES[name].lower()) for name in ("label", *sources)]
+        _legend(
+            figure,
+            "left",
+            1 / columns,
+            [Patch(color=_class_color(c), label=names[c - 1]) for c in range(1, num_classes)],
+        )
+    outlines = [
+        Line2D([], [], color=SOURCE_COLORS[name], lw=2, label=NAMES[name].lower()) for name in ("label", *sources)
+    ]
     _legend(figure, "right", (columns - (1.9 if num_classes > 2 else 1.5)) / columns, outlines)
     _legend(figure, "right", 1, _difference_handles(sources, num_classes))
 
@@ -187,6 +205,14 @@ def _difference_handles(sources: Sequence[str], num_classes: int) -> list[Patch]
 
 def _legend(figure: Figure, side: str, x: float, handles: Sequence[Any]) -> None:
     figure.legend(
-        handles=list(handles), loc=f"lower {side}", bbox_to_anchor=(x, 0), ncols=len(handles), frameon=False, fontsize=8,
-        handlelength=1.2, columnspacing=1.0, handletextpad=0.5, labelcolor=TEXT_COLOR,
+        handles=list(handles),
+        loc=f"lower {side}",
+        bbox_to_anchor=(x, 0),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8,
+        handlelength=1.2,
+        columnspacing=1.0,
+        handletextpad=0.5,
+        labelcolor=TEXT_COLOR,
     )

@@ -45,7 +45,8 @@ def _embed(panel: Mapping[str, Any], budget: int) -> str:
 
 
 def fit_picture(path: Path, budget: int) -> tuple[bytes, str, tuple[int, int]]:
-    """Bytes of a PNG, "png" and its size (W, H); above the budget as a JPEG, smaller in quality and then in size until it fits.
+    """Bytes of a PNG, "png" and its size (W, H); above the budget as a JPEG, smaller in quality and then in size until
+    it fits.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -63,9 +64,15 @@ def fit_picture(path: Path, budget: int) -> tuple[bytes, str, tuple[int, int]]:
         return data, "png", picture.size
     flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     for scale, quality in RECOMPRESSIONS if budget >= MIN_PANEL_BYTES else ():
-        small = flat.resize([max(1, round(scale * side)) for side in flat.size], Image.Resampling.LANCZOS) if scale < 1 else flat
+        small = (
+            flat.resize([max(1, round(scale * side)) for side in flat.size], Image.Resampling.LANCZOS)
+            if scale < 1
+            else flat
+        )
         file = io.BytesIO()
         small.save(file, "JPEG", quality=quality, subsampling=0)  # as many colors as pixels, for thin outlines
         if file.tell() <= budget:
             return file.getvalue(), "jpeg", small.size
-    raise ValueError(f"{path.name} of {len(data):,} bytes does not fit into the {max(budget, 0):,} bytes left; pass fewer panels.")
+    raise ValueError(
+        f"{path.name} of {len(data):,} bytes does not fit into the {max(budget, 0):,} bytes left; pass fewer panels."
+    )

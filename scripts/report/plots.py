@@ -1,8 +1,8 @@
 """Plots of a report as inline SVG: intervals, learning curves, lesion areas, reliability.
 
-Drawn without pyplot and under an own style, so that no display is needed and no setting is left behind. Text and axes take the
-color of the page (currentColor): one drawing is right in light and in dark. The SVG names no address, not even its namespace,
-which HTML does not need.
+Drawn without pyplot and under an own style, so that no display is needed and no setting is left behind. Text and axes
+take the color of the page (currentColor): one drawing is right in light and in dark. The SVG names no address, not even
+its namespace, which HTML does not need.
 """
 
 from __future__ import annotations
@@ -40,12 +40,27 @@ ARM_STYLES = {
 OTHER_COLOR = "#7A8594"
 INK = "#010203"  # stands for the color of the page's text until the SVG is written
 STYLE = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "text.color": INK,
-    "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": INK, "grid.alpha": 0.12, "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "axes.formatter.useoffset": False, "figure.constrained_layout.use": True,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "figure.constrained_layout.use": True,
+}
 WIDTH = 3.6  # inches
 MANY_POINTS = 2000  # above it points are drawn as one picture, else as shapes
 
@@ -99,7 +114,9 @@ def curve_plot(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]], colum
             points = curve_points(columns, column)
             if points:
                 marker = style.marker if len(points) <= 20 else None
-                ax.plot(*zip(*points), color=style.color, linestyle=style.line, linewidth=1.4, marker=marker, markersize=3)
+                ax.plot(
+                    *zip(*points), color=style.color, linestyle=style.line, linewidth=1.4, marker=marker, markersize=3
+                )
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("epoch")
     return _to_svg(figure, alt)
@@ -113,7 +130,9 @@ def curve_points(columns: Mapping[str, Sequence], column: str) -> list[tuple[flo
 
 
 def area_limits(areas: Iterable[Mapping[str, Any]]) -> Limits:
-    """Limits of both axes that hold the points of all arms, so that their plots compare; a margin of 5 % around them."""
+    """Limits of both axes that hold the points of all arms, so that their plots compare; a margin of 5 % around
+    them.
+    """
     points = [point for area in areas for point in area.get("points") or []]
     lines = [value for area in areas for value in (area.get("low"), area.get("high")) if value is not None]
     x, y = [point[0] for point in points] or [0.0], [point[1] for point in points] + lines + [0.0]
@@ -140,7 +159,9 @@ def bland_altman_plot(area: Mapping[str, Any], arm: str, limits: Limits, alt: st
     figure, ax = _figure(2.7)
     style, points = arm_style(arm), area["points"]
     many = len(points) > MANY_POINTS
-    ax.plot(*zip(*points), style.marker, color=style.color, markersize=3.4, alpha=0.6, markeredgewidth=0, rasterized=many)
+    ax.plot(
+        *zip(*points), style.marker, color=style.color, markersize=3.4, alpha=0.6, markeredgewidth=0, rasterized=many
+    )
     ax.axhline(0, color=INK, linewidth=0.8, alpha=0.35)
     for name, line in (("bias", "solid"), ("low", "dashed"), ("high", "dashed")):
         if area.get(name) is not None:
@@ -154,7 +175,7 @@ def bland_altman_plot(area: Mapping[str, Any], arm: str, limits: Limits, alt: st
 
 
 def unit_name(unit: str | None) -> str:
-    """"mm²" of "mm2"; "pixels" where there is none."""
+    """ "mm²" of "mm2"; "pixels" where there is none."""
     return (unit or "pixels").replace("mm2", "mm²")
 
 
@@ -194,7 +215,13 @@ def _draw_accuracy(ax: Axes, bins: Sequence[Mapping[str, Any]], left: float, sty
 
 
 def _bars(ax: Axes, bins: Sequence[Mapping[str, Any]], heights: Sequence[float], color: str) -> None:
-    ax.bar([one["low"] for one in bins], heights, [0.94 * (one["high"] - one["low"]) for one in bins], align="edge", color=color)
+    ax.bar(
+        [one["low"] for one in bins],
+        heights,
+        [0.94 * (one["high"] - one["low"]) for one in bins],
+        align="edge",
+        color=color,
+    )
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

@@ -1,8 +1,8 @@
 """The report of an evaluation: report.html, one file that opens from disk without a network, and report.json beside it.
 
-The page has no script and a policy that forbids the browser to fetch anything; plots are inline SVG, panels data URIs. It follows
-the reader's light or dark setting, prints, and fits a phone, where tables scroll. A part whose data are missing says so in a
-sentence, so that a report of a run that went half wrong still tells what it can.
+The page has no script and a policy that forbids the browser to fetch anything; plots are inline SVG, panels data URIs.
+It follows the reader's light or dark setting, prints, and fits a phone, where tables scroll. A part whose data are
+missing says so in a sentence, so that a report of a run that went half wrong still tells what it can.
 """
 
 from __future__ import annotations
@@ -47,18 +47,25 @@ from .plots import (
 MAX_BYTES = 4_900_000  # of report.html
 MAX_FAILURES = 200  # rows; report.json has them all
 COUNT_NAMES = {
-    "empty_label": "Ground truth empty", "empty_prediction": "Prediction empty", "both_empty": "Both empty",
+    "empty_label": "Ground truth empty",
+    "empty_prediction": "Prediction empty",
+    "both_empty": "Both empty",
     "one_empty": "Exactly one empty",
-}  # fmt: skip
+}
 GLANCE = ("dice", "hd95", "hd95_mm", "nsd", "nsd_mm")  # metrics that get a plot
 CURVES = {
-    "task": "Task term", "distill": "Distillation term", "feature": "Feature term", "loss": "Total loss",
+    "task": "Task term",
+    "distill": "Distillation term",
+    "feature": "Feature term",
+    "loss": "Total loss",
     "val_mean_dice": "Validation Dice",
-}  # fmt: skip
+}
 
 
 class Section(NamedTuple):
-    """A part of the page: of what in the report, how it is rendered ("" when there is nothing to show), and what it says then."""
+    """A part of the page: of what in the report, how it is rendered ("" when there is nothing to show), and what it
+    says then.
+    """
 
     key: str
     title: str
@@ -70,10 +77,11 @@ def write_report(report: Mapping[str, Any], panels: Sequence[Mapping[str, Any]],
     """Write report.json and report.html, each in one step; returns the path of the page.
 
     Args:
-        report: all parts are optional. title, created: str. about: settings by name; its item "description" is printed below the
-            title. warnings: list of str. arms, comparisons, subgroups, areas: as scripts.evaluation.statistics gives them. calibration: by arm
-            `calibration.Reliability.summary`. failures: dicts of case, arm, seed, reason, image (its path). curves: by arm and seed
-            the columns of history.csv, None where an epoch has no value.
+        report: all parts are optional. title, created: str. about: settings by name; its item "description" is printed
+            below the title. warnings: list of str. arms, comparisons, subgroups, areas: as
+            scripts.evaluation.statistics gives them. calibration: by arm `calibration.Reliability.summary`. failures:
+            dicts of case, arm, seed, reason, image (its path). curves: by arm and seed the columns of history.csv, None
+            where an epoch has no value.
         panels: dicts of group ("best", "median", "worst"), title, and png, a path; one that cannot be read is told.
         output_dir: made when it is not there.
 
@@ -162,7 +170,8 @@ def _warnings(warnings: Sequence[str] | None) -> str:
     if not warnings:
         return '<p class="missing">No warnings.</p>'
     items = "".join(f"<li>{as_text(warning)}</li>" for warning in warnings)
-    return f'<aside class="warnings" aria-label="Warnings"><h2>⚠ {counted(len(warnings), "warning")}</h2><ul>{items}</ul></aside>'
+    heading = f"<h2>⚠ {counted(len(warnings), 'warning')}</h2>"
+    return f'<aside class="warnings" aria-label="Warnings">{heading}<ul>{items}</ul></aside>'
 
 
 def _verdicts(comparisons: Sequence[Mapping[str, Any]]) -> str:
@@ -192,12 +201,16 @@ def _pair(comparison: Mapping[str, Any]) -> str:
 def _render_arms(arms: Mapping[str, Mapping[str, Any]]) -> str:
     """A plot for the metrics of GLANCE, and the table of all metrics and counts."""
     metrics = list(dict.fromkeys(name for arm in arms.values() for name in arm.get("metrics") or {}))
-    columns = ["Metric", *(f"{arm_name(arm)}<small>{', '.join(_arm_sizes(summary))}</small>" for arm, summary in arms.items())]
+    columns = [
+        "Metric",
+        *(f"{arm_name(arm)}<small>{', '.join(_arm_sizes(summary))}</small>" for arm, summary in arms.items()),
+    ]
     counts = [name for name in COUNT_NAMES if any(name in (arm.get("counts") or {}) for arm in arms.values())]
     groups = {
         "Mean over cases [95 % interval over patients]": [_metric_row(name, arms) for name in metrics],
         "Empty masks, summed over cases and seeds": [
-            [COUNT_NAMES[name], *(as_text((arm.get("counts") or {}).get(name)) for arm in arms.values())] for name in counts
+            [COUNT_NAMES[name], *(as_text((arm.get("counts") or {}).get(name)) for arm in arms.values())]
+            for name in counts
         ],
     }
     notes = "" if counts else '<p class="missing">Empty masks were not counted.</p>'
@@ -216,7 +229,11 @@ def _metric_row(metric: str, arms: Mapping[str, Mapping[str, Any]]) -> list[str]
 
 def _metric_cell(summary: Mapping[str, Any], decimals: int) -> str:
     seeds = [value for value in (summary.get("seed_means") or {}).values() if value is not None]
-    spread = f"seeds {as_number(min(seeds), decimals)} to {as_number(max(seeds), decimals)}" if len(seeds) > 1 else "one seed"
+    spread = (
+        f"seeds {as_number(min(seeds), decimals)} to {as_number(max(seeds), decimals)}"
+        if len(seeds) > 1
+        else "one seed"
+    )
     return f"{as_interval(summary, decimals)}<small>{spread}</small>"
 
 
@@ -227,13 +244,24 @@ def _glance(arms: Mapping[str, Mapping[str, Any]]) -> str:
         found = {name: summary for name, summary in found.items() if summary and summary.get("mean") is not None}
         if found:
             decimals = decimals_of(metric)
-            values = ", ".join(f"{arm_style(name).name} {as_number(summary['mean'], decimals)}" for name, summary in found.items())
+            values = ", ".join(
+                f"{arm_style(name).name} {as_number(summary['mean'], decimals)}" for name, summary in found.items()
+            )
             plots.append(as_plot(metric_name(metric), interval_plot(found, f"{metric_text(metric)}: {values}")))
     return as_plots(plots) + '<p class="note">Marker: mean. Line: 95 % interval. Circles: seeds.</p>' if plots else ""
 
 
 def _render_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    columns = ["Comparison", "Metric", "Difference [95 % interval]", "p", "Patients", "Spread of seeds", "Margin", "Non-inferior"]
+    columns = [
+        "Comparison",
+        "Metric",
+        "Difference [95 % interval]",
+        "p",
+        "Patients",
+        "Spread of seeds",
+        "Margin",
+        "Non-inferior",
+    ]
     rows = [_comparison_row(comparison) for comparison in comparisons]
     tests = sorted({str(comparison["test"]) for comparison in comparisons if comparison.get("test")})
     note = "The difference is the first arm less the second, so that above 0 the first has the larger value."
@@ -257,12 +285,20 @@ def _comparison_row(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def _render_curves(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> str:
-    """A plot for each of CURVES and of the loss's further terms that some seed has, and a sentence on those that none has or that
-    are 0."""
+    """A plot for each of CURVES and of the loss's further terms that some seed has, and a sentence on those that none
+    has or that are 0.
+    """
     plots, absent, zero = [], [], []
-    columns = dict.fromkeys(name for seeds in curves.values() for found in seeds.values() for name in found if name != "epoch")
+    columns = dict.fromkeys(
+        name for seeds in curves.values() for found in seeds.values() for name in found if name != "epoch"
+    )
     for column, title in {**CURVES, **{name: f"{name} term" for name in columns if name not in CURVES}}.items():
-        values = [value for seeds in curves.values() for columns in seeds.values() for _, value in curve_points(columns, column)]
+        values = [
+            value
+            for seeds in curves.values()
+            for columns in seeds.values()
+            for _, value in curve_points(columns, column)
+        ]
         if not values:
             absent.append(title.lower())
         elif not any(values):
@@ -315,11 +351,18 @@ def _farthest(area: Mapping[str, Any], unit: str) -> str:
 def _render_calibration(calibration: Mapping[str, Mapping[str, Any]]) -> str:
     columns = ["Arm", "ECE", "Accuracy", "Mean confidence", "Wrong pixels with confidence above 0.9"]
     rows = [[arm_name(arm), *_calibration_cells(summary)] for arm, summary in calibration.items()]
-    drawn = {arm: summary for arm, summary in calibration.items() if any(one["count"] for one in summary.get("bins") or [])}
+    drawn = {
+        arm: summary for arm, summary in calibration.items() if any(one["count"] for one in summary.get("bins") or [])
+    }
     plots = [
-        as_plot(arm_name(arm), reliability_plot(summary, arm, _reliability_alt(arm, summary))) for arm, summary in drawn.items()
+        as_plot(arm_name(arm), reliability_plot(summary, arm, _reliability_alt(arm, summary)))
+        for arm, summary in drawn.items()
     ]
-    return as_table("Calibration over all pixels of the test cases", columns, {"": rows}) + as_plots(plots) + CALIBRATION_NOTE
+    return (
+        as_table("Calibration over all pixels of the test cases", columns, {"": rows})
+        + as_plots(plots)
+        + CALIBRATION_NOTE
+    )
 
 
 def _calibration_cells(summary: Mapping[str, Any]) -> list[str]:
@@ -328,7 +371,9 @@ def _calibration_cells(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _reliability_alt(arm: str, summary: Mapping[str, Any]) -> str:
-    figures = f"accuracy {as_number(summary.get('accuracy'))}, mean confidence {as_number(summary.get('mean_confidence'))}"
+    figures = (
+        f"accuracy {as_number(summary.get('accuracy'))}, mean confidence {as_number(summary.get('mean_confidence'))}"
+    )
     return f"Reliability diagram of {arm_style(arm).name}: ECE {as_number(summary.get('ece'))}, {figures}"
 
 
@@ -337,15 +382,22 @@ def _render_subgroups(subgroups: Sequence[Mapping[str, Any]]) -> str:
     groups: dict[str, list[list[str]]] = {}
     for row in subgroups:
         means = [as_interval(row["arms"][arm]) if arm in (row.get("arms") or {}) else "–" for arm in arms]
-        groups.setdefault(str(row.get("column")), []).append([as_text(row.get("group")), as_text(row.get("num_cases")), *means])
-    return as_table("Dice by subgroup, mean [95 % interval]", ["Group", "Cases", *map(arm_name, arms)], groups) + SUBGROUPS_NOTE
+        groups.setdefault(str(row.get("column")), []).append(
+            [as_text(row.get("group")), as_text(row.get("num_cases")), *means]
+        )
+    return (
+        as_table("Dice by subgroup, mean [95 % interval]", ["Group", "Cases", *map(arm_name, arms)], groups)
+        + SUBGROUPS_NOTE
+    )
 
 
 def _render_failures(failures: Sequence[Mapping[str, Any]]) -> str:
     rows = [_failure_row(failure) for failure in failures[:MAX_FAILURES]]
     left = len(failures) - len(rows)
     note = f'<p class="note">{left} more are in report.json.</p>' if left else ""
-    return as_table(f"{counted(len(failures), 'failure')}", ["Image", "Arm", "Seed", "Reason"], {"": rows}, "texts") + note
+    return (
+        as_table(f"{counted(len(failures), 'failure')}", ["Image", "Arm", "Seed", "Reason"], {"": rows}, "texts") + note
+    )
 
 
 def _failure_row(failure: Mapping[str, Any]) -> list[str]:
@@ -359,20 +411,22 @@ def _render_settings(about: Mapping[str, Any]) -> str:
 
 
 DESCRIPTION = "How well each network segments the test cases, and what the difference between them is worth."
-ARMS_NOTE = """<p class="note">Every case counts. Exactly one mask empty: Dice, IoU and NSD 0, HD95 the diagonal of the image.
-Both empty: Dice, IoU and NSD 1, HD95 0. A case's value is its mean over the seeds.</p>"""
-AREAS_NOTE = """<p class="note">A point a case: the difference of predicted and true lesion area over the mean of both. Thick line:
-bias, the mean difference. Dashed: limits of agreement, bias ± 1.96 standard deviations.</p>"""
-CALIBRATION_NOTE = """<p class="note">A bar a bin of confidence; below the dashed line the network is surer than it is right. The
-lower plot is each bin's share of the pixels, on a logarithmic axis. ECE here is over all pixels together, in the table of the arms
-the mean over cases.</p>"""
-SUBGROUPS_NOTE = """<p class="note">Groups were not fixed beforehand and are not corrected for their number: they raise questions
-and are no verdicts.</p>"""
+ARMS_NOTE = """<p class="note">Every case counts. Exactly one mask empty: Dice, IoU and NSD 0, HD95 the diagonal of the
+image. Both empty: Dice, IoU and NSD 1, HD95 0. A case's value is its mean over the seeds.</p>"""
+AREAS_NOTE = """<p class="note">A point a case: the difference of predicted and true lesion area over the mean of both.
+Thick line: bias, the mean difference. Dashed: limits of agreement, bias ± 1.96 standard deviations.</p>"""
+CALIBRATION_NOTE = """<p class="note">A bar a bin of confidence; below the dashed line the network is surer than it is
+right. The lower plot is each bin's share of the pixels, on a logarithmic axis. ECE here is over all pixels together, in
+the table of the arms the mean over cases.</p>"""
+SUBGROUPS_NOTE = """<p class="note">Groups were not fixed beforehand and are not corrected for their number: they raise
+questions and are no verdicts.</p>"""
 
 SECTIONS = (
     Section("arms", "Arms side by side", _render_arms, "No arm was measured."),
     Section("comparisons", "Comparisons", _render_comparisons, "No two arms were compared."),
-    Section("curves", "Learning curves", _render_curves, "The trainings of these networks left no learning curves here."),
+    Section(
+        "curves", "Learning curves", _render_curves, "The trainings of these networks left no learning curves here."
+    ),
     Section("panels", "Best, median and worst cases", _render_panels, "No cases were drawn."),
     Section("areas", "Lesion area", _render_areas, "Lesion areas were not recorded."),
     Section("calibration", "Calibration", _render_calibration, "Confidences were not recorded."),

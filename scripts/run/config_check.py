@@ -1,7 +1,8 @@
-"""Catches what MONAI's configuration ignores: unknown ids, dotted overrides, unknown arguments and values of another type.
+"""Catches what MONAI's configuration ignores: unknown ids, dotted overrides, unknown arguments and values of another
+type.
 
-MONAI sets whatever `--id value` it is given, and an id that nothing reads changes nothing. Every training and evaluation
-config names `checked_config` in its `initialize`, which runs before anything is built.
+MONAI sets whatever `--id value` it is given, and an id that nothing reads changes nothing. Every training and
+evaluation config names `checked_config` in its `initialize`, which runs before anything is built.
 """
 
 from __future__ import annotations
@@ -28,8 +29,15 @@ logger = logging.getLogger(__name__)
 
 # ids that `monai.bundle run --tracking` adds
 TRACKING_IDS = {
-    "experiment_name", "run_name", "tracking_uri", "output_dir", "save_execute_config", "is_not_rank0", "tracking",
-    "mlflow_off", "handlers_id",
+    "experiment_name",
+    "run_name",
+    "tracking_uri",
+    "output_dir",
+    "save_execute_config",
+    "is_not_rank0",
+    "tracking",
+    "mlflow_off",
+    "handlers_id",
 }
 RESERVED = {"_target_", "_requires_", "_disabled_", "_desc_", "_mode_"}
 PLAIN_SECTIONS = ("train", "validate", "test")
@@ -63,7 +71,10 @@ def section_texts(config: dict, **ids: str) -> dict[str, str]:
     Raises:
         ValueError: a section holds an expression, whose text does not say what it gives.
     """
-    return {name: json.dumps(_without_references(f"@{id}", config, id), sort_keys=True, default=str) for name, id in ids.items()}
+    return {
+        name: json.dumps(_without_references(f"@{id}", config, id), sort_keys=True, default=str)
+        for name, id in ids.items()
+    }
 
 
 def _without_references(value: Any, config: dict, id: str) -> Any:
@@ -77,7 +88,8 @@ def _without_references(value: Any, config: dict, id: str) -> Any:
     reference = REFERENCE.fullmatch(value)
     if reference is None:
         raise ValueError(
-            f"{id} is the expression {value!r}, whose text does not say what it gives, so that a cache or a resumed run could not "
+            f"{id} is the expression {value!r}, whose text does not say what it gives, so that a cache or a resumed "
+            "run could not "
             "tell one value from another; write the value, or a reference to it (@id)."
         )
     found = config
@@ -114,7 +126,9 @@ def check_config(config: dict) -> None:
     referred = set(re.findall(r"[@%](\w+)", json.dumps(config, default=str)))
     for name in config:
         if name not in known and name not in referred:
-            raise ValueError(f"unknown id {name!r} in the configuration or on the command line; {_suggest_id(name, config)}.")
+            raise ValueError(
+                f"unknown id {name!r} in the configuration or on the command line; {_suggest_id(name, config)}."
+            )
     for id, component in _components(config):
         _check_component(id, component)
     _check_plain_sections(config)
@@ -191,7 +205,9 @@ def _check_plain_sections(config: dict) -> None:
 
 
 def _check_fixed(config: dict) -> None:
-    """Ids that only point into a section in a training config: setting them would leave the section's value in force."""
+    """Ids that only point into a section in a training config: setting them would leave the section's value in
+    force.
+    """
     if "training" not in config:
         return
     for name, (value, right) in POINTERS.items():
@@ -221,15 +237,17 @@ def _check_type(id: str, value: Any, annotation: str) -> None:
         return
     expected = next((name for name in names if name in TYPES), None)
     if expected == "bool":
-        raise ValueError(f"{id} must be True or False with a capital letter on the command line, got the text {value!r}.")
+        raise ValueError(
+            f"{id} must be True or False with a capital letter on the command line, got the text {value!r}."
+        )
     if expected:
         raise ValueError(f"{id} must be of type {expected}, got the text {value!r}.")
 
 
 @lru_cache
 def target_parameters(target: str) -> dict[str, str] | None:
-    """Argument names and annotations of `scripts.module.Name`, read from its source without importing it (heavy libraries
-    stay unloaded); None when it takes any keyword.
+    """Argument names and annotations of `scripts.module.Name`, read from its source without importing it (heavy
+    libraries stay unloaded); None when it takes any keyword.
 
     Raises:
         ValueError: there is no such module or name.
@@ -272,7 +290,9 @@ def _running_config(frame: FrameType | None) -> dict:
 
 
 def show_errors_briefly() -> None:
-    """On the command line, end a run that a user can mend with its message alone, without MONAI's chain of tracebacks."""
+    """On the command line, end a run that a user can mend with its message alone, without MONAI's chain of
+    tracebacks.
+    """
     if _is_command_line() and sys.excepthook is sys.__excepthook__:
         sys.excepthook = _brief_excepthook
 
@@ -291,7 +311,9 @@ def _brief_excepthook(kind: type, error: BaseException, traceback: TracebackType
 
 
 def find_user_error(error: BaseException | None) -> BaseException | None:
-    """The first in MONAI's chain of an error's causes that a user can mend, see `is_user_error`; None where there is none."""
+    """The first in MONAI's chain of an error's causes that a user can mend, see `is_user_error`; None where there is
+    none.
+    """
     while error is not None and not is_user_error(error):
         error = error.__cause__ or error.__context__
     return error

@@ -1,7 +1,8 @@
 """Processes that train or evaluate together, started by torchrun: each has a GPU, or a share of the CPU, and a rank.
 
-DistributedDataParallel, Li et al. 2020, arXiv:2006.15704. Every rank runs the same configuration on its own share of the images,
-gradients are averaged before each step, and rank 0 alone writes. What all ranks must agree on is decided by rank 0.
+DistributedDataParallel, Li et al. 2020, arXiv:2006.15704. Every rank runs the same configuration on its own share of
+the images, gradients are averaged before each step, and rank 0 alone writes. What all ranks must agree on is decided by
+rank 0.
 """
 
 from __future__ import annotations
@@ -38,20 +39,25 @@ class RankHardware(Hardware):
     `rank` and `num_ranks` count all processes, `local_ranks` those on this machine.
 
     Args:
-        gpu_ids: a GPU for each process on this machine, in the order of their local ranks; None takes the first ones, or the CPU
-            where there is no GPU; [] is the CPU.
+        gpu_ids: a GPU for each process on this machine, in the order of their local ranks; None takes the first ones,
+            or the CPU where there is no GPU; [] is the CPU.
         precision: see `Hardware`.
-        timeout_hours: a rank that waits longer for the others ends with an error. One that has died is noticed by torchrun at once,
-            so that this only has to be longer than the longest wait, such as for another rank's share of the teacher's cache.
+        timeout_hours: a rank that waits longer for the others ends with an error. One that has died is noticed by
+            torchrun at once, so that this only has to be longer than the longest wait, such as for another rank's share
+            of the teacher's cache.
 
     Raises:
         ValueError: this process was not started by torchrun, GPUs that are not there, or not one GPU for each process.
     """
 
-    def __init__(self, gpu_ids: Sequence[int] | None = None, precision: str = "auto", timeout_hours: float = 12.0) -> None:
+    def __init__(
+        self, gpu_ids: Sequence[int] | None = None, precision: str = "auto", timeout_hours: float = 12.0
+    ) -> None:
         if "LOCAL_RANK" not in os.environ:
             command = TORCHRUN.format(2)
-            raise ValueError(f"this configuration is for several processes, but this one was started alone; run {command}.")
+            raise ValueError(
+                f"this configuration is for several processes, but this one was started alone; run {command}."
+            )
         self.local_ranks = int(os.environ["LOCAL_WORLD_SIZE"])
         super().__init__(gpu_ids, precision)
         join(self.device, timedelta(hours=timeout_hours))
@@ -72,7 +78,8 @@ class RankHardware(Hardware):
             raise ValueError(f"hardware::gpu_ids must be a list such as [0, 1], got {gpu_ids!r}.")
         if gpu_ids and len(gpu_ids) != self.local_ranks:
             raise ValueError(
-                f"hardware::gpu_ids {list(gpu_ids)} names {len(gpu_ids)} GPUs, but torchrun has started {self.local_ranks} "
+                f"hardware::gpu_ids {list(gpu_ids)} names {len(gpu_ids)} GPUs, but torchrun has started "
+                f"{self.local_ranks} "
                 f"processes on this machine; pass --nproc_per_node={len(gpu_ids)}, or a GPU for each process."
             )
         return pick_device(gpu_ids[local_rank : local_rank + 1])
@@ -110,7 +117,9 @@ def naming_lost_ranks(advice: str) -> Iterator[None]:
     except RuntimeError as error:
         if idist.get_world_size() == 1 or not LOST.search(str(error)):
             raise
-        raise ConnectionError(f"another process has ended, see what it says and torchrun's summary; {advice}") from error
+        raise ConnectionError(
+            f"another process has ended, see what it says and torchrun's summary; {advice}"
+        ) from error
 
 
 @contextmanager
@@ -125,22 +134,25 @@ def _outside_slurm() -> Iterator[None]:
 
 
 def launch_name() -> str | None:
-    """What torchrun calls this launch, the same after a restart; None where it was given no name and is not to be restarted.
+    """What torchrun calls this launch, the same after a restart; None where it was given no name and is not to be
+    restarted.
 
     Raises:
-        ValueError: a launch is to be restarted that has no name, and could not find its run again, or whose ranks would be told the
-            addresses of those before the restart (pytorch issue 135712).
+        ValueError: a launch is to be restarted that has no name, and could not find its run again, or whose ranks would
+            be told the addresses of those before the restart (pytorch issue 135712).
     """
     name = os.environ.get("TORCHELASTIC_RUN_ID", NO_NAME)
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
     if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise ValueError(
-            f"after a restart by torchrun --max-restarts {restarts} the processes would look for those that have ended, since "
+            f"after a restart by torchrun --max-restarts {restarts} the processes would look for those that have "
+            "ended, since "
             f"torchrun keeps their addresses; start it as {OWN_STORE} torchrun ..., see docs/many_machines.md."
         )
     if restarts and name == NO_NAME:
         raise ValueError(
-            f"torchrun --max-restarts {restarts} starts a run again, which then has to find its folder by the name of the launch; "
+            f"torchrun --max-restarts {restarts} starts a run again, which then has to find its folder by the name of "
+            "the launch; "
             "pass --standalone, or --rdzv_id NAME with a name that no other launch has."
         )
     return None if name == NO_NAME else name
@@ -157,16 +169,19 @@ def shared_run_folder(
     """
     found = [RunFolder(root, dataset, resume, timestamp, launch_name()) if rank == 0 else None]
     if rank == 0 and found[0].restarted:
-        logger.info("the launch %s began %s and goes on there; a new run needs a new --rdzv_id", found[0].launch, found[0].path)
+        logger.info(
+            "the launch %s began %s and goes on there; a new run needs a new --rdzv_id", found[0].launch, found[0].path
+        )
     dist.broadcast_object_list(found)
     return found[0]
 
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module with its gradients averaged over the ranks after each backward pass; one without weights to train as it is.
+    """The module with its gradients averaged over the ranks after each backward pass; one without weights to train as
+    it is.
 
-    On GPUs its batch norms count the images of all ranks (torch has this for GPUs alone). On the CPU each rank normalizes by its
-    own, see `SharedStatistics`. Parameters that no loss reaches keep no gradient, as in one process.
+    On GPUs its batch norms count the images of all ranks (torch has this for GPUs alone). On the CPU each rank
+    normalizes by its own, see `SharedStatistics`. Parameters that no loss reaches keep no gradient, as in one process.
 
     Args:
         module: the same on every rank; moved to the device.
@@ -180,12 +195,14 @@ def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     # not static_graph, which loses the gradients of weights that are used after others are not
     parallel = DistributedDataParallel(module, device_ids=[device] if gpu else None, find_unused_parameters=True)
-    parallel.broadcast_buffers = False  # from here on; as an argument, which newer versions of torch deprecate, at the start too
+    # from here on; as an argument, which newer versions of torch deprecate, at the start too
+    parallel.broadcast_buffers = False
     return parallel
 
 
 class SharedStatistics:
-    """Averages the running statistics of batch norms over the ranks at the end of each epoch, before a validation reads them.
+    """Averages the running statistics of batch norms over the ranks at the end of each epoch, before a validation reads
+    them.
 
     Args:
         modules: whose batch norms are meant; those that count the images of all ranks anyway are passed over.

@@ -1,9 +1,10 @@
-"""What differs where MONAI Label calls: its labeled studies are the cases, there may be no teacher, and it writes masks itself.
+"""What differs where MONAI Label calls: its labeled studies are the cases, there may be no teacher, and it writes masks
+itself.
 
-MONAI Label (0.8.5) runs train.json with lists of its studies in the place of train#dataset#data and validate#dataset#data, with its
-number of epochs in train#trainer#max_epochs, and with a handler before ours that loads models/model.pt. It knows nothing of data
-set folders and teachers. In a run of monai.bundle references stand where those lists are, so that nothing here touches one: there
-a teacher that is not named stays an error.
+MONAI Label (0.8.5) runs train.json with lists of its studies in the place of train#dataset#data and
+validate#dataset#data, with its number of epochs in train#trainer#max_epochs, and with a handler before ours that loads
+models/model.pt. It knows nothing of data set folders and teachers. In a run of monai.bundle references stand where
+those lists are, so that nothing here touches one: there a teacher that is not named stays an error.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ LOSSY = (".jpg", ".jpeg")
 
 
 def given_studies(config: dict[str, Any]) -> dict[str, list[dict]] | None:
-    """MONAI Label's lists `training` and `validation` of dicts with the paths "image" and "label"; None in any other run.
+    """MONAI Label's lists `training` and `validation` of dicts with the paths "image" and "label"; None in any other
+    run.
 
     Args:
         config: as `checked_config` returns it.
@@ -39,19 +41,23 @@ def given_studies(config: dict[str, Any]) -> dict[str, list[dict]] | None:
         return None
     if not isinstance(validation, list):
         raise ValueError(
-            "val_split is negative, which asks for a validation list of the bundle, but it has none; pass a val_split such as 0.2."
+            "val_split is negative, which asks for a validation list of the bundle, but it has none; pass a val_split "
+            "such as 0.2."
         )
     for name, cases in (("training", training), ("validation", validation)):
         if not cases:
             raise ValueError(
-                f"MONAI Label gave {len(training)} labeled studies for training and {len(validation)} for validation, expected at "
-                f"least one for {name}; save more labels (three are enough for a val_split of 0.2), or pass another val_split."
+                f"MONAI Label gave {len(training)} labeled studies for training and {len(validation)} for validation, "
+                "expected at "
+                f"least one for {name}; save more labels (three are enough for a val_split of 0.2), or pass another "
+                "val_split."
             )
     return {"training": training, "validation": validation}
 
 
 def lacks_teacher(config: dict[str, Any], studies: dict[str, list[dict]] | None) -> bool:
-    """Whether MONAI Label started this training and teacher::lora_checkpoint names no teacher; says in the log what follows.
+    """Whether MONAI Label started this training and teacher::lora_checkpoint names no teacher; says in the log what
+    follows.
 
     Args:
         config: as `checked_config` returns it.
@@ -65,7 +71,8 @@ def lacks_teacher(config: dict[str, Any], studies: dict[str, list[dict]] | None)
         logger.info("MONAI Label gave %s: the student is DISTILLED from the teacher %s", cases, teacher)
         return False
     logger.warning(
-        "MONAI Label gave %s, and train.json names no teacher: the student is trained WITHOUT A TEACHER, on the labels alone. "
+        "MONAI Label gave %s, and train.json names no teacher: the student is trained WITHOUT A TEACHER, on the labels "
+        "alone. "
         "Set teacher::lora_checkpoint in configs/train.json to distil, see docs/monai_label.md.",
         cases,
     )
@@ -100,8 +107,9 @@ def fitting_warmup(warmup_epochs: int, num_epochs: int, studies: dict[str, list[
 class LabelResultd(MapTransform):
     """Masks as MONAI Label's writer keeps them whole; items of other programs are left as they are.
 
-    It writes with ITK, in the format of the image: as JPEG a mask's values would change, so that PNG is asked for unless the client
-    wants another format; and of a NIfTI image (W, H) position and pixel size would be lost, so that its mask becomes (W, H, 1).
+    It writes with ITK, in the format of the image: as JPEG a mask's values would change, so that PNG is asked for
+    unless the client wants another format; and of a NIfTI image (W, H) position and pixel size would be lost, so that
+    its mask becomes (W, H, 1).
 
     Args:
         keys: uint8 masks in the shape of the stored image, as ToStoredShaped gives them.

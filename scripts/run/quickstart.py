@@ -1,7 +1,7 @@
 """The quickstart's teacher: LiteMedSAM's mask decoder tuned on the phantoms, by the same training that real data gets.
 
-configs/quickstart.json refers to `tune_teacher` where a real run names a file, so that one command does what a user does in
-two: fine-tune a teacher, then distil it.
+configs/quickstart.json refers to `tune_teacher` where a real run names a file, so that one command does what a user
+does in two: fine-tune a teacher, then distil it.
 """
 
 from __future__ import annotations

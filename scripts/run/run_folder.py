@@ -17,8 +17,8 @@ class RunFolder:
         dataset: name of the data set.
         resume: an earlier run's folder or one of its checkpoints: this run then writes there; None starts a new folder.
         timestamp: name of a new folder; None takes the time.
-        launch: name of the program's start, where it is started again under the same name when it is killed: such a run goes on in
-            the folder that it began (its LAUNCH says so), from the last epoch that was completed.
+        launch: name of the program's start, where it is started again under the same name when it is killed: such a run
+            goes on in the folder that it began (its LAUNCH says so), from the last epoch that was completed.
 
     `restarted` tells whether it does.
 
@@ -28,11 +28,18 @@ class RunFolder:
     """
 
     def __init__(
-        self, root: str, dataset: str, resume: str | None = None, timestamp: str | None = None, launch: str | None = None
+        self,
+        root: str,
+        dataset: str,
+        resume: str | None = None,
+        timestamp: str | None = None,
+        launch: str | None = None,
     ) -> None:
         self.launch = launch
         self.resume_checkpoint = find_checkpoint(Path(resume)) if resume else None
-        begun = find_launch(launch, [*_runs(self.resume_checkpoint), *(Path(root) / dataset).glob("*")]) if launch else None
+        begun = (
+            find_launch(launch, [*_runs(self.resume_checkpoint), *(Path(root) / dataset).glob("*")]) if launch else None
+        )
         self.restarted = begun is not None
         if begun:
             last = begun / MODELS / LAST_CHECKPOINT
@@ -70,7 +77,9 @@ class RunFolder:
         """
         found = sorted(self.models.glob(f"{BEST}*"), key=lambda path: path.stat().st_mtime)
         if not found:
-            raise FileNotFoundError(f"{self.models} holds no best_epoch* file: no validation has ended in this run yet.")
+            raise FileNotFoundError(
+                f"{self.models} holds no best_epoch* file: no validation has ended in this run yet."
+            )
         return found[-1]
 
 
@@ -92,9 +101,12 @@ def find_checkpoint(resume: Path) -> Path:
     checkpoint = resume / MODELS / LAST_CHECKPOINT if resume.is_dir() else resume
     if not checkpoint.is_file():
         raise FileNotFoundError(
-            f"training::resume: {checkpoint} is not there; pass the folder of a run that has completed an epoch, or a checkpoint."
+            f"training::resume: {checkpoint} is not there; pass the folder of a run that has completed an epoch, or a "
+            "checkpoint."
         )
     checkpoint = checkpoint.resolve()
     if checkpoint.parent.name != MODELS:  # the run would write beside somebody's files
-        raise ValueError(f"training::resume: {checkpoint} is not in the folder {MODELS} of a run; pass the run's folder.")
+        raise ValueError(
+            f"training::resume: {checkpoint} is not in the folder {MODELS} of a run; pass the run's folder."
+        )
     return checkpoint

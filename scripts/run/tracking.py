@@ -1,7 +1,7 @@
 """What an experiment tracker is told of a run, whichever tracker it is; scripts/handlers/ has one record for each.
 
-All of it comes from the run's configuration, data and folder, so that the trackers agree with the files. Names of metrics are
-those of the TensorBoard files: train/task, val/val_mean_dice, and so on.
+All of it comes from the run's configuration, data and folder, so that the trackers agree with the files. Names of
+metrics are those of the TensorBoard files: train/task, val/val_mean_dice, and so on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ REPORTING = {"mlflow": ("MLFLOW_DISABLE_TELEMETRY", "true"), "wandb": ("WANDB_ER
 
 
 def require(package: str) -> ModuleType:
-    """The module of an optional package, which sends no reports of its use to its makers unless the environment says otherwise.
+    """The module of an optional package, which sends no reports of its use to its makers unless the environment says
+    otherwise.
 
     Raises:
         ValueError: it is not installed; the extra that brings it has its name.
@@ -73,7 +74,8 @@ def small_picture(path: Path, width: int = PANEL_WIDTH) -> Image.Image:
 
 
 def flatten_sections(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The user's sections as {"training.lr": 1e-4, ...}; a reference to a value is replaced by it, one to an object stays a text.
+    """The user's sections as {"training.lr": 1e-4, ...}; a reference to a value is replaced by it, one to an object
+    stays a text.
 
     Args:
         config: as `checked_config` returns it.
@@ -97,7 +99,9 @@ def _value(value: Any, config: Mapping[str, Any]) -> Any:
 
 
 def data_hashes(data: SegmentationData) -> dict[str, str]:
-    """Hashes of the datalist's file, of its lists (`SegmentationData.digest`), and of the content of all images and labels."""
+    """Hashes of the datalist's file, of its lists (`SegmentationData.digest`), and of the content of all images and
+    labels.
+    """
     content, files = json.loads(data.datalist.read_text(encoding="utf-8")), hashlib.sha256()
     for item in (item for split in SPLITS for item in content.get(split, [])):
         for name in [item] if isinstance(item, str) else [item["image"], item.get("label")]:
@@ -147,7 +151,9 @@ class TrackedRun:
         return {**describe_origin(), **data_hashes(self.data), "data.name": self.data.name}
 
     def epochs(self, after: int = 0) -> Iterator[tuple[int, dict[str, float]]]:
-        """Number and metrics of each epoch after one: loss and its terms, lr and times under train/, validation under val/."""
+        """Number and metrics of each epoch after one: loss and its terms, lr and times under train/, validation
+        under val/.
+        """
         path = self.folder.path / "history.csv"
         if not path.is_file():
             return
@@ -155,10 +161,15 @@ class TrackedRun:
             rows = [row for row in csv.DictReader(file) if int(row["epoch"]) > after]
         for row in rows:
             values = {key: float(text) for key, text in row.items() if text and key != "epoch"}
-            yield int(row["epoch"]), {f"{'val' if key.startswith('val_') else 'train'}/{key}": values[key] for key in values}
+            yield (
+                int(row["epoch"]),
+                {f"{'val' if key.startswith('val_') else 'train'}/{key}": values[key] for key in values},
+            )
 
     def test_figures(self) -> dict[str, float]:
-        """Means of the final evaluation and the ends of their intervals: test/student/dice, ..._low, ..._high; {} without one."""
+        """Means of the final evaluation and the ends of their intervals: test/student/dice, ..._low, ..._high; {}
+        without one.
+        """
         path = self.folder.path / "report.json"
         arms = json.loads(path.read_text(encoding="utf-8"))["arms"] if path.is_file() else {}
         figures = {}
@@ -193,8 +204,8 @@ class TrackedRun:
 class Record(ABC):
     """A run in one tracker: opened at the start, told of every epoch, given figures and files at the end.
 
-    Which run of the tracker it is, and how far it was told, stands in `{package}_record.json` in the run's folder, so that a
-    resumed run goes on in it. Of several processes that torchrun has started the first alone records.
+    Which run of the tracker it is, and how far it was told, stands in `{package}_record.json` in the run's folder, so
+    that a resumed run goes on in it. Of several processes that torchrun has started the first alone records.
 
     Args:
         run: what is recorded.
@@ -216,7 +227,9 @@ class Record(ABC):
         if self.is_silent:
             return
         self.network = network
-        state = json.loads(self._state_file.read_text()) if self._state_file.is_file() else {"id": None, "last_epoch": 0}
+        state = (
+            json.loads(self._state_file.read_text()) if self._state_file.is_file() else {"id": None, "last_epoch": 0}
+        )
         self.last_epoch = state["last_epoch"]
         self.id = self._open(state["id"])
         self._remember()

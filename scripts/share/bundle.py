@@ -4,10 +4,11 @@
     python -m scripts.share hub --output logs/share
     python -m scripts.share push --repo OWNER/NAME [--public]
 
-All three hold what git tracks of `CONTENT`, with SHA256SUMS beside it (scripts/share/manifest.py). The zip is NAME_vVERSION.zip with one
-folder NAME, as `monai.bundle.download` unpacks it, and the same to the last byte wherever it is made. The repository's README.md is
-the model card, with a header made from the metadata and results; what was README.md is USAGE.md there. `push` uploads such a folder
-from a temporary copy, since MONAI rewrites the README.md of the folder that it pushes.
+All three hold what git tracks of `CONTENT`, with SHA256SUMS beside it (scripts/share/manifest.py). The zip is
+NAME_vVERSION.zip with one folder NAME, as `monai.bundle.download` unpacks it, and the same to the last byte wherever it
+is made. The repository's README.md is the model card, with a header made from the metadata and results; what was
+README.md is USAGE.md there. `push` uploads such a folder from a temporary copy, since MONAI rewrites the README.md of
+the folder that it pushes.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ def write_hub_folder(root: Path, output: Path, overwrite: bool = False) -> Path:
     """
     target = output / bundle_name(root)
     if overwrite and target.exists() and not (target / MANIFEST).is_file():
-        raise FileExistsError(f"{target} is no shared bundle, which would have {MANIFEST}, and is kept; choose another --output.")
+        raise FileExistsError(
+            f"{target} is no shared bundle, which would have {MANIFEST}, and is kept; choose another --output."
+        )
     _refuse_existing(target, overwrite)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=f".{target.name}-") as draft:
@@ -118,7 +121,8 @@ def write_hub_folder(root: Path, output: Path, overwrite: bool = False) -> Path:
 
 
 def push(root: Path, repo: str, public: bool = False) -> str:
-    """Uploads the bundle to a model repository, made when it is not there, and tags it with the version; returns the address.
+    """Uploads the bundle to a model repository, made when it is not there, and tags it with the version; returns the
+    address.
 
     What an earlier version left in the repository and this one has not is deleted there, so that SHA256SUMS holds.
 
@@ -146,19 +150,25 @@ def _upload(folder: Path, repo: str, public: bool) -> str:
 
     version = read_metadata(folder)["version"]
     _refuse_version(repo, version)
-    address = push_to_hf_hub(repo, folder.name, str(folder.parent), private=not public, version=version, delete_patterns="*")
+    address = push_to_hf_hub(
+        repo, folder.name, str(folder.parent), private=not public, version=version, delete_patterns="*"
+    )
     return str(address)
 
 
 def _refuse_version(repo: str, version: str) -> None:
-    """MONAI leaves a tag that is there where it is, so that a version would go on meaning the files of an earlier push."""
+    """MONAI leaves a tag that is there where it is, so that a version would go on meaning the files of an earlier
+    push.
+    """
     hub, errors = hub_library(), hub_library("huggingface_hub.errors")
     try:
         tags = [tag.name for tag in hub.HfApi().list_repo_refs(repo).tags]
     except errors.RepositoryNotFoundError:
         return
     if version in tags:
-        raise ValueError(f"{repo} has the version {version} already; raise the version in {METADATA} and name it in its changelog.")
+        raise ValueError(
+            f"{repo} has the version {version} already; raise the version in {METADATA} and name it in its changelog."
+        )
 
 
 def copy_bundle(root: Path, folder: Path) -> Path:
@@ -219,7 +229,9 @@ def bundle_name(root: Path) -> str:
 
 def _refuse_existing(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; choose another --output, or pass --overwrite to replace what was shared there.")
+        raise FileExistsError(
+            f"{target} exists; choose another --output, or pass --overwrite to replace what was shared there."
+        )
 
 
 def _make_repository(folder: Path) -> None:

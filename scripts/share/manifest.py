@@ -2,10 +2,10 @@
 
     python -I scripts/share/manifest.py [FOLDER] [--sha256 HEX]
 
-Needs Python alone and imports nothing of the bundle; with -I Python looks for no module beside this file either. The list has the
-form of `sha256sum`, so `sha256sum --check SHA256SUMS` does without this file too. A file that is changed, missing or additional is
-named, and the program ends with 1. The list itself is only as good as its source: --sha256 compares it with a sum that came by
-another way.
+Needs Python alone and imports nothing of the bundle; with -I Python looks for no module beside this file either. The
+list has the form of `sha256sum`, so `sha256sum --check SHA256SUMS` does without this file too. A file that is changed,
+missing or additional is named, and the program ends with 1. The list itself is only as good as its source: --sha256
+compares it with a sum that came by another way.
 """
 
 # no `from __future__`, which would import a module before the search path is mended
@@ -38,10 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"manifest: {error}", file=sys.stderr)
         return 1
     if found:
-        print(f"manifest: {options.folder} is not what was shared; run nothing of it and get it again:", file=sys.stderr)
+        print(
+            f"manifest: {options.folder} is not what was shared; run nothing of it and get it again:", file=sys.stderr
+        )
         print("\n".join(f"  {line}" for line in found), file=sys.stderr)
         return 1
-    print(f"ok: the {count} files of {options.folder} are those of {MANIFEST}, sha256 {digest(options.folder / MANIFEST)}")
+    print(
+        f"ok: the {count} files of {options.folder} are those of {MANIFEST}, sha256 {digest(options.folder / MANIFEST)}"
+    )
     return 0
 
 
@@ -75,9 +79,13 @@ def problems(folder: Path, sha256: str | None = None) -> list[str]:
     """
     listed = read_manifest(folder)
     if sha256 and digest(folder / MANIFEST) != sha256.lower():
-        raise ValueError(f"{folder / MANIFEST} has the sha256 {digest(folder / MANIFEST)}, not {sha256}: it is another list.")
-    present = {name for name in files_below(folder) if name not in (MANIFEST, HUB_RECORD) and not name.startswith(HUB_RECORDS)}
-    states = {name: "missing" for name in listed.keys() - present} | {name: "additional" for name in present - listed.keys()}
+        raise ValueError(
+            f"{folder / MANIFEST} has the sha256 {digest(folder / MANIFEST)}, not {sha256}: it is another list."
+        )
+    present = {
+        name for name in files_below(folder) if name not in (MANIFEST, HUB_RECORD) and not name.startswith(HUB_RECORDS)
+    }
+    states = dict.fromkeys(listed.keys() - present, "missing") | dict.fromkeys(present - listed.keys(), "additional")
     for name in listed.keys() & present:
         if not _is_plain(folder / name):
             states[name] = "no file"
@@ -95,12 +103,16 @@ def read_manifest(folder: Path) -> dict[str, str]:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; a bundle gets it when it is shared, by python -m scripts.share.bundle.")
+        raise FileNotFoundError(
+            f"{path} does not exist; a bundle gets it when it is shared, by python -m scripts.share.bundle."
+        )
     listed = {}
     for number, line in enumerate(path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n"), 1):
         match = LINE.fullmatch(line)
         if match is None:
-            raise ValueError(f"line {number} of {path} is {line!r}; expected 64 hexadecimal digits, two spaces and a name.")
+            raise ValueError(
+                f"line {number} of {path} is {line!r}; expected 64 hexadecimal digits, two spaces and a name."
+            )
         name = match[2]
         _check_name(name, f"line {number} of {path}: ")
         if name in listed:
@@ -110,7 +122,9 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Names of everything in a folder that is no folder, relative to it with forward slashes; a link is one, wherever it leads."""
+    """Names of everything in a folder that is no folder, relative to it with forward slashes; a link is one,
+    wherever it leads.
+    """
     for where, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(where, name))]
         for name in files + links:
@@ -133,7 +147,13 @@ def _is_plain(path: Path) -> bool:
 def _check_name(name: str, where: str = "") -> None:
     """Refuses what could lead out of the folder, on any system, or spoil the list or a terminal."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or path.as_posix() != name or not name.isprintable() or set(name) & set("\\:"):
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or path.as_posix() != name
+        or not name.isprintable()
+        or set(name) & set("\\:")
+    ):
         raise ValueError(f"{where}{_shown(name)} is no plain path inside the bundle.")
 
 

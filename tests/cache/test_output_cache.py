@@ -103,7 +103,9 @@ def test_another_precision_is_a_miss(tmp_path, network):
             assert look_up(cache, network, images)[1] == []
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"not an array", lambda b: b[:-1]])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"not an array", lambda b: b[:-1]]
+)
 def test_damaged_entry_is_computed_again_with_a_warning(tmp_path, network, caplog, damage):
     cache, images = OutputCache(tmp_path, network), torch.rand(1, 3, 8, 8)
     first, _ = look_up(cache, network, images)

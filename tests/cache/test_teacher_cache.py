@@ -29,9 +29,13 @@ SETTINGS = {"preprocessing": "resize to 64", "augmentation": "the default"}
 @pytest.fixture
 def frozen(sam_checkpoint, lora_checkpoint):
     return partial(
-        FrozenTeacher, "vit_test", img_size=64, sam_checkpoint=str(sam_checkpoint), lora_checkpoint=str(lora_checkpoint),
+        FrozenTeacher,
+        "vit_test",
+        img_size=64,
+        sam_checkpoint=str(sam_checkpoint),
+        lora_checkpoint=str(lora_checkpoint),
         precision="fp32",
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -177,7 +181,9 @@ def test_warp_looks_at_every_image_and_computes_those_of_other_pixels_again(cach
     cached("warp").fill()
     dataset = views(None)
     read = dataset.transform
-    dataset.transform = lambda entry: {"image": read(entry)["image"].flip(-1) if "0001" in entry["image"] else read(entry)["image"]}
+    dataset.transform = lambda entry: {
+        "image": read(entry)["image"].flip(-1) if "0001" in entry["image"] else read(entry)["image"]
+    }
     changed = [index for index in range(3) if "0001" in dataset.data[index]["image"]]
     teacher = cached("warp", dataset=dataset)
     assert not teacher.missing and len(changed) == 1
@@ -262,7 +268,9 @@ def test_entry_that_goes_bad_while_the_run_goes_on(cached, views, tmp_path):
         if mode == "replay":  # the image is at hand: computed again
             torch.testing.assert_close(teacher(images, view).logits, before, atol=1e-3, rtol=1e-3)
         else:
-            with pytest.raises(ValueError, match="2 entries of the teacher cache .* gone or damaged.* --training::resume"):
+            with pytest.raises(
+                ValueError, match="2 entries of the teacher cache .* gone or damaged.* --training::resume"
+            ):
                 teacher(images, view)
         shutil.rmtree(tmp_path / "cache")
 
@@ -283,7 +291,9 @@ def test_folder_copied_over_another_teachers_name_is_no_hit(cached, views, froze
     assert len(other.missing) == 6 and "is another's" in caplog.text
     other.fill()
     images, view = batch(views(), (0, 0), (2, 1))
-    torch.testing.assert_close(other(images, view).logits, frozen(lora_checkpoint=other_lora)(images).logits, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        other(images, view).logits, frozen(lora_checkpoint=other_lora)(images).logits, atol=1e-3, rtol=1e-3
+    )
 
 
 def test_entry_renamed_to_anothers_name_is_no_hit(cached, tmp_path, caplog):
@@ -435,7 +445,9 @@ def test_fill_for_panels_and_evaluation_ends_where_nothing_can_be_kept(cached, m
 def test_outputs_that_are_not_finite_are_refused_with_the_file(cached, monkeypatch, tmp_path, value):
     teacher = cached()
     monkeypatch.setattr(teacher.teacher, "segment", lambda image: (torch.full((len(image), 1, 16, 16), value), None))
-    with pytest.raises(FloatingPointError, match=r"the teacher's masks of .*_\d+.png are not finite.*--teacher::precision fp32"):
+    with pytest.raises(
+        FloatingPointError, match=r"the teacher's masks of .*_\d+.png are not finite.*--teacher::precision fp32"
+    ):
         teacher.fill()
     assert not entries(tmp_path)
 
@@ -519,7 +531,10 @@ def test_precision_is_what_auto_gives_on_the_processor(frozen, monkeypatch):
         monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device, native=native: native)
         auto, told = frozen(precision="auto"), frozen(precision="bf16" if native else "fp32")
         assert auto.description["precision"] == ("bf16" if native else "fp32") and auto.key == told.key
-        assert frozen(precision="fp32").resolved_precision == "fp32" and frozen(precision="bf16").resolved_precision == "bf16"
+        assert (
+            frozen(precision="fp32").resolved_precision == "fp32"
+            and frozen(precision="bf16").resolved_precision == "bf16"
+        )
     assert frozen(precision="fp32").key != frozen(precision="bf16").key
     with pytest.raises(ValueError, match="teacher::precision must be one of auto, fp32, bf16, got 'fp16'"):
         frozen(precision="fp16")
@@ -568,13 +583,27 @@ def trained(overrides, **changes):
 def test_replay_trains_what_online_trains_on_the_same_views(overrides, gamma):
     """Up to the rounding of the logits to fp16, 2^-11 of their size."""
     changes = {
-        "final_evaluation": None, "hardware::precision": "fp32", "teacher::precision": "fp32", "train::dataset::views": 2,
-        "distillation::gamma": gamma, "distillation::student_channels": 6, "training::num_epochs": 3, "training::lr": 1e-3,
-    }  # fmt: skip
+        "final_evaluation": None,
+        "hardware::precision": "fp32",
+        "teacher::precision": "fp32",
+        "train::dataset::views": 2,
+        "distillation::gamma": gamma,
+        "distillation::student_channels": 6,
+        "training::num_epochs": 3,
+        "training::lr": 1e-3,
+    }
     states = {}
     for mode in ("online", "replay"):
         states[mode] = trained(overrides, **changes, **{"distillation::mode": mode, "run_folder::timestamp": mode})
-    start = run({**overrides, **changes, "distillation::mode": "online", "training::lr": 1e-12, "run_folder::timestamp": "start"})
+    start = run(
+        {
+            **overrides,
+            **changes,
+            "distillation::mode": "online",
+            "training::lr": 1e-12,
+            "run_folder::timestamp": "start",
+        }
+    )
     start = start.parser.get_parsed_content("network").state_dict()
     weights = [name for name, value in start.items() if value.is_floating_point() and value.numel() > 1]
     moved = torch.cat([(states["online"][name] - start[name]).flatten() for name in weights]).norm()
@@ -584,7 +613,9 @@ def test_replay_trains_what_online_trains_on_the_same_views(overrides, gamma):
 
 def test_second_run_of_a_sweep_never_loads_the_teacher(overrides):
     run({**overrides, "distillation::mode": "warp"})
-    flow = run({**overrides, "distillation::temperature": 8.0, "distillation::beta": 0.9, "run_folder::timestamp": "two"})
+    flow = run(
+        {**overrides, "distillation::temperature": 8.0, "distillation::beta": 0.9, "run_folder::timestamp": "two"}
+    )
     teacher = flow.parser.get_parsed_content("frozen_teacher")
     assert not teacher.missing and not teacher.teacher.is_loaded
 
@@ -603,7 +634,9 @@ def test_complete_cache_serves_panels_and_final_evaluation_too(overrides, run_fo
     run(overrides)
     flow = run({**overrides, "training::seed": 1, "run_folder::timestamp": "two"})
     second = run_folder.parent / "two"
-    assert (second / "visualizations" / "epoch_002.png").is_file() and "teacher" in (second / "test_results.txt").read_text()
+    assert (second / "visualizations" / "epoch_002.png").is_file() and "teacher" in (
+        second / "test_results.txt"
+    ).read_text()
     assert not flow.parser.get_parsed_content("frozen_teacher").teacher.is_loaded
 
 
@@ -649,7 +682,12 @@ def test_wrong_teachers_cache_is_not_used_by_a_run(overrides, other_lora, tmp_pa
 
 def test_checksum_covers_names_types_and_shapes(tmp_path):
     tensor = torch.arange(6.0)
-    sums = {checksum({"a": tensor}), checksum({"b": tensor}), checksum({"a": tensor.view(2, 3)}), checksum({"a": tensor.int()})}
+    sums = {
+        checksum({"a": tensor}),
+        checksum({"b": tensor}),
+        checksum({"a": tensor.view(2, 3)}),
+        checksum({"a": tensor.int()}),
+    }
     assert len({*sums, checksum({"a": tensor}, {"key": "a"}), checksum({"a": tensor}, {"key": "b"})}) == 6
     store = EntryStore(tmp_path, "me")
     store.write("abcd", {"a": tensor})

@@ -68,16 +68,19 @@ def test_cases_without_metadata_are_their_own_patients(folder):
 def test_a_test_case_without_label_is_an_error_only_when_used(folder, cases):
     folder.content["test"] = cases
     data = folder.load()
-    message = r"test case .*i6.png in datalist .*dataset.json has no label \(2 of 2 have none\), .*; add its 'label' path or take it"
+    message = (
+        r"test case .*i6.png in datalist .*dataset.json has no label \(2 of 2 have none\), .*; add its 'label' path "
+        r"or take it"
+    )
     with pytest.raises(ValueError, match=message):
-        data.test
+        _ = data.test
 
 
 def test_a_missing_test_list_is_an_error_only_when_used(folder):
     del folder.content["test"]
     data = folder.load()
     with pytest.raises(ValueError, match="has no test cases, expected a list 'test'"):
-        data.test
+        _ = data.test
 
 
 def test_datalist_may_lie_elsewhere(folder, tmp_path_factory):
@@ -112,7 +115,9 @@ def test_empty_split_is_refused(folder, split):
 def test_patient_in_two_splits_is_refused(folder):
     folder.content["validation"][0]["patient"] = "2"
     folder.content["test"][0]["patient"] = 3
-    with pytest.raises(ValueError, match=r"2 patients are in two splits \(training and validation\): 2, 3; .*make_datalist"):
+    with pytest.raises(
+        ValueError, match=r"2 patients are in two splits \(training and validation\): 2, 3; .*make_datalist"
+    ):
         folder.load()
 
 
@@ -149,14 +154,19 @@ def test_unreadable_file_is_named(folder, file):
 
 def test_mask_of_another_size_is_refused(folder):
     folder.mask("l2.png", [0, 1], (30, 20))
-    with pytest.raises(ValueError, match=r"l2.png has size \(20, 30\) .* image .*i2.png \(30, 20\); expected equal sizes"):
+    with pytest.raises(
+        ValueError, match=r"l2.png has size \(20, 30\) .* image .*i2.png \(30, 20\); expected equal sizes"
+    ):
         folder.load()
 
 
 @pytest.mark.parametrize("values", [[0, 1, 2], [0, 128, 255], [1, 2], [0, 2], [0, 7], [2], [0, 1, 255]])
 def test_other_values_than_those_of_a_binary_mask_are_refused(folder, values):
     folder.mask("l3.png", values)
-    expected = rf"l3.png holds the values {', '.join(map(str, values))}; expected 0 and 1, or 0 and 255, for data::num_classes 2"
+    expected = (
+        rf"l3.png holds the values {', '.join(map(str, values))}; expected 0 and 1, or 0 and 255, for "
+        rf"data::num_classes 2"
+    )
     with pytest.raises(ValueError, match=expected):
         folder.load()
 
@@ -193,7 +203,10 @@ def test_missing_dataset_dir_and_datalist_are_named(tmp_path):
         ("{", "is not readable JSON"),
         ("[]", "must be an object with the lists"),
         ('{"training": {}}', "must be an object with the lists"),
-        ('{"training": ["a.png"], "validation": ["b.png"]}', "item 0 of training in .* must be an object with an 'image'"),
+        (
+            '{"training": ["a.png"], "validation": ["b.png"]}',
+            "item 0 of training in .* must be an object with an 'image'",
+        ),
         ('{"training": [{"image": "a.png"}]}', "item 0 of training in .* must have a 'label' path"),
         ('{"labels": ["a"], "training": []}', "labels in .* must map class index to name"),
     ],

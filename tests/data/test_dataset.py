@@ -48,7 +48,9 @@ def data(tmp_path):
         image, label = tmp_path / f"i{number}.png", tmp_path / f"l{number}.png"
         Image.fromarray(rng.integers(0, 255, (40, 50)).astype(np.uint8)).save(image)
         Image.fromarray(np.pad(np.full((10, 20), 255, np.uint8), ((5, 25), (10, 20)))).save(label)
-        items.append({"image": str(image), "label": str(label), "patient": number, "pathology": [None, "x"][number % 2]})
+        items.append(
+            {"image": str(image), "label": str(label), "patient": number, "pathology": [None, "x"][number % 2]}
+        )
     return items
 
 

@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 import torch
@@ -7,7 +6,14 @@ from monai.transforms import Compose, EnsureTyped, Invertd, RandAffined, Resized
 
 from scripts.data.transforms import LabelToClassesd, RandFlipRotateZoomd, ToRowsFirstd, joint_augmentation, view_theta
 
-OFF = {"flip_prob": 0, "rotate_degrees": 0, "zoom_range": None, "shift_fraction": None, "gamma_range": None, "contrast_range": None}
+OFF = {
+    "flip_prob": 0,
+    "rotate_degrees": 0,
+    "zoom_range": None,
+    "shift_fraction": None,
+    "gamma_range": None,
+    "contrast_range": None,
+}
 
 
 def item(size=64):
@@ -63,7 +69,10 @@ def test_binary_labels_are_0_1_or_0_255(values):
 def test_other_binary_labels_are_refused_with_their_file(values):
     label = MetaTensor(torch.tensor([[values]], dtype=torch.float32), meta={"filename_or_obj": "case.png"})
     shown = ", ".join(f"{value:g}" for value in values)
-    message = f"label case.png holds the values {shown}; expected 0 and 1, or 0 and 255, for data::num_classes 2: correct the mask"
+    message = (
+        f"label case.png holds the values {shown}; expected 0 and 1, or 0 and 255, for data::num_classes 2: correct "
+        f"the mask"
+    )
     with pytest.raises(ValueError, match=message):
         LabelToClassesd("label", 2)({"label": label})
 
@@ -81,7 +90,9 @@ def test_class_labels_are_kept():
 @pytest.mark.parametrize("value", [3.0, -1.0, 0.5])
 def test_label_outside_the_classes_is_refused_with_its_file(value):
     label = MetaTensor(torch.tensor([[[0.0, value]]]), meta={"filename_or_obj": "case.png"})
-    with pytest.raises(ValueError, match=rf"label case.png holds the values .*{value:g}.*; expected .* 0..2 .*data::num_classes"):
+    with pytest.raises(
+        ValueError, match=rf"label case.png holds the values .*{value:g}.*; expected .* 0..2 .*data::num_classes"
+    ):
         LabelToClassesd("label", 3)({"label": label})
 
 
@@ -109,7 +120,7 @@ def test_views_are_plain_float_tensors_in_the_unit_range():
     for _ in range(20):
         view = augmentation(item())
         assert all(type(value) is torch.Tensor and value.dtype == torch.float32 for value in view.values())
-        assert 0 <= view["image"].min() and view["image"].max() <= 1
+        assert view["image"].min() >= 0 and view["image"].max() <= 1
 
 
 def test_flip_is_left_right():
@@ -133,21 +144,29 @@ def test_zoom_above_1_enlarges_equally_along_both_axes():
 
 
 def test_shift_moves_image_and_label_to_the_right_and_downwards():
-    grid = torch.nn.functional.affine_grid(view_theta(0.0, 1.0, shift=(0.25, 0.125))[None], [1, 1, 64, 64], align_corners=False)
+    grid = torch.nn.functional.affine_grid(
+        view_theta(0.0, 1.0, shift=(0.25, 0.125))[None], [1, 1, 64, 64], align_corners=False
+    )
     image = torch.rand(1, 1, 64, 64)
     moved = torch.nn.functional.grid_sample(image, grid, mode="nearest", align_corners=False)
     assert torch.equal(moved[..., 8:, 16:], image[..., :-8, :-16])
     assert not moved[..., :8, :].any() and not moved[..., :16].any()
 
 
-@pytest.mark.parametrize("angle, zoom, flipped", [(0.0, 1.0, False), (0.5, 1.0, False), (0.0, 1.3, True), (0.4, 0.8, True)])
+@pytest.mark.parametrize(
+    "angle, zoom, flipped", [(0.0, 1.0, False), (0.5, 1.0, False), (0.0, 1.3, True), (0.4, 0.8, True)]
+)
 def test_shift_is_of_the_turned_zoomed_and_flipped_view(angle, zoom, flipped):
-    there = view_theta(angle, zoom, flipped, 0.5, (0.25, 0.125)) @ torch.tensor([0.5, 0.25, 1.0])  # where the centre has gone
+    # where the centre has gone
+    there = view_theta(angle, zoom, flipped, 0.5, (0.25, 0.125)) @ torch.tensor([0.5, 0.25, 1.0])
     torch.testing.assert_close(there, torch.zeros(2))
 
 
 def test_shift_is_drawn_within_its_fraction_and_leaves_the_other_draws_alone():
-    image, off = torch.zeros(1, 8, 8), RandFlipRotateZoomd("image", "label", 0.5, 0.7, 20.0, (0.8, 1.2)).set_random_state(0)
+    image, off = (
+        torch.zeros(1, 8, 8),
+        RandFlipRotateZoomd("image", "label", 0.5, 0.7, 20.0, (0.8, 1.2)).set_random_state(0),
+    )
     assert off({"image": image})["theta"][:, 2].abs().sum() == 0
     shifting = RandFlipRotateZoomd("image", "label", 0.0, 1.0, 0.0, (1.0, 1.0), 0.1).set_random_state(0)
     shifts = torch.stack([shifting({"image": image})["theta"][:, 2] for _ in range(200)])
@@ -159,7 +178,9 @@ def test_rotation_keeps_shapes_in_images_that_are_not_square():
     image[:, 22:42, 54:74] = 1  # a square about the center stays one
     turned = RandFlipRotateZoomd("image", "label", 0.0, 1.0, 1e-9, (1.0, 1.0))({"image": image})["image"]
     assert torch.allclose(turned, image, atol=1e-4)
-    grid = torch.nn.functional.affine_grid(view_theta(np.pi / 2, 1.0, aspect=0.5)[None], [1, *image.shape], align_corners=False)
+    grid = torch.nn.functional.affine_grid(
+        view_theta(np.pi / 2, 1.0, aspect=0.5)[None], [1, *image.shape], align_corners=False
+    )
     turned = torch.nn.functional.grid_sample(image[None], grid, align_corners=False)[0]
     assert dice((turned > 0.5).float(), image) > 0.97
 
@@ -188,7 +209,9 @@ def test_a_view_without_label_works():
 @pytest.mark.parametrize("prob", [0.0, 1.0])
 @pytest.mark.parametrize("flip_prob", [0.0, 1.0])
 def test_theta_moves_another_map_along_with_the_image(prob, flip_prob):
-    augmentation = joint_augmentation(flip_prob=flip_prob, prob=prob, shift_fraction=0.2, gamma_range=None, contrast_range=None)
+    augmentation = joint_augmentation(
+        flip_prob=flip_prob, prob=prob, shift_fraction=0.2, gamma_range=None, contrast_range=None
+    )
     view = augmentation.set_random_state(3)(item())
     grid = torch.nn.functional.affine_grid(view["theta"][None], [1, 1, *view["image"].shape[-2:]], align_corners=False)
     moved = torch.nn.functional.grid_sample(item()["image"][None], grid, align_corners=False)[0]

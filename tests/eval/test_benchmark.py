@@ -59,7 +59,9 @@ def test_report_has_figures_settings_machine_versions_and_revision(report):
     assert report["machine"]["threads"] == 1 and report["machine"]["cores"] >= 1
     assert report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["settings"]["quick"] and report["settings"]["data"] == "phantoms"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", report["date"]) and report["command"].startswith("python -m eval.benchmark --quick")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", report["date"]) and report["command"].startswith(
+        "python -m eval.benchmark --quick"
+    )
     assert {"revision", "seed", "notes", "fits", "derived"} <= report.keys()
     assert report["figures"]["fill_replay_vit_b"]["cache_bytes"] > 0
     assert report["figures"]["control"]["epochs"] == report["settings"]["epochs"]
@@ -175,7 +177,11 @@ def test_contender_runs_after_all_that_it_needs(tmp_path):
 
 def test_only_takes_what_is_needed_along_and_refuses_other_names(tmp_path):
     contenders = list_contenders(quick_settings(str(tmp_path), 1))
-    assert [c.name for c in select(contenders, ["replay_vit_b"])] == ["weights_vit_b", "fill_replay_vit_b", "replay_vit_b"]
+    assert [c.name for c in select(contenders, ["replay_vit_b"])] == [
+        "weights_vit_b",
+        "fill_replay_vit_b",
+        "replay_vit_b",
+    ]
     with pytest.raises(ValueError, match="--only vit_x matches no contender"):
         select(contenders, ["vit_x"])
 

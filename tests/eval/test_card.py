@@ -19,7 +19,11 @@ def card():
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"), [("busbra", (metric_table, difference_lines, subgroup_table, calibration_lines)), ("usgra", (metric_table, difference_lines))]
+    ("name", "parts"),
+    [
+        ("busbra", (metric_table, difference_lines, subgroup_table, calibration_lines)),
+        ("usgra", (metric_table, difference_lines)),
+    ],
 )
 def test_card_holds_the_figures_of_the_results(name, parts):
     for part in parts:
@@ -37,7 +41,10 @@ def test_card_holds_every_reading_of_the_test_list_and_the_preflight():
 
 def test_readme_repeats_the_dice_of_the_shared_student():
     dice = {arm: f"{found['metrics']['dice']['mean']:.3f}" for arm, found in results("busbra")["arms"].items()}
-    text = f"Dice of {dice['student']} on 292 BUS-BRA test images, its teacher {dice['teacher']}, the same student without a teacher"
+    text = (
+        f"Dice of {dice['student']} on 292 BUS-BRA test images, its teacher {dice['teacher']}, the same student "
+        f"without a teacher"
+    )
     assert f"{text} {dice['control']}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -53,7 +60,13 @@ def test_table_has_intervals_counts_and_classes():
 
 def test_report_of_one_arm_has_its_table_and_no_differences(tmp_path, capsys):
     report = results("busbra")
-    report |= {"arms": {"control": report["arms"]["control"]}, "comparisons": [], "subgroups": [], "areas": {}, "calibration": {}}
+    report |= {
+        "arms": {"control": report["arms"]["control"]},
+        "comparisons": [],
+        "subgroups": [],
+        "areas": {},
+        "calibration": {},
+    }
     (tmp_path / "report.json").write_text(json.dumps(report))
     assert main([str(tmp_path / "report.json")]) == 0
     printed = capsys.readouterr().out
@@ -62,7 +75,11 @@ def test_report_of_one_arm_has_its_table_and_no_differences(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"arms": {}}, "none of the arms"), ({"about": {}}, "report is no comparison of teacher, control, student with one seed"), (None, "none.json")],
+    [
+        ({"arms": {}}, "none of the arms"),
+        ({"about": {}}, "report is no comparison of teacher, control, student with one seed"),
+        (None, "none.json"),
+    ],
 )
 def test_file_that_has_no_comparison_is_refused(tmp_path, capsys, change, message):
     path = tmp_path / ("report.json" if change else "none.json")

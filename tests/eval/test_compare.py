@@ -1,4 +1,6 @@
-"""The comparison: what is trained and how often, one reading of the test list, what is refused, and what is told all the same."""
+"""The comparison: what is trained and how often, one reading of the test list, what is refused, and what is told all
+the same.
+"""
 
 import ast
 import json
@@ -29,7 +31,11 @@ def lists(arguments: list[str]) -> str:
 @pytest.fixture
 def arguments(overrides, tmp_path):
     """A comparison of seconds."""
-    own = {key: value for key, value in overrides.items() if not key.startswith("run_folder") and key not in ("bundle_root", "model_file")}
+    own = {
+        key: value
+        for key, value in overrides.items()
+        if not key.startswith("run_folder") and key not in ("bundle_root", "model_file")
+    }
     pairs = [text for key, value in {**own, "training::num_epochs": 1}.items() for text in (f"--{key}", repr(value))]
     return ["--output_dir", str(tmp_path / "out"), "--seeds", "0", "1", *pairs]
 
@@ -38,7 +44,9 @@ def arguments(overrides, tmp_path):
 def trained(monkeypatch):
     """Arms and seeds in the order in which they are trained."""
     seen, train = [], program.train_arm
-    monkeypatch.setattr(program, "train_arm", lambda plan, arm, seed, *more: seen.append((arm, seed)) or train(plan, arm, seed, *more))
+    monkeypatch.setattr(
+        program, "train_arm", lambda plan, arm, seed, *more: seen.append((arm, seed)) or train(plan, arm, seed, *more)
+    )
     return seen
 
 
@@ -50,7 +58,9 @@ def test_both_students_are_trained_with_every_seed_and_reported(arguments, train
     assert {row["case"] for row in rows} == {Path(case["image"]).name for case in json.loads(lists(arguments))["test"]}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(report["arms"]) == ["teacher", "control", "student"] and len(report["comparisons"]) == 9
-    assert set(report["curves"]["student"]) == {"0", "1"} and report["about"]["student, seed 1"].startswith("best_epoch001")
+    assert set(report["curves"]["student"]) == {"0", "1"} and report["about"]["student, seed 1"].startswith(
+        "best_epoch001"
+    )
     assert str(tmp_path) not in json.dumps(report["about"])
     assert "<img" in (tmp_path / "out" / "report.html").read_text()
     assert "student - control, dice" in capsys.readouterr().out
@@ -85,7 +95,11 @@ def plan_with(overrides, teacher, folder: Path) -> Plan:
     """Of a comparison whose overlay names the teacher."""
     overlay = folder / "teacher.json"
     overlay.write_text(json.dumps({"teacher::lora_checkpoint": teacher}))
-    own = {key: value for key, value in overrides.items() if not key.startswith("run_folder") and key != "teacher::lora_checkpoint"}
+    own = {
+        key: value
+        for key, value in overrides.items()
+        if not key.startswith("run_folder") and key != "teacher::lora_checkpoint"
+    }
     return Plan(("configs/train.json", str(overlay)), own, folder / "out")
 
 
@@ -112,7 +126,9 @@ def test_shared_teacher_can_be_compared_with(phantoms, tmp_path):
 def test_teacher_that_the_configuration_makes_is_trained_by_one_process(overrides, tmp_path):
     plan = plan_with(overrides, "@tuned", tmp_path)
     assert teacher_seeds([0, 1], plan) == {0: 0, 1: 1}
-    with pytest.raises(ValueError, match="--train student:0 needs its teacher; train that first, with --train teacher:0"):
+    with pytest.raises(
+        ValueError, match="--train student:0 needs its teacher; train that first, with --train teacher:0"
+    ):
         train_some([("student", 0)], [0, 1], plan)
 
 
@@ -136,7 +152,10 @@ def test_student_gets_the_teacher_that_another_process_tuned(arguments, tmp_path
     assert main([*own, "--train", "teacher:0"]) == 0 and main([*own, "--train", "student:0"]) == 0
     state = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
     config = json.loads((Path(state["student"]["0"]["run"]) / "config.json").read_text())
-    assert config["teacher"]["lora_checkpoint"] == state["teacher"]["0"]["checkpoint"] and "runs" in state["teacher"]["0"]["run"]
+    assert (
+        config["teacher"]["lora_checkpoint"] == state["teacher"]["0"]["checkpoint"]
+        and "runs" in state["teacher"]["0"]["run"]
+    )
 
 
 @pytest.mark.parametrize("more", [[], ["--train", "control:0"]])
@@ -145,13 +164,20 @@ def test_arm_in_the_hands_of_another_process_is_refused_and_left_alone(arguments
     run.mkdir(parents=True)
     with FileLock(tmp_path / "out" / "runs" / "control_seed0.lock"):
         assert main([*arguments, *more]) == 1
-    assert "control, seed 0 is being trained by another process" in capsys.readouterr().err and list(run.iterdir()) == []
+    assert (
+        "control, seed 0 is being trained by another process" in capsys.readouterr().err and list(run.iterdir()) == []
+    )
 
 
 def test_run_of_other_settings_or_another_teacher_is_not_taken_for_this_one(overrides, lora_checkpoint, tmp_path):
-    own = {**{key: value for key, value in overrides.items() if not key.startswith("run_folder")}, "training::num_epochs": 1}
+    own = {
+        **{key: value for key, value in overrides.items() if not key.startswith("run_folder")},
+        "training::num_epochs": 1,
+    }
     train_arm(Plan(("configs/train.json",), own, tmp_path), "control", 0)
-    with pytest.raises(ValueError, match="control_seed0 was trained with other settings or another teacher; pass another"):
+    with pytest.raises(
+        ValueError, match="control_seed0 was trained with other settings or another teacher; pass another"
+    ):
         train_arm(Plan(("configs/train.json",), {**own, "training::lr": 2e-3}, tmp_path), "control", 0)
     teacher = tmp_path / "teacher.pth"
     shutil.copy(lora_checkpoint, teacher)
@@ -216,7 +242,9 @@ def test_teacher_is_measured_by_the_logits_that_it_teaches(overrides, tmp_path):
     teacher.load()
     assert (arm.img_size, taught.shape[-1], teacher.img_size) == (96, 96, 64)
     with torch.inference_mode():
-        expected = torch.nn.functional.interpolate(teacher(taught[None]).logits, size=whole.shape[-2:], mode="bilinear")[0]
+        expected = torch.nn.functional.interpolate(
+            teacher(taught[None]).logits, size=whole.shape[-2:], mode="bilinear"
+        )[0]
     assert torch.equal(predict(arm.network, whole, arm.img_size, "cpu"), expected)
 
 
@@ -231,7 +259,9 @@ def test_teacher_is_on_its_device_before_its_weights_are_read(overrides, tmp_pat
 
 def test_without_a_teachers_file_one_is_tuned_for_each_seed(arguments, trained, monkeypatch, tmp_path, sam_checkpoint):
     tuned, train = [], arms.train_arm
-    monkeypatch.setattr(arms, "train_arm", lambda plan, arm, seed, *more: tuned.append((arm, seed)) or train(plan, arm, seed, *more))
+    monkeypatch.setattr(
+        arms, "train_arm", lambda plan, arm, seed, *more: tuned.append((arm, seed)) or train(plan, arm, seed, *more)
+    )
     overlay = tmp_path / "teacher.json"
     overlay.write_text(json.dumps({"training::num_epochs": 1, "training::warmup_epochs": 0, "training::batch_size": 3}))
     given = arguments.index("--teacher::lora_checkpoint")
@@ -251,10 +281,20 @@ def test_start_that_a_teacher_has_taught_is_the_students_alone(overrides, tmp_pa
     assert starts == {"student": "taught.pt", "control": None, "teacher": None}
 
 
-def test_students_of_another_comparison_are_trained_further_from_their_own_weights(arguments, trained, tmp_path, capsys):
+def test_students_of_another_comparison_are_trained_further_from_their_own_weights(
+    arguments, trained, tmp_path, capsys
+):
     assert main([*arguments, "--seeds", "0"]) == 0
     first = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
-    further = [*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "further"), "--continue_from", str(tmp_path / "out")]
+    further = [
+        *arguments,
+        "--seeds",
+        "0",
+        "--output_dir",
+        str(tmp_path / "further"),
+        "--continue_from",
+        str(tmp_path / "out"),
+    ]
     assert main(further) == 0
     second = json.loads((tmp_path / "further" / "comparison.json").read_text())["arms"]
     report = json.loads((tmp_path / "further" / "report.json").read_text())
@@ -264,7 +304,9 @@ def test_students_of_another_comparison_are_trained_further_from_their_own_weigh
         assert config["student"]["checkpoint"] == start and config["student"]["pretrained"] is True
         assert report["about"][f"{arm}, seed 0"].endswith(f"from {Path(start).name} after 1 epochs")
         assert second[arm]["0"]["started_from"] == first[arm]["0"]
-    assert report["warnings"][0].startswith("The test list was read before, for the comparison that this one goes on from")
+    assert report["warnings"][0].startswith(
+        "The test list was read before, for the comparison that this one goes on from"
+    )
     assert main([*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "further")]) == 1
     assert "was begun with another continue_from" in capsys.readouterr().err
     shutil.move(first["control"]["0"]["checkpoint"], tmp_path / "elsewhere.pt")
@@ -278,7 +320,12 @@ def test_start_that_no_epoch_is_better_than_stays_the_arms_checkpoint(arguments,
     state = json.loads(path.read_text())
     state["arms"]["control"]["0"]["val_dice"] = 1.5
     path.write_text(json.dumps(state))
-    assert main([*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "on"), "--continue_from", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [*arguments, "--seeds", "0", "--output_dir", str(tmp_path / "on"), "--continue_from", str(tmp_path / "out")]
+        )
+        == 0
+    )
     control = json.loads((tmp_path / "on" / "comparison.json").read_text())["arms"]["control"]["0"]
     assert control["checkpoint"] == state["arms"]["control"]["0"]["checkpoint"] and control["val_dice"] == 1.5
     about = json.loads((tmp_path / "on" / "report.json").read_text())["about"]
@@ -291,7 +338,10 @@ def test_report_names_trained_seeds_that_it_leaves_out_and_tells_the_runs_of_giv
     at = arguments.index("--seeds")
     assert main([*arguments[:at], "--seeds", "1", *arguments[at + 3 :]]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    left = "Trained here and not evaluated: control, seed 0; student, seed 0. Seeds chosen after their training are no fair sample."
+    left = (
+        "Trained here and not evaluated: control, seed 0; student, seed 0. Seeds chosen after their training are "
+        "no fair sample."
+    )
     assert left in report["warnings"] and report["arms"]["student"]["num_seeds"] == 1
 
     arguments[1] = str(tmp_path / "again")
@@ -299,12 +349,23 @@ def test_report_names_trained_seeds_that_it_leaves_out_and_tells_the_runs_of_giv
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     told = again["about"]["control, seed 1"]
     assert told == report["about"]["control, seed 1"] and " 1 epochs, " in told
-    assert again["curves"]["control"] == report["curves"]["control"] and again["arms"]["control"] == report["arms"]["control"]
+    assert (
+        again["curves"]["control"] == report["curves"]["control"]
+        and again["arms"]["control"] == report["arms"]["control"]
+    )
 
 
 def test_seed_is_added_to_a_continued_comparison_before_its_evaluation(arguments, trained, tmp_path):
     assert main([*arguments, "--seeds", "0", "1", "--train", "control", "student"]) == 0
-    further = [*arguments, "--output_dir", str(tmp_path / "on"), "--continue_from", str(tmp_path / "out"), "--train", "control"]
+    further = [
+        *arguments,
+        "--output_dir",
+        str(tmp_path / "on"),
+        "--continue_from",
+        str(tmp_path / "out"),
+        "--train",
+        "control",
+    ]
     assert main([*further, "--seeds", "0"]) == 0 and main([*further, "--seeds", "0", "1"]) == 0
     state = json.loads((tmp_path / "on" / "comparison.json").read_text())
     first = json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"]
@@ -373,7 +434,9 @@ def test_run_that_ended_before_it_was_noted_is_not_trained_again(arguments, trai
     (tmp_path / "out" / "metrics.csv").unlink()
     before = (tmp_path / "out" / "runs" / "phantoms" / "student_seed0" / "models" / "last.pt").stat().st_mtime_ns
     assert main([*arguments, "--seeds", "0"]) == 0
-    assert (tmp_path / "out" / "runs" / "phantoms" / "student_seed0" / "models" / "last.pt").stat().st_mtime_ns == before
+    assert (
+        tmp_path / "out" / "runs" / "phantoms" / "student_seed0" / "models" / "last.pt"
+    ).stat().st_mtime_ns == before
 
 
 def test_other_settings_or_margin_are_refused(arguments, capsys):
@@ -390,12 +453,17 @@ def test_control_keeps_the_views_and_drops_the_rest_of_the_distillation(override
     control, student, teacher = (plan.workflow(arm, 5).parser for arm in ("control", "student", "teacher"))
     assert (control["distillation::gamma"], control["distillation::views"], control["training::lr"]) == (0.0, 3, 0.25)
     assert control["frozen_teacher"] is None and control["distillation::beta"] == 0
-    assert not control.get_parsed_content("distillation").needs_teacher and student.get_parsed_content("distillation").needs_teacher
+    assert (
+        not control.get_parsed_content("distillation").needs_teacher
+        and student.get_parsed_content("distillation").needs_teacher
+    )
     assert (student["distillation::gamma"], student["training::seed"]) == (1.0, 5)
     assert teacher["training::lr"] != 0.25 and teacher["data::img_size"] == student["data::img_size"] == 64
 
 
-def test_missing_checkpoint_leaves_its_arm_out_and_the_report_tells_the_rest(arguments, lora_checkpoint, tmp_path, capsys):
+def test_missing_checkpoint_leaves_its_arm_out_and_the_report_tells_the_rest(
+    arguments, lora_checkpoint, tmp_path, capsys
+):
     given = ["--checkpoint", f"teacher={lora_checkpoint}", f"student:3={tmp_path / 'gone.pt'}"]
     assert main([*arguments, *given]) == 1
     assert "arm student, seed 3 is left out: the checkpoint" in capsys.readouterr().err
@@ -412,7 +480,10 @@ def test_no_arm_at_all_is_an_error_without_a_report(arguments, tmp_path, capsys)
 def test_missing_test_list_is_refused_before_any_training(arguments, phantoms, trained, tmp_path, capsys):
     content = json.loads((phantoms / "dataset.json").read_text())
     lists = {split: content[split] for split in ("training", "validation")}
-    absolute = {split: [{k: str(phantoms / v) if k in ("image", "label") else v for k, v in c.items()} for c in cases] for split, cases in lists.items()}
+    absolute = {
+        split: [{k: str(phantoms / v) if k in ("image", "label") else v for k, v in c.items()} for c in cases]
+        for split, cases in lists.items()
+    }
     (tmp_path / "dataset.json").write_text(json.dumps({**content, **absolute, "test": []}))
     assert main([*arguments, "--data::datalist", str(tmp_path / "dataset.json")]) == 1
     assert "has no test cases" in capsys.readouterr().err and trained == []
@@ -420,10 +491,29 @@ def test_missing_test_list_is_refused_before_any_training(arguments, phantoms, t
 
 def rows_of(arm, cases, **more):
     counts = {"empty_label": 0, "empty_prediction": 0, "both_empty": 0, "one_empty": 0}
-    measured = {"hd95": 3.0, "nsd": 0.9, "iou": 0.6, "sensitivity": 0.8, "specificity": 0.9, "pixel_accuracy": 0.9, "ece": 0.1}
+    measured = {
+        "hd95": 3.0,
+        "nsd": 0.9,
+        "iou": 0.6,
+        "sensitivity": 0.8,
+        "specificity": 0.9,
+        "pixel_accuracy": 0.9,
+        "ece": 0.1,
+    }
     areas = {"label_area": 40, "predicted_area": 44}
     return [
-        {"case": f"{c}.png", "patient": c, "arm": arm, "seed": 0, "dice": 0.5 + c / 100, **measured, **areas, **counts, **more} for c in cases
+        {
+            "case": f"{c}.png",
+            "patient": c,
+            "arm": arm,
+            "seed": 0,
+            "dice": 0.5 + c / 100,
+            **measured,
+            **areas,
+            **counts,
+            **more,
+        }
+        for c in cases
     ]
 
 
@@ -439,7 +529,10 @@ def test_tables_of_evaluations_are_reported_together(tmp_path, capsys):
 
 
 def test_tables_of_other_cases_are_told_but_not_compared(tmp_path, capsys):
-    files = [write(tmp_path / "a.csv", rows_of("student", range(12))), write(tmp_path / "b.csv", rows_of("control", range(1, 13)))]
+    files = [
+        write(tmp_path / "a.csv", rows_of("student", range(12))),
+        write(tmp_path / "b.csv", rows_of("control", range(1, 13))),
+    ]
     assert main(["--output_dir", str(tmp_path / "out"), "--tables", *files]) == 1
     assert "12.png" in capsys.readouterr().err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -465,8 +558,14 @@ def test_all_predictions_empty_and_unknown_patients_are_warnings(tmp_path):
         (["--train", "pupil"], "--train pupil must be ARM[:SEED] with an arm of"),
         (["--train", "student:7"], "--train student:7 is no part of the comparison of --seeds 0 1."),
         (["--train", "control", "--checkpoint", "student=x.pt"], "--train goes with neither --checkpoint nor --tables"),
-        (["--continue_from", "logs", "--checkpoint", "student=x.pt"], "--continue_from goes with neither --checkpoint nor --tables"),
-        (["--train", "student:1", "--teacher::lora_checkpoint", "None"], "needs its teacher; train that first, with --train"),
+        (
+            ["--continue_from", "logs", "--checkpoint", "student=x.pt"],
+            "--continue_from goes with neither --checkpoint nor --tables",
+        ),
+        (
+            ["--train", "student:1", "--teacher::lora_checkpoint", "None"],
+            "needs its teacher; train that first, with --train",
+        ),
         (["--checkpoint", "student=a.pt", "student:0=b.pt"], "names an arm and seed twice"),
     ],
 )
@@ -477,5 +576,7 @@ def test_bad_arguments_are_refused(arguments, capsys, more, message):
 
 def test_overrides_are_literals_or_texts():
     assert parse_overrides(["--training::lr", "1e-3", "--a::b", "some/path", "--hardware::gpu_ids", "[]"]) == {
-        "training::lr": 1e-3, "a::b": "some/path", "hardware::gpu_ids": [],
-    }  # fmt: skip
+        "training::lr": 1e-3,
+        "a::b": "some/path",
+        "hardware::gpu_ids": [],
+    }

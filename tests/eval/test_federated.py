@@ -37,14 +37,24 @@ def sites(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings(sam_checkpoint, lora_checkpoint):
     return {
-        "data::img_size": 64, "teacher::model_name": "vit_test", "teacher::img_size": 64,
-        "teacher::sam_checkpoint": str(sam_checkpoint), "teacher::lora_checkpoint": str(lora_checkpoint),
+        "data::img_size": 64,
+        "teacher::model_name": "vit_test",
+        "teacher::img_size": 64,
+        "teacher::sam_checkpoint": str(sam_checkpoint),
+        "teacher::lora_checkpoint": str(lora_checkpoint),
         "network_def": {**TINY_STUDENT, "dropout": 0.0, "drop_path_rate": 0.0},
-        "training::num_epochs": ROUNDS * LOCAL_EPOCHS, "training::warmup_epochs": 0, "training::batch_size": 4,
-        "training::num_workers": 0, "training::lr": 5e-3, "optimizer::layer_decay": 1.0,
-        "distillation::alpha": 1.0, "distillation::beta": 0.01,
-        "train::dataset::augmentation": None, "hardware::gpu_ids": [], "hardware::precision": "fp32",
-    }  # fmt: skip
+        "training::num_epochs": ROUNDS * LOCAL_EPOCHS,
+        "training::warmup_epochs": 0,
+        "training::batch_size": 4,
+        "training::num_workers": 0,
+        "training::lr": 5e-3,
+        "optimizer::layer_decay": 1.0,
+        "distillation::alpha": 1.0,
+        "distillation::beta": 0.01,
+        "train::dataset::augmentation": None,
+        "hardware::gpu_ids": [],
+        "hardware::precision": "fp32",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +79,12 @@ def test_only_the_student_is_sent(federation):
     for client in clients:
         assert client.train_workflow.check_properties() == [] == client.eval_workflow.check_properties()
         sent = client.get_weights().weights
-        assert set(sent) == set(student) and not [key for key in sent if "teacher" in key or "adapter" in key or "lora" in key]
-    assert found["sent_tensors"] == len(student) and found["sent_bytes"] == sum(value.nbytes for value in student.values())
+        assert set(sent) == set(student) and not [
+            key for key in sent if "teacher" in key or "adapter" in key or "lora" in key
+        ]
+    assert found["sent_tensors"] == len(student) and found["sent_bytes"] == sum(
+        value.nbytes for value in student.values()
+    )
     teacher = clients[0].train_workflow.parser.get_parsed_content("teacher").load()[0]
     assert found["sent_bytes"] < sum(value.nbytes for value in teacher.state_dict().values())
     assert set(torch.load(folder / "global_model.pt", weights_only=True)) == set(student)
@@ -97,14 +111,23 @@ def test_client_works_with_monais_defaults_and_sends_differences(sites, settings
     from monai.fl.client import MonaiAlgo
 
     torch.manual_seed(0)
-    parser = ConfigWorkflow(str(ROOT / "configs" / "train.json"), logging_file=False, workflow_type="train", **settings).parser
+    parser = ConfigWorkflow(
+        str(ROOT / "configs" / "train.json"), logging_file=False, workflow_type="train", **settings
+    ).parser
     start = parser.get_parsed_content("network_def").state_dict()
     torch.save(start, tmp_path / "student.pt")
     own = {
-        **settings, "bundle_root": str(ROOT), "data::dataset_dir": str(sites[0]), "run_folder::root": str(tmp_path / "logs"),
-        "teacher::cache_dir": str(tmp_path / "cache"), "model_file": str(tmp_path / "model.pt"), "final_evaluation": None,
-    }  # fmt: skip
-    client = MonaiAlgo(str(ROOT), train_kwargs=dict(own), eval_kwargs={**own, "student::checkpoint": str(tmp_path / "student.pt")})
+        **settings,
+        "bundle_root": str(ROOT),
+        "data::dataset_dir": str(sites[0]),
+        "run_folder::root": str(tmp_path / "logs"),
+        "teacher::cache_dir": str(tmp_path / "cache"),
+        "model_file": str(tmp_path / "model.pt"),
+        "final_evaluation": None,
+    }
+    client = MonaiAlgo(
+        str(ROOT), train_kwargs=dict(own), eval_kwargs={**own, "student::checkpoint": str(tmp_path / "student.pt")}
+    )
     client.initialize()
     client.initialize()
     client.train(ExchangeObject(weights={key: value.clone() for key, value in start.items()}))
@@ -117,7 +140,10 @@ def test_client_works_with_monais_defaults_and_sends_differences(sites, settings
 
 
 def test_average_is_weighted_by_images_and_keeps_counters_whole():
-    received = [{"w": torch.tensor([0.0, 4.0]), "n": torch.tensor(4)}, {"w": torch.tensor([3.0, 1.0]), "n": torch.tensor(2)}]
+    received = [
+        {"w": torch.tensor([0.0, 4.0]), "n": torch.tensor(4)},
+        {"w": torch.tensor([3.0, 1.0]), "n": torch.tensor(2)},
+    ]
     found = average(received, [2, 1])
     torch.testing.assert_close(found["w"], torch.tensor([1.0, 3.0]))
     assert found["n"] == 3 and found["n"].dtype == torch.int64
@@ -129,7 +155,9 @@ def test_average_is_weighted_by_images_and_keeps_counters_whole():
 def documented(sites, settings, tmp_path):
     """Words of the page's command of a program, made a run of seconds."""
     tiny = {**settings, "network_def": {**settings["network_def"], "_requires_": "$sys.path.insert(1, @bundle_root)"}}
-    tiny = {key: value for key, value in tiny.items() if key not in ("training::num_epochs", "teacher::lora_checkpoint")}
+    tiny = {
+        key: value for key, value in tiny.items() if key not in ("training::num_epochs", "teacher::lora_checkpoint")
+    }
     (tmp_path / "tiny.json").write_text(json.dumps({**tiny, "teacher::model_name": "vit_test"}))
     replace = {"data/site_1": str(sites[0]), "data/site_2": str(sites[1]), "lite_medsam": "vit_test"}
     replace |= {"logs/federated": str(tmp_path / "out"), "logs/nvflare": str(tmp_path / "out")}
@@ -148,12 +176,16 @@ def documented(sites, settings, tmp_path):
 
 
 def test_documented_command_runs(documented, tmp_path, capsys):
-    assert main(documented("eval.federated.averaging", rounds=1)) == 0 and (tmp_path / "out" / "global_model.pt").is_file()
+    assert (
+        main(documented("eval.federated.averaging", rounds=1)) == 0 and (tmp_path / "out" / "global_model.pt").is_file()
+    )
     assert '"dice"' in capsys.readouterr().out
 
 
 @pytest.mark.nvflare
-@pytest.mark.skipif(importlib.util.find_spec("nvflare") is None, reason="nvflare is installed in an environment of its own")
+@pytest.mark.skipif(
+    importlib.util.find_spec("nvflare") is None, reason="nvflare is installed in an environment of its own"
+)
 def test_documented_job_runs_in_nvflares_simulator(documented, tmp_path):
     words = documented("eval.federated.nvflare_job", rounds=2)
     environment = {**os.environ, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -162,7 +194,9 @@ def test_documented_job_runs_in_nvflares_simulator(documented, tmp_path):
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-4000:]
     averaged = torch.load(re.search("global model: (.*)", output)[1], weights_only=True)["model"]
-    last = [torch.load(path, weights_only=True)["network"] for path in sorted((tmp_path / "out" / "sites").rglob("last.pt"))]
+    last = [
+        torch.load(path, weights_only=True)["network"] for path in sorted((tmp_path / "out" / "sites").rglob("last.pt"))
+    ]
     steps = [2 * (count // 4) for count in IMAGES]  # of a round, by which the server weighs
     expected = average(last, steps)
     for key, value in expected.items():
@@ -173,7 +207,9 @@ def test_documented_job_runs_in_nvflares_simulator(documented, tmp_path):
 
 
 @pytest.mark.nvflare
-@pytest.mark.skipif(importlib.util.find_spec("nvflare") is None, reason="nvflare is installed in an environment of its own")
+@pytest.mark.skipif(
+    importlib.util.find_spec("nvflare") is None, reason="nvflare is installed in an environment of its own"
+)
 def test_exported_job_has_an_app_for_each_site(documented, tmp_path, monkeypatch):
     from eval.federated.nvflare_job import main as nvflare_main
 
@@ -192,7 +228,10 @@ def test_job_needs_nvflare_two_clients_and_no_braces(monkeypatch, capsys):
     for words, message in (
         (two, "install NVFlare: python -m pip install nvflare"),
         (one, "nvflare_job: a federation needs at least two clients, got --dataset_dirs data/site_1"),
-        ([*two, "--network_def", "{}"], "NVFlare takes '{}' for a variable of its own; write it to a file and pass it by --config"),
+        (
+            [*two, "--network_def", "{}"],
+            "NVFlare takes '{}' for a variable of its own; write it to a file and pass it by --config",
+        ),
     ):
         assert nvflare_main(words) == 1 and message in capsys.readouterr().err
 
@@ -203,7 +242,10 @@ def test_job_needs_nvflare_two_clients_and_no_braces(monkeypatch, capsys):
         (["a"], "federated: a federation needs at least two clients, got --dataset_dirs a"),
         (["a", "b", "--rounds", "0"], "federated: --rounds must be at least 1, got 0"),
         (["a", "b", "--local_epochs", "0"], "federated: --local_epochs must be at least 1, got 0"),
-        (["a", "b", "--training::resume", "logs/run"], "a client cannot go on from a checkpoint; pass --student::checkpoint"),
+        (
+            ["a", "b", "--training::resume", "logs/run"],
+            "a client cannot go on from a checkpoint; pass --student::checkpoint",
+        ),
     ],
 )
 def test_what_makes_no_federation_is_refused(words, message, capsys):

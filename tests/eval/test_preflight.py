@@ -14,8 +14,12 @@ def report(difference, low, high, confident_errors=0.1, num_patients=40):
     """Control less teacher."""
     dices = {"teacher": 0.8, "control": 0.8 + difference}
     return {
-        "comparisons": [{"metric": "dice", "difference": difference, "low": low, "high": high, "num_patients": num_patients}],
-        "arms": {arm: {"metrics": {"dice": {"mean": dice}}, "counts": {"empty_prediction": 3}} for arm, dice in dices.items()},
+        "comparisons": [
+            {"metric": "dice", "difference": difference, "low": low, "high": high, "num_patients": num_patients}
+        ],
+        "arms": {
+            arm: {"metrics": {"dice": {"mean": dice}}, "counts": {"empty_prediction": 3}} for arm, dice in dices.items()
+        },
         "calibration": {"teacher": {"ece": 0.02, "accuracy": 0.95, "confident_errors": confident_errors}},
         "warnings": [],
     }
@@ -77,9 +81,17 @@ def test_teacher_and_control_that_cannot_be_compared_are_an_error():
 @pytest.fixture
 def arguments(overrides, tmp_path):
     torch.manual_seed(0)
-    tiny = {key: value for key, value in TINY_STUDENT.items() if key not in ("_target_", "num_classes", "img_size", "return_features")}
+    tiny = {
+        key: value
+        for key, value in TINY_STUDENT.items()
+        if key not in ("_target_", "num_classes", "img_size", "return_features")
+    }
     torch.save(TinyUSFMSeg(img_size=64, **tiny).state_dict(), tmp_path / "control.pt")
-    own = {key: value for key, value in overrides.items() if not key.startswith("run_folder") and key not in ("bundle_root", "model_file")}
+    own = {
+        key: value
+        for key, value in overrides.items()
+        if not key.startswith("run_folder") and key not in ("bundle_root", "model_file")
+    }
     pairs = [text for key, value in own.items() for text in (f"--{key}", repr(value))]
     return ["--control", str(tmp_path / "control.pt"), "--output_dir", str(tmp_path / "out"), *pairs]
 
@@ -90,7 +102,9 @@ def test_validation_list_is_looked_at_and_the_decision_kept(arguments, tmp_path,
     assert code == {"go": 0, "no-go": 2}[found["decision"]]
     assert found["decision"].upper() in capsys.readouterr().out and found["temperature"] > 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert {arm["num_cases"] for arm in report["arms"].values()} == {2} and found["decision"].upper() in report["about"]["description"]
+    assert {arm["num_cases"] for arm in report["arms"].values()} == {2} and found["decision"].upper() in report[
+        "about"
+    ]["description"]
 
 
 @pytest.mark.parametrize(

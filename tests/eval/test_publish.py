@@ -1,4 +1,6 @@
-"""Sharing a student: weights in half precision that segment the same, results that the metadata repeat, and every refusal."""
+"""Sharing a student: weights in half precision that segment the same, results that the metadata repeat, and every
+refusal.
+"""
 
 import json
 import shutil
@@ -23,11 +25,17 @@ METRICS = {
 def comparison(tmp_path):
     """What a finished comparison leaves."""
     torch.manual_seed(0)
-    tiny = {key: value for key, value in TINY_STUDENT.items() if key not in ("_target_", "num_classes", "img_size", "return_features")}
+    tiny = {
+        key: value
+        for key, value in TINY_STUDENT.items()
+        if key not in ("_target_", "num_classes", "img_size", "return_features")
+    }
     torch.save(TinyUSFMSeg(img_size=64, **tiny).state_dict(), tmp_path / "best.pt")
     folder = tmp_path / "busbra"
     folder.mkdir()
-    (folder / "comparison.json").write_text(json.dumps({"arms": {"student": {"0": {"checkpoint": str(tmp_path / "best.pt")}}}}))
+    (folder / "comparison.json").write_text(
+        json.dumps({"arms": {"student": {"0": {"checkpoint": str(tmp_path / "best.pt")}}}})
+    )
     (folder / "report.json").write_text(json.dumps({"arms": {"student": {"metrics": METRICS}}}))
     return folder
 
@@ -36,7 +44,11 @@ def comparison(tmp_path):
 def arguments(comparison, overrides, tmp_path):
     (tmp_path / "bundle" / "configs").mkdir(parents=True)
     shutil.copy(CONFIGS / "metadata.json", tmp_path / "bundle" / "configs")
-    own = {key: value for key, value in overrides.items() if not key.startswith("run_folder") and key not in ("bundle_root", "model_file")}
+    own = {
+        key: value
+        for key, value in overrides.items()
+        if not key.startswith("run_folder") and key not in ("bundle_root", "model_file")
+    }
     pairs = [text for key, value in own.items() for text in (f"--{key}", repr(value))]
     return ["--comparison", str(comparison), "--bundle", str(tmp_path / "bundle"), *pairs]
 
@@ -48,7 +60,9 @@ def test_weights_are_half_of_the_trained_ones_in_both_files(arguments, tmp_path,
     safe = load_file(tmp_path / "bundle" / "models" / "model.safetensors")
     assert pt.keys() == safe.keys() == trained.keys()
     for key, value in trained.items():
-        assert torch.equal(pt[key], value.half() if value.is_floating_point() else value) and torch.equal(pt[key], safe[key])
+        assert torch.equal(pt[key], value.half() if value.is_floating_point() else value) and torch.equal(
+            pt[key], safe[key]
+        )
     assert "half precision changes the validation Dice by" in capsys.readouterr().out
 
 
@@ -77,7 +91,10 @@ def test_rounding_that_changes_masks_is_refused_and_nothing_is_written(arguments
     [
         (lambda folder: (folder / "report.json").unlink(), "expected the report of a finished comparison"),
         (lambda folder: (folder / "comparison.json").unlink(), "expected a comparison"),
-        (lambda folder: (folder / "comparison.json").write_text('{"arms": {"student": {"3": {}}}}'), "no student of seed 0, only of 3"),
+        (
+            lambda folder: (folder / "comparison.json").write_text('{"arms": {"student": {"3": {}}}}'),
+            "no student of seed 0, only of 3",
+        ),
         (lambda folder: (folder.parent / "best.pt").unlink(), "does not exist any more"),
         (lambda folder: (folder / "report.json").write_text('{"arms": {}}'), "the report has no arm student"),
     ],

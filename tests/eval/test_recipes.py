@@ -21,9 +21,20 @@ def arguments(overrides, phantoms, tmp_path, monkeypatch):
     own |= {"data::img_size": 64, "training::warmup_epochs": 0}
     pairs = [text for key, value in own.items() for text in (f"--{key}", repr(value))]
     return [
-        "--output_dir", str(tmp_path / "out"), "--dataset_dir", str(phantoms), "--seeds", "0", "--epochs", "1", "--num_images", "4",
-        "--results", str(tmp_path / "recipes.json"), *pairs,
-    ]  # fmt: skip
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--dataset_dir",
+        str(phantoms),
+        "--seeds",
+        "0",
+        "--epochs",
+        "1",
+        "--num_images",
+        "4",
+        "--results",
+        str(tmp_path / "recipes.json"),
+        *pairs,
+    ]
 
 
 def test_every_recipe_runs_and_is_kept(arguments, tmp_path, monkeypatch, capsys):
@@ -67,12 +78,20 @@ def no_training(workflow):
 
 
 def test_gain_inside_the_seeds_spread_is_noise():
-    found = {"a": {"dice": {"0": 0.5, "1": 0.6}}, "b": {"dice": {"0": 0.55, "1": 0.61}}, "c": {"dice": {"0": 0.7, "1": 0.81}}}
+    found = {
+        "a": {"dice": {"0": 0.5, "1": 0.6}},
+        "b": {"dice": {"0": 0.55, "1": 0.61}},
+        "c": {"dice": {"0": 0.7, "1": 0.81}},
+    }
     for name in found:
         summarize(found, name, None if name == "a" else "a")
     assert found["b"]["gain"] == pytest.approx(0.03) and found["b"]["gain_spread"] == pytest.approx(0.04)
     rows = table(found).splitlines()[2:]
-    assert rows == ["| a | 0.550 (0.100) |  |", "| b | 0.580 (0.060) | +0.030, noise |", "| c | 0.755 (0.110) | +0.205, gain |"]
+    assert rows == [
+        "| a | 0.550 (0.100) |  |",
+        "| b | 0.580 (0.060) | +0.030, noise |",
+        "| c | 0.755 (0.110) | +0.205, gain |",
+    ]
 
 
 def test_gain_of_one_seed_is_called_neither_gain_nor_noise():

@@ -49,7 +49,9 @@ def test_hand_computed_error_of_four_pixels():
     assert summary["ece"] == pytest.approx(ece)
     assert (summary["accuracy"], summary["mean_confidence"]) == pytest.approx((0.75, 0.825))
     assert [row["count"] for row in summary["bins"]] == [0] * 10 + [1, 0, 2, 1, 0]
-    assert summary["bins"][12] == pytest.approx({"low": 12 / 15, "high": 13 / 15, "count": 2, "confidence": 0.85, "accuracy": 0.5})
+    assert summary["bins"][12] == pytest.approx(
+        {"low": 12 / 15, "high": 13 / 15, "count": 2, "confidence": 0.85, "accuracy": 0.5}
+    )
 
 
 def test_bins_are_closed_above():
@@ -187,9 +189,17 @@ def test_no_warning_within_the_bounds(caplog):
         (torch.full((1, 4, 5), 3.2), torch.zeros(1, 4, 5), "hold the value 3.2, expected 0 to 1; pass logits through"),
         (torch.full((1, 4, 5), math.nan), torch.zeros(1, 4, 5), "hold the value nan, expected 0 to 1"),
         (torch.full((2, 4, 5), 0.9), torch.zeros(1, 4, 5), "probabilities sum to 1.8, expected 1"),
-        (torch.rand(1, 4, 5), torch.full((1, 4, 5), 255), "label holds the value 255, expected class indices 0..1; see data::num"),
+        (
+            torch.rand(1, 4, 5),
+            torch.full((1, 4, 5), 255),
+            "label holds the value 255, expected class indices 0..1; see data::num",
+        ),
         (torch.rand(1, 4, 5), torch.full((1, 4, 5), 0.5), "label holds the value 0.5, expected class indices 0..1"),
-        (torch.full((3, 4, 5), 1 / 3), torch.full((1, 4, 5), -1), "label holds the value -1, expected class indices 0..2"),
+        (
+            torch.full((3, 4, 5), 1 / 3),
+            torch.full((1, 4, 5), -1),
+            "label holds the value -1, expected class indices 0..2",
+        ),
     ],
 )
 def test_bad_cases_are_refused_and_not_counted(probabilities, label, message):
@@ -205,10 +215,26 @@ def test_bad_cases_are_refused_and_not_counted(probabilities, label, message):
     [
         ([], [], "no cases to fit a temperature to"),
         ([torch.zeros(1, 4, 5)], [], "there are 1 logits and 0 labels, expected one label for each case"),
-        ([torch.zeros(1, 4, 5)] * 2, [torch.zeros(1, 4, 5), torch.zeros(1, 4, 6)], r"case 1: logits .* and label .* differ"),
-        ([torch.zeros(1, 4, 5), torch.zeros(3, 4, 5)], [torch.zeros(1, 4, 5)] * 2, "case 1: logits .* have 3 channels, expected 1"),
-        ([torch.full((1, 4, 5), math.inf)], [torch.zeros(1, 4, 5)], "case 0: logits are not all finite; pass --hardware"),
-        ([torch.zeros(1, 4, 5)], [torch.full((1, 4, 5), 2)], "case 0: label holds the value 2, expected class indices 0..1"),
+        (
+            [torch.zeros(1, 4, 5)] * 2,
+            [torch.zeros(1, 4, 5), torch.zeros(1, 4, 6)],
+            r"case 1: logits .* and label .* differ",
+        ),
+        (
+            [torch.zeros(1, 4, 5), torch.zeros(3, 4, 5)],
+            [torch.zeros(1, 4, 5)] * 2,
+            "case 1: logits .* have 3 channels, expected 1",
+        ),
+        (
+            [torch.full((1, 4, 5), math.inf)],
+            [torch.zeros(1, 4, 5)],
+            "case 0: logits are not all finite; pass --hardware",
+        ),
+        (
+            [torch.zeros(1, 4, 5)],
+            [torch.full((1, 4, 5), 2)],
+            "case 0: label holds the value 2, expected class indices 0..1",
+        ),
     ],
 )
 def test_bad_logits_are_refused(logits, label, message):

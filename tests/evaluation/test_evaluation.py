@@ -169,7 +169,10 @@ def test_report_compares_student_and_teacher_with_the_margin(tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert list(report["arms"]) == ["teacher", "student"] and report["about"]["margin (Dice)"] == 0.05
     compared = {(row["arm"], row["reference"], row["metric"]): row for row in report["comparisons"]}
-    assert compared["student", "teacher", "dice"]["difference"] > 0.9 and compared["student", "teacher", "dice"]["margin"] == 0.05
+    assert (
+        compared["student", "teacher", "dice"]["difference"] > 0.9
+        and compared["student", "teacher", "dice"]["margin"] == 0.05
+    )
     assert compared["student", "teacher", "hd95"]["margin"] is None
     assert {row["arm"] for row in report["failures"]} == {"teacher"} and report["failures"][0]["case"] == "images/0.png"
     assert 0 <= report["calibration"]["student"]["ece"] <= 1
@@ -179,7 +182,10 @@ def test_report_compares_student_and_teacher_with_the_margin(tmp_path):
 
 def test_control_is_drawn_under_its_own_name(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("scripts.evaluation.evaluate.draw_panels", lambda cases, path, *more: seen.append(set(cases[0])) or draw_panels(cases, path, *more))
+    monkeypatch.setattr(
+        "scripts.evaluation.evaluate.draw_panels",
+        lambda cases, path, *more: seen.append(set(cases[0])) or draw_panels(cases, path, *more),
+    )
     networks = {"control": Threshold(), "teacher": Teacher()}
     run_evaluation(cases(2), networks, tmp_path, 2, img_size=32, num_panels=1)
     assert seen and all(drawn == {"image", "label", "control", "teacher", "title"} for drawn in seen)
@@ -228,9 +234,17 @@ def test_repeated_evaluation_replaces_its_files(tmp_path):
     [
         (list.clear, {}, "has no cases, expected at least one; check the list test in data::datalist"),
         (lambda items: None, {"networks": {"teacher": None}}, "networks holds no network"),
-        (lambda items: None, {"networks": {"student": Threshold(channels=3)}}, "network student gives 3 channels of logits, expected 1"),
+        (
+            lambda items: None,
+            {"networks": {"student": Threshold(channels=3)}},
+            "network student gives 3 channels of logits, expected 1",
+        ),
         (lambda items: items[1].pop("label"), {}, "case images/1.png has no label"),
-        (lambda items: items[1].update(label=torch.zeros(1, 9, 9)), {}, r"image \(1, 48, 72\) and label \(1, 9, 9\) differ in size"),
+        (
+            lambda items: items[1].update(label=torch.zeros(1, 9, 9)),
+            {},
+            r"image \(1, 48, 72\) and label \(1, 9, 9\) differ in size",
+        ),
         (lambda items: items[1]["image"].fill_(math.nan), {}, "network student gives nan logits for case images/1.png"),
         (lambda items: items[1]["label"].fill_(255), {}, "case images/1.png: label holds the value 255.0"),
     ],
@@ -239,7 +253,16 @@ def test_bad_input_is_refused_and_no_results_are_written(tmp_path, change, optio
     items = cases(2)
     change(items)
     with pytest.raises(ValueError, match=message):
-        run_evaluation(items, **{"networks": {"student": Threshold()}, "output_dir": tmp_path, "num_classes": 2, "img_size": 32, **options})
+        run_evaluation(
+            items,
+            **{
+                "networks": {"student": Threshold()},
+                "output_dir": tmp_path,
+                "num_classes": 2,
+                "img_size": 32,
+                **options,
+            },
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -264,7 +287,9 @@ def test_real_images_through_the_bundles_own_loading(tmp_path):
             EnsureTyped(keys, track_meta=False),
         ]
     )
-    summary = run_evaluation(ViewDataset(data, loading), {"student": Threshold(0.3)}, tmp_path, 2, img_size=64, num_panels=1)
+    summary = run_evaluation(
+        ViewDataset(data, loading), {"student": Threshold(0.3)}, tmp_path, 2, img_size=64, num_panels=1
+    )
     assert summary["student"]["num_cases"] == 5 and 0 < summary["student"]["dice"] < 1
     assert [row["patient"] for row in rows(tmp_path)] == [str(entry["patient"]) for entry in entries]
     assert np.isfinite([float(row["hd95"]) for row in rows(tmp_path)]).all()

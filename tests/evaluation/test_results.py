@@ -5,9 +5,17 @@ import pytest
 from scripts.evaluation.results import read_rows, table
 
 ROW = {
-    "case": "007.png", "patient": 7, "arm": "student", "seed": 0, "scanner": "A", "dice": 0.5, "hd95": 3.0, "label_area": 4,
-    "predicted_area": 2, "empty_label": 0,
-}  # fmt: skip
+    "case": "007.png",
+    "patient": 7,
+    "arm": "student",
+    "seed": 0,
+    "scanner": "A",
+    "dice": 0.5,
+    "hd95": 3.0,
+    "label_area": 4,
+    "predicted_area": 2,
+    "empty_label": 0,
+}
 
 
 def test_table_is_read_as_it_was_written(tmp_path):
@@ -19,7 +27,11 @@ def test_table_is_read_as_it_was_written(tmp_path):
 
 def test_columns_start_with_the_case_and_end_with_areas_and_counts():
     header = table([ROW]).splitlines()[0].split(",")
-    assert header[:5] == ["case", "patient", "arm", "seed", "scanner"] and header[-3:] == ["label_area", "predicted_area", "empty_label"]
+    assert header[:5] == ["case", "patient", "arm", "seed", "scanner"] and header[-3:] == [
+        "label_area",
+        "predicted_area",
+        "empty_label",
+    ]
 
 
 @pytest.mark.parametrize("patient", ["12_1", "121", "007", "nan", "1e3"])
@@ -36,8 +48,13 @@ def test_unknown_patient_stays_unknown(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("a,b\n1,2\n", "row 1 of .* has no case"), ("case,arm,seed,dice\na,b,0,\n", "row 1 of .* has no dice"),
-     ("case,arm,seed,dice\na,b,0,high\n", "'high' in the column dice"), ("case,arm,seed,dice\n", "has no rows"), ("", "has no rows")],
+    [
+        ("a,b\n1,2\n", "row 1 of .* has no case"),
+        ("case,arm,seed,dice\na,b,0,\n", "row 1 of .* has no dice"),
+        ("case,arm,seed,dice\na,b,0,high\n", "'high' in the column dice"),
+        ("case,arm,seed,dice\n", "has no rows"),
+        ("", "has no rows"),
+    ],
 )
 def test_other_files_are_refused(tmp_path, content, message):
     (tmp_path / "metrics.csv").write_text(content)

@@ -1,4 +1,6 @@
-"""Intervals, comparisons, subgroups and areas against hand-computed values, scipy, and a simulation with known truth."""
+"""Intervals, comparisons, subgroups and areas against hand-computed values, scipy, and a simulation with known
+truth.
+"""
 
 import json
 import math
@@ -40,7 +42,8 @@ def shifted(shift, spread=0.0, num_cases=30, metric="dice"):
 
 
 def test_mean_is_over_cases_and_the_interval_over_patients():
-    # Two patients, means 1 and 0: a resample is (a, a), (a, b), (b, a) or (b, b), so its mean is 1, 0.75 (3 of 4 cases) or 0.
+    # Two patients, means 1 and 0: a resample is (a, a), (a, b), (b, a) or (b, b), so its mean is 1, 0.75 (3 of 4 cases)
+    # or 0.
     interval = cluster_bootstrap([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"])
     assert interval == Interval(0.75, 0.0, 1.0)
 
@@ -50,7 +53,9 @@ def test_single_cases_as_clusters_give_the_usual_bootstrap():
     interval = cluster_bootstrap(values, range(200), num_resamples=4000)
     error = values.std() / math.sqrt(200)
     assert interval.mean == pytest.approx(values.mean())
-    assert [interval.low, interval.high] == pytest.approx([values.mean() - 1.96 * error, values.mean() + 1.96 * error], abs=0.02)
+    assert [interval.low, interval.high] == pytest.approx(
+        [values.mean() - 1.96 * error, values.mean() + 1.96 * error], abs=0.02
+    )
 
 
 def test_the_interval_is_wider_when_the_cases_of_a_patient_agree():
@@ -112,7 +117,9 @@ def test_summary_holds_means_seed_means_spread_and_counts():
     )
     summary = summarize_arms(rows, ["dice"])
     assert {key: summary["student"][key] for key in ("num_cases", "num_patients", "num_seeds")} == {
-        "num_cases": 3, "num_patients": 2, "num_seeds": 2,
+        "num_cases": 3,
+        "num_patients": 2,
+        "num_seeds": 2,
     }
     student = summary["student"]["metrics"]["dice"]
     assert student["mean"] == pytest.approx(0.75)
@@ -129,7 +136,9 @@ def test_rows_in_another_order_give_the_same_pairs():
     rows = shifted(0.03)
     half = len(rows) // 2
     turned = rows[:half] + rows[half:][::-1]
-    assert compare_arms(turned, "student", "control", "dice", **FAST) == compare_arms(rows, "student", "control", "dice", **FAST)
+    assert compare_arms(turned, "student", "control", "dice", **FAST) == compare_arms(
+        rows, "student", "control", "dice", **FAST
+    )
 
 
 def test_difference_is_paired_and_its_test_is_scipys_on_patient_means():
@@ -260,14 +269,17 @@ def test_metrics_that_are_better_lower_are_turned(metric):
 
 
 def test_figures_too_small_for_three_decimals_are_not_shown_as_0():
-    assert "the gain 2.0e-04 is inside the spread of the seeds (3.0e-04)" in compare_arms(
-        shifted(0.0002, spread=0.0003), "student", "control", "dice"
-    )["verdict"]
+    assert (
+        "the gain 2.0e-04 is inside the spread of the seeds (3.0e-04)"
+        in compare_arms(shifted(0.0002, spread=0.0003), "student", "control", "dice")["verdict"]
+    )
 
 
 @pytest.mark.parametrize("margin", [0, -0.02, math.nan, "two"])
 def test_a_margin_that_is_not_positive_is_refused(margin):
-    with pytest.raises(ValueError, match=f"margin must be a positive number chosen before the results are seen, got {margin}"):
+    with pytest.raises(
+        ValueError, match=f"margin must be a positive number chosen before the results are seen, got {margin}"
+    ):
         compare_arms(shifted(0.0), "student", "control", "dice", margin=margin)
 
 
@@ -278,7 +290,9 @@ def test_subgroups_of_texts_are_sorted_with_the_unknown_last():
     )
     table = subgroup_table(rows, ["pathology"])
     assert [(row["column"], row["group"], row["num_cases"]) for row in table] == [
-        ("pathology", "benign", 1), ("pathology", "malignant", 2), ("pathology", "unknown", 1),
+        ("pathology", "benign", 1),
+        ("pathology", "malignant", 2),
+        ("pathology", "unknown", 1),
     ]
     assert table[1]["arms"]["student"]["mean"] == pytest.approx((0.6 + 0.3) / 2)
     assert table[1]["arms"]["teacher"] == pytest.approx({"mean": 0.75, "low": 0.6, "high": 0.9})
@@ -294,10 +308,18 @@ def test_the_interval_of_a_subgroup_is_over_patients():
 def test_few_numbers_are_groups_and_many_are_thirds():
     values = [0.5] * 10
     rows = make_rows({"a": {0: values}}, birads=[10, 2, 2, 4, "", 4, 10, 2, 2, 2], age=[*range(20, 29), None])
-    groups = [(row["column"], row["group"], row["num_cases"]) for row in subgroup_table(rows, ["birads", "age"], **FAST)]
+    groups = [
+        (row["column"], row["group"], row["num_cases"]) for row in subgroup_table(rows, ["birads", "age"], **FAST)
+    ]
     assert groups == [
-        ("birads", "2", 5), ("birads", "4", 2), ("birads", "10", 2), ("birads", "unknown", 1),
-        ("age", "20 to 22", 3), ("age", "23 to 25", 3), ("age", "26 to 28", 3), ("age", "unknown", 1),
+        ("birads", "2", 5),
+        ("birads", "4", 2),
+        ("birads", "10", 2),
+        ("birads", "unknown", 1),
+        ("age", "20 to 22", 3),
+        ("age", "23 to 25", 3),
+        ("age", "26 to 28", 3),
+        ("age", "unknown", 1),
     ]
 
 
@@ -316,24 +338,28 @@ def test_lesion_size_is_thirds_of_the_label_area_apart_from_empty_labels():
 
 
 def test_an_unknown_column_is_refused_with_those_that_are_there():
-    with pytest.raises(ValueError, match="column scanner is in no row, expected lesion size or one of case, patient.*side"):
+    with pytest.raises(
+        ValueError, match="column scanner is in no row, expected lesion size or one of case, patient.*side"
+    ):
         subgroup_table(make_rows({"a": {0: [0.5]}}, side=["left"]), ["scanner"])
     with pytest.raises(ValueError, match="label_area is unknown"):
         subgroup_table(make_rows({"a": {0: [0.5]}}), ["lesion size"])
 
 
 def area_rows(**columns):
-    return make_rows(
-        {"a": {0: [0.5] * 3}}, label_area=[100, 200, 300], predicted_area=[110, 200, 320], **columns
-    )
+    return make_rows({"a": {0: [0.5] * 3}}, label_area=[100, 200, 300], predicted_area=[110, 200, 320], **columns)
 
 
 def test_bland_altman_by_hand():
     found = bland_altman(area_rows(), "a")
     # Differences 10, 0, 20: bias 10, standard deviation 10.
     assert found == {
-        "unit": "pixels", "bias": 10.0, "low": pytest.approx(-9.6), "high": pytest.approx(29.6),
-        "points": [[105.0, 10.0], [200.0, 0.0], [310.0, 20.0]], "cases": ["c0", "c1", "c2"],
+        "unit": "pixels",
+        "bias": 10.0,
+        "low": pytest.approx(-9.6),
+        "high": pytest.approx(29.6),
+        "points": [[105.0, 10.0], [200.0, 0.0], [310.0, 20.0]],
+        "cases": ["c0", "c1", "c2"],
     }
     json.dumps(found, allow_nan=False)
 
@@ -373,7 +399,8 @@ def test_warnings_name_missing_patients_one_seed_empty_predictions_and_few_patie
     )
     rows = [row | {"predicted_area": 100 * row["dice"]} for row in rows]
     assert warnings(rows) == [
-        "7 of 8 cases without a patient (c1, c2, c3, c4, c5, ...), each counted as one of its own: if some share a patient, the "
+        "7 of 8 cases without a patient (c1, c2, c3, c4, c5, ...), each counted as one of its own: if some share a "
+        "patient, the "
         "intervals are too narrow; add patient to the datalist.",
         "Arm teacher has one seed: the spread between seeds is unknown.",
         "All predictions of arm student, seed 0, are empty.",
@@ -404,11 +431,16 @@ def test_zero_rows_are_refused():
 
 def test_other_cases_are_refused_with_up_to_five_names_and_their_number():
     rows = make_rows({"teacher": {0: [0.5] * 8}, "student": {0: [0.5] * 8, 1: [0.5] * 2}})
-    message = r"arm student, seed 1 does not have the cases of arm teacher, seed 0: it lacks 6 of 8 \(c2, c3, c4, c5, c6, \.\.\.\)"
+    message = (
+        r"arm student, seed 1 does not have the cases of arm teacher, seed 0: it lacks 6 of 8 \(c2, c3, c4, c5, c6, "
+        r"\.\.\.\)"
+    )
     with pytest.raises(ValueError, match=message):
         check_rows(rows)
     rows = rows[:16] + [row | {"arm": "control", "case": row["case"].replace("c0", "x")} for row in rows[:8]]
-    with pytest.raises(ValueError, match=r"arm control, seed 0 .* lacks 1 of 8 \(c0\) and has 1 more \(x\); evaluate all arms"):
+    with pytest.raises(
+        ValueError, match=r"arm control, seed 0 .* lacks 1 of 8 \(c0\) and has 1 more \(x\); evaluate all arms"
+    ):
         compare_arms(rows, "student", "teacher", "dice")
 
 

@@ -1,4 +1,6 @@
-"""Exported forms: what they compute, what is kept of them, and every refusal. The student is tiny and fitted to phantoms."""
+"""Exported forms: what they compute, what is kept of them, and every refusal. The student is tiny and fitted to
+phantoms.
+"""
 
 import hashlib
 import json
@@ -76,10 +78,13 @@ def arguments(checkpoint, output, *forms, **options):
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory):
-    """An export of all forms whose libraries are installed; int8 changes a student of width 24 by more than one of 192."""
+    """An export of all forms whose libraries are installed; int8 changes a student of width 24 by more than one of
+    192.
+    """
     output = tmp_path_factory.mktemp("export") / "forms"
     installed = [form for form in WRITTEN if all(map(find_spec, FORMS[form].needs))]
-    forms = [form for form in installed if form != "openvino_bf16"]  # runs the files of openvino, where the processor can
+    # runs the files of openvino, where the processor can
+    forms = [form for form in installed if form != "openvino_bf16"]
     with pytest.MonkeyPatch.context() as patch:
         for form in REDUCED:
             patch.setitem(FORMS, form, FORMS[form]._replace(limit=DICE._replace(value=0.05)))
@@ -145,8 +150,12 @@ def test_int8_leaves_attention_products_and_classifier_in_fp32(exported):
 
     graph = onnx.load(exported / "student_int8.onnx").graph
     quantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    fp32 = [node.op_type for node in graph.node if node.op_type in ("Conv", "MatMul") and not quantized & set(node.input)]
-    int8 = [node.op_type for node in graph.node if node.op_type in ("Conv", "MatMul") and quantized.issuperset(node.input)]
+    fp32 = [
+        node.op_type for node in graph.node if node.op_type in ("Conv", "MatMul") and not quantized & set(node.input)
+    ]
+    int8 = [
+        node.op_type for node in graph.node if node.op_type in ("Conv", "MatMul") and quantized.issuperset(node.input)
+    ]
     depth = TINY["depth"]
     assert sorted(fp32) == ["Conv"] + ["MatMul"] * 2 * depth  # classifier; q k and its product with v
     assert sorted(int8) == ["Conv"] * 13 + ["MatMul"] * 4 * depth  # patches, neck and head; qkv, projection, MLP
@@ -196,7 +205,9 @@ def test_images_are_resized_and_labels_are_not(phantoms):
 
 def test_calibration_is_on_the_training_list_and_the_check_on_the_split(checkpoint, phantoms, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(export, "export_student", lambda *given: seen.update(check=given[2], calibration=given[3]) or {})
+    monkeypatch.setattr(
+        export, "export_student", lambda *given: seen.update(check=given[2], calibration=given[3]) or {}
+    )
     main(arguments(checkpoint, tmp_path / "out", "safetensors", dataset_dir=phantoms, split="test", num_images=2))
     data = SegmentationData(phantoms, img_size=SIZE)
     assert [case.name for case in seen["check"].cases] == [item["image"] for item in data.test]
@@ -211,8 +222,12 @@ def test_multi_class_student_is_exported(tmp_path, capsys):
     assert main(arguments(tmp_path / "three.pt", tmp_path / "out", "torchscript", num_classes=3)) == 0
     image = torch.rand(2, 1, SIZE, SIZE)
     with torch.inference_mode():
-        torch.testing.assert_close(load_runner("torchscript", tmp_path / "out", SIZE, num_classes=3)(image), student(image))
-    with pytest.raises(ValueError, match="gives 3 channels of logits, but 2 classes have 1; pass the num_classes that its"):
+        torch.testing.assert_close(
+            load_runner("torchscript", tmp_path / "out", SIZE, num_classes=3)(image), student(image)
+        )
+    with pytest.raises(
+        ValueError, match="gives 3 channels of logits, but 2 classes have 1; pass the num_classes that its"
+    ):
         load_runner("torchscript", tmp_path / "out", SIZE)
 
 
@@ -243,10 +258,22 @@ def test_processor_without_bf16_is_known_to_openvino(monkeypatch):
 def test_monais_ckpt_export_gives_torchscript_from_any_folder(checkpoint, student, tmp_path):
     tiny = [word for name, value in TINY.items() for word in (f"--network_def::{name}", str(value))]
     command = [
-        sys.executable, "-m", "monai.bundle", "ckpt_export", "--bundle_root", str(ROOT),
-        "--config_file", str(CONFIGS / "inference.json"), "--filepath", str(tmp_path / "model.ts"),
-        "--ckpt_file", str(checkpoint), "--img_size", str(SIZE), *tiny,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "ckpt_export",
+        "--bundle_root",
+        str(ROOT),
+        "--config_file",
+        str(CONFIGS / "inference.json"),
+        "--filepath",
+        str(tmp_path / "model.ts"),
+        "--ckpt_file",
+        str(checkpoint),
+        "--img_size",
+        str(SIZE),
+        *tiny,
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
@@ -257,7 +284,9 @@ def test_monais_ckpt_export_gives_torchscript_from_any_folder(checkpoint, studen
             torch.testing.assert_close(runner(images), student(images), rtol=0, atol=1e-4)
     torch.jit.load(tmp_path / "model.ts", _extra_files=files)
     assert json.loads(files["inference.json"])["network_def"]["_target_"] == TINY_STUDENT["_target_"]
-    assert json.loads(files["metadata.json"])["version"] == json.loads((CONFIGS / "metadata.json").read_text())["version"]
+    assert (
+        json.loads(files["metadata.json"])["version"] == json.loads((CONFIGS / "metadata.json").read_text())["version"]
+    )
 
 
 def broken(monkeypatch, form, limit, change):
@@ -300,7 +329,10 @@ def test_a_nan_logit_is_refused_even_where_the_mask_is_the_same(checkpoint, tmp_
     broken(monkeypatch, "safetensors", DICE, lambda logits: logits.masked_fill(corner, torch.nan))
     assert main(arguments(checkpoint, tmp_path / "out", "safetensors")) == 1
     shown = capsys.readouterr()
-    assert "safetensors is refused: max_logit_difference is nan, the limit is 0.0001" in shown.err and "+0.00000" in shown.out
+    assert (
+        "safetensors is refused: max_logit_difference is nan, the limit is 0.0001" in shown.err
+        and "+0.00000" in shown.out
+    )
 
 
 def test_earlier_export_stays_when_every_form_is_refused(checkpoint, tmp_path, monkeypatch):
@@ -355,9 +387,17 @@ def refused(capsys):
     [
         ("tensorrt", {}, f"--forms must be all, or of {', '.join(WRITTEN)}, got 'tensorrt'"),
         ("torch_bf16", {}, "got 'torch_bf16'"),
-        ("safetensors", {"img_size": 32}, "was trained at 64 pixels, but the student is built for 32; pass --img_size 64"),
+        (
+            "safetensors",
+            {"img_size": 32},
+            "was trained at 64 pixels, but the student is built for 32; pass --img_size 64",
+        ),
         ("safetensors", {"img_size": 60}, "img_size must be a positive multiple of 16, got 60"),
-        ("safetensors", {"num_classes": 3}, "segments 2 classes, but data::num_classes is 3; pass --data::num_classes 2"),
+        (
+            "safetensors",
+            {"num_classes": 3},
+            "segments 2 classes, but data::num_classes is 3; pass --data::num_classes 2",
+        ),
         ("safetensors", {"num_images": 0}, "--num_images must be at least 1, got 0"),
         ("safetensors", {"dataset_dir": "gone"}, "gone is no folder; pass --dataset_dir PATH"),
     ],
@@ -374,10 +414,13 @@ def test_all_stands_alone(checkpoint, tmp_path, refused):
 
 def test_bad_datalist_is_refused(checkpoint, phantoms, tmp_path, refused):
     call = partial(arguments, checkpoint, tmp_path / "out", "safetensors", dataset_dir=phantoms)
-    assert "none.json does not exist; build one with python -m scripts.make_datalist or pass --datalist NAME" in refused(
-        call(datalist="none.json")
+    assert (
+        "none.json does not exist; build one with python -m scripts.make_datalist or pass --datalist NAME"
+        in refused(call(datalist="none.json"))
     )
-    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": "images/gone.png", "label": "x"}], "validation": []}))
+    (tmp_path / "list.json").write_text(
+        json.dumps({"training": [{"image": "images/gone.png", "label": "x"}], "validation": []})
+    )
     assert "has no validation cases" in refused(call(datalist=tmp_path / "list.json"))
     assert not (tmp_path / "out").exists()
 
@@ -401,14 +444,20 @@ def test_existing_output_is_refused_and_kept(checkpoint, tmp_path, refused):
     (tmp_path / "out").mkdir()
     assert "exists; choose another folder, or pass --overwrite to replace an export" in refused(call)
     (tmp_path / "out" / "thesis.tex").write_text("mine")
-    assert "is no earlier export, since thesis.tex is not of one; choose another folder" in refused([*call, "--overwrite"])
+    assert "is no earlier export, since thesis.tex is not of one; choose another folder" in refused(
+        [*call, "--overwrite"]
+    )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
     (tmp_path / "file").write_text("mine")
     assert "is no earlier export" in refused([*arguments(checkpoint, tmp_path / "file", "safetensors"), "--overwrite"])
-    assert "lies in no existing folder; create it first" in refused(arguments(checkpoint, tmp_path / "a" / "b", "safetensors"))
+    assert "lies in no existing folder; create it first" in refused(
+        arguments(checkpoint, tmp_path / "a" / "b", "safetensors")
+    )
 
 
-@pytest.mark.parametrize("form, module", [("onnx", "onnxscript"), ("onnx_int8", "onnxruntime"), ("openvino", "openvino")])
+@pytest.mark.parametrize(
+    "form, module", [("onnx", "onnxscript"), ("onnx_int8", "onnxruntime"), ("openvino", "openvino")]
+)
 def test_missing_library_is_named_with_its_extra(checkpoint, tmp_path, monkeypatch, refused, form, module):
     for name in FORMS[form].needs:
         monkeypatch.setitem(sys.modules, name, None if name == module else SimpleNamespace())
@@ -423,7 +472,9 @@ def test_runner_for_another_img_size_is_refused(exported, form):
     runner = start(form, exported)
     with pytest.raises(Exception, match="64|32"):  # each library has its own
         runner(torch.zeros(1, 1, 32, 32))
-    with pytest.raises(ValueError, match="was trained at 64 pixels|on an image of 32 x 32 .*; pass the img_size that its"):
+    with pytest.raises(
+        ValueError, match="was trained at 64 pixels|on an image of 32 x 32 .*; pass the img_size that its"
+    ):
         load_runner(form, exported, 32)
 
 

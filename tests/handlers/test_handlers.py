@@ -32,7 +32,9 @@ TERMS = {"task": 1.0, "distill": 2.0, "feature": 3.0}
 def make_evaluator(metric: float = -1, epoch: int = -1) -> SimpleNamespace:
     """What the handlers read of an evaluator."""
     metrics = {"val_mean_dice": metric}
-    return SimpleNamespace(state=SimpleNamespace(best_metric=metric, best_metric_epoch=epoch, epoch=epoch, metrics=metrics))
+    return SimpleNamespace(
+        state=SimpleNamespace(best_metric=metric, best_metric_epoch=epoch, epoch=epoch, metrics=metrics)
+    )
 
 
 def make_trainer(losses=((1.0, 1), (4.0, 2))) -> Engine:
@@ -119,13 +121,18 @@ def test_best_file_is_named_after_epoch_and_dice_and_replaces_the_former(tmp_pat
     assert content["progress"] == {"epoch": 3, "best_metric": 0.61238, "best_metric_epoch": 2, "settings": {}}
 
 
-def run_checkpoints(folder, network, evaluator, best_epochs: dict[int, float], max_epochs: int = 3, **options) -> Engine:
+def run_checkpoints(
+    folder, network, evaluator, best_epochs: dict[int, float], max_epochs: int = 3, **options
+) -> Engine:
     """A run in which the epochs of `best_epochs` have a new best metric."""
     engine = make_trainer()
 
     def validate(engine: Engine) -> None:
         if engine.state.epoch in best_epochs:
-            evaluator.state.best_metric, evaluator.state.best_metric_epoch = best_epochs[engine.state.epoch], engine.state.epoch
+            evaluator.state.best_metric, evaluator.state.best_metric_epoch = (
+                best_epochs[engine.state.epoch],
+                engine.state.epoch,
+            )
 
     engine.add_event_handler(Events.EPOCH_COMPLETED, validate)
     engine.state.max_epochs = max_epochs
@@ -136,9 +143,14 @@ def run_checkpoints(folder, network, evaluator, best_epochs: dict[int, float], m
 def test_best_of_the_run_is_published_as_it_is_exported_once_the_run_is_complete(tmp_path):
     network, published, seen = nn.Linear(1, 1), tmp_path / "published" / "model.pt", []
     engine = run_checkpoints(
-        tmp_path / "run", network, make_evaluator(), {1: 0.4, 2: 0.5}, suffix=".pth", model_file=str(published),
+        tmp_path / "run",
+        network,
+        make_evaluator(),
+        {1: 0.4, 2: 0.5},
+        suffix=".pth",
+        model_file=str(published),
         export=lambda module: {"tuned": module.weight.detach().clone()},
-    )  # fmt: skip
+    )
     best = network.weight.detach().clone()
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(published.exists()))
     engine.add_event_handler(Events.EPOCH_STARTED(once=3), lambda: nn.init.zeros_(network.weight))
@@ -215,7 +227,9 @@ def test_checkpoint_that_cannot_be_resumed_is_refused_when_attached(tmp_path):
     with pytest.raises(ValueError, match="has completed 4 epochs of 4; pass a higher --training::num_epochs"):
         resumed.attach(at_epoch(0, max_epochs=4))
     resumed = Checkpoints(tmp_path, network, make_evaluator(), {"student": network}, resume=tmp_path / "last.pt")
-    with pytest.raises(ValueError, match="training::resume: .*last.pt holds network, progress, expected progress, student: it was"):
+    with pytest.raises(
+        ValueError, match="training::resume: .*last.pt holds network, progress, expected progress, student: it was"
+    ):
         resumed.attach(at_epoch(0))
     (tmp_path / "last.pt").write_text("no checkpoint")
     with pytest.raises(ValueError, match="training::resume: .*last.pt is no checkpoint; pass the folder of a run"):
@@ -234,7 +248,9 @@ def resume(checkpoint, network: nn.Module | None = None, **options) -> None:
     network = network or nn.Linear(2, 1)
     before = {path: path.stat().st_mtime_ns for path in checkpoint.parent.rglob("*")}
     try:
-        handler = Checkpoints(checkpoint.parent, network, make_evaluator(), {"network": network}, resume=checkpoint, **options)
+        handler = Checkpoints(
+            checkpoint.parent, network, make_evaluator(), {"network": network}, resume=checkpoint, **options
+        )
         engine = make_trainer()
         engine.state.max_epochs = 10
         handler.attach(engine)
@@ -248,15 +264,21 @@ SETTINGS = {"training": {"lr": 1e-4, "seed": 0}, "data": {"dataset_dir": ROOT / 
 def test_settings_are_kept_by_id_in_what_json_has(tmp_path):
     content = torch.load(saved(tmp_path, settings=SETTINGS), weights_only=True)
     assert content["progress"]["settings"] == {
-        "training::lr": 1e-4, "training::seed": 0, "data::dataset_dir": str(ROOT / "data"), "epoch_length": 3,
-    }  # fmt: skip
+        "training::lr": 1e-4,
+        "training::seed": 0,
+        "data::dataset_dir": str(ROOT / "data"),
+        "epoch_length": 3,
+    }
     resume(tmp_path / "last.pt", settings=SETTINGS)
 
 
 def test_resuming_with_other_settings_is_refused_with_each_of_them(tmp_path):
     checkpoint = saved(tmp_path, settings=SETTINGS)
     changed = {**SETTINGS, "training": {"lr": 1e-3, "seed": 1}}
-    match = "last.pt was trained with other settings: training::lr was 0.0001 and is 0.001; training::seed was 0 and is 1. Pass"
+    match = (
+        "last.pt was trained with other settings: training::lr was 0.0001 and is 0.001; training::seed was 0 and "
+        "is 1. Pass"
+    )
     with pytest.raises(ValueError, match=match):
         resume(checkpoint, settings=changed)
     with pytest.raises(ValueError, match="epoch_length was 'not recorded' and is 3"):
@@ -266,13 +288,18 @@ def test_resuming_with_other_settings_is_refused_with_each_of_them(tmp_path):
 def test_long_settings_are_shown_where_they_differ(tmp_path):
     text = "x" * 500
     checkpoint = saved(tmp_path, settings={"augmentation": f"{text}15.0{text}"})
-    with pytest.raises(ValueError, match=r"augmentation was \.{3}x{40}15\.0x{36}\.{3} and is \.{3}x{40}0\.0x{37}\.{4} Pass"):
+    with pytest.raises(
+        ValueError, match=r"augmentation was \.{3}x{40}15\.0x{36}\.{3} and is \.{3}x{40}0\.0x{37}\.{4} Pass"
+    ):
         resume(checkpoint, settings={"augmentation": f"{text}0.0{text}"})
 
 
 def test_resuming_with_another_network_is_refused_with_its_keys_and_shapes(tmp_path):
     checkpoint = saved(tmp_path)
-    match = r"training::resume: the network in .*last.pt does not fit .*: weight is \(1, 2\) in the checkpoint and \(1, 5\) in this"
+    match = (
+        r"training::resume: the network in .*last.pt does not fit .*: weight is \(1, 2\) in the checkpoint and \(1, "
+        r"5\) in this"
+    )
     with pytest.raises(ValueError, match=match):
         resume(checkpoint, nn.Linear(5, 1))
     with pytest.raises(ValueError, match="bias is in the checkpoint only"):
@@ -284,7 +311,10 @@ def test_resuming_with_another_network_is_refused_with_its_keys_and_shapes(tmp_p
 def test_resuming_from_before_the_last_epoch_is_refused_and_a_copy_is_not(tmp_path):
     early = saved(tmp_path / "run", epoch=2).rename(tmp_path / "run" / "checkpoint_epoch002.pt")
     saved(tmp_path / "run", epoch=4)
-    match = "checkpoint_epoch002.pt is of epoch 2, but .*last.pt is of epoch 4, .* copy the checkpoint to the folder models/ of a new"
+    match = (
+        "checkpoint_epoch002.pt is of epoch 2, but .*last.pt is of epoch 4, .* copy the checkpoint to the folder "
+        "models/ of a new"
+    )
     with pytest.raises(ValueError, match=match):
         resume(early)
     (tmp_path / "new" / "models").mkdir(parents=True)
@@ -295,7 +325,8 @@ def test_run_resumed_without_the_former_best_file_finds_its_own(tmp_path):
     network, evaluator = nn.Linear(1, 1), make_evaluator()
     Checkpoints(tmp_path, network, make_evaluator(0.9, 3), {"network": network}).save(at_epoch(4))
     Checkpoints(tmp_path, network, evaluator, {"network": network}, resume=tmp_path / "last.pt").restore(at_epoch(0))
-    assert evaluator.state.best_metric_epoch == -1  # 0.9 would never be beaten, and nothing would hold weights to evaluate
+    # 0.9 would never be beaten, and nothing would hold weights to evaluate
+    assert evaluator.state.best_metric_epoch == -1
 
 
 # progress
@@ -358,7 +389,10 @@ def test_summary_of_a_resumed_run_replaces_the_epochs_that_it_repeats(tmp_path):
     EpochSummary(tmp_path).attach(engine)
     engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "epoch", 1))
     engine.run(engine.losses, max_epochs=2)
-    assert [(row["epoch"], float(row["loss"])) for row in read_rows(tmp_path / "history.csv")] == [("1", 9.0), ("2", 3.0)]
+    assert [(row["epoch"], float(row["loss"])) for row in read_rows(tmp_path / "history.csv")] == [
+        ("1", 9.0),
+        ("2", 3.0),
+    ]
 
 
 def test_summary_is_one_line_in_the_log(tmp_path, caplog):
@@ -367,7 +401,9 @@ def test_summary_is_one_line_in_the_log(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "scripts.handlers.progress"):
         engine.run(engine.losses, max_epochs=1)
     (line,) = [record.message for record in caplog.records if record.name == "scripts.handlers.progress"]
-    assert line.startswith("epoch 1 of 1: loss 3, task 3, distill 6, feature 9, lr 0.5 (") and "waiting for data" in line
+    assert (
+        line.startswith("epoch 1 of 1: loss 3, task 3, distill 6, feature 9, lr 0.5 (") and "waiting for data" in line
+    )
 
 
 # records
@@ -382,9 +418,19 @@ def test_event_file_holds_the_three_terms_the_rate_and_the_metrics(tmp_path):
     engine.run(engine.losses, max_epochs=2)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {
-        "train/loss", "train/task", "train/distill", "train/feature", "train/lr", "val/val_mean_dice",
-    }  # fmt: skip
-    assert [(event.step, event.value) for event in events.Scalars("train/distill")] == [(1, 2.0), (2, 8.0), (3, 2.0), (4, 8.0)]
+        "train/loss",
+        "train/task",
+        "train/distill",
+        "train/feature",
+        "train/lr",
+        "val/val_mean_dice",
+    }
+    assert [(event.step, event.value) for event in events.Scalars("train/distill")] == [
+        (1, 2.0),
+        (2, 8.0),
+        (3, 2.0),
+        (4, 8.0),
+    ]
     assert [(event.step, event.value) for event in events.Scalars("val/val_mean_dice")] == [(2, 0.5)]
 
 
@@ -408,7 +454,9 @@ def test_event_file_holds_the_panels_of_their_epochs_made_smaller(tmp_path):
 def test_tracker_starts_its_record_with_the_network_and_tells_it_of_every_epoch():
     engine, told = make_trainer(), []
     engine.network = nn.Linear(1, 1)
-    record = SimpleNamespace(start=lambda network: told.append(network), log_epochs=lambda: told.append(engine.state.epoch))
+    record = SimpleNamespace(
+        start=lambda network: told.append(network), log_epochs=lambda: told.append(engine.state.epoch)
+    )
     Tracker(record).attach(engine)
     engine.run(engine.losses, max_epochs=2)
     assert told == [engine.network, 1, 2]
@@ -461,10 +509,17 @@ def test_panels_are_drawn_every_interval_and_the_teacher_runs_once(tmp_path):
     dataset = [{"image": torch.rand(1, 8, 8), "label": torch.zeros(1, 8, 8)} for _ in range(3)]
     engine = make_trainer()
     PanelWriter(
-        tmp_path, dataset, student, inferer=lambda images, network: network(images), device=torch.device("cpu"),
-        draw=lambda rows, path: drawn.append((rows, path)), classify=lambda logits: (logits > 0).long(), teacher=teacher,
-        interval=2, num_cases=2,
-    ).attach(engine)  # fmt: skip
+        tmp_path,
+        dataset,
+        student,
+        inferer=lambda images, network: network(images),
+        device=torch.device("cpu"),
+        draw=lambda rows, path: drawn.append((rows, path)),
+        classify=lambda logits: (logits > 0).long(),
+        teacher=teacher,
+        interval=2,
+        num_cases=2,
+    ).attach(engine)
     engine.run(engine.losses, max_epochs=5)
     assert [path.name for _, path in drawn] == ["epoch_002.png", "epoch_004.png"]
     assert (student.calls, teacher.calls) == (2, 1)
@@ -477,9 +532,14 @@ def test_panels_without_a_teacher_have_none(tmp_path):
     drawn = []
     dataset = [{"image": torch.rand(1, 8, 8), "label": torch.zeros(1, 8, 8)}]
     writer = PanelWriter(
-        tmp_path, dataset, Constant(1.0), lambda images, network: network(images), torch.device("cpu"),
-        lambda rows, path: drawn.extend(rows), lambda logits: (logits > 0).long(),
-    )  # fmt: skip
+        tmp_path,
+        dataset,
+        Constant(1.0),
+        lambda images, network: network(images),
+        torch.device("cpu"),
+        lambda rows, path: drawn.extend(rows),
+        lambda logits: (logits > 0).long(),
+    )
     writer(at_epoch(10))
     assert len(drawn) == 1 and set(drawn[0]) == {"image", "label", "student"}
 
@@ -514,7 +574,9 @@ def test_record_tells_why_a_run_ended_and_the_error_goes_on(tmp_path):
 def test_new_run_never_writes_into_an_existing_folder(tmp_path):
     engine = make_trainer()
     RunRecord(tmp_path, {}).attach(engine)
-    with pytest.raises(FileExistsError, match=r"the run folder .* is there already, .* pass --run_folder::timestamp NAME, or go on"):
+    with pytest.raises(
+        FileExistsError, match=r"the run folder .* is there already, .* pass --run_folder::timestamp NAME, or go on"
+    ):
         engine.run(engine.losses, max_epochs=1)
     assert not list(tmp_path.iterdir())
 

@@ -32,7 +32,9 @@ def test_average_moves_towards_weights_and_running_statistics_after_every_iterat
         weight, mean = 0.75 * weight + 0.25 * latest_weight, 0.75 * mean + 0.25 * latest_mean
     torch.testing.assert_close(average.network[0].weight, weight)
     torch.testing.assert_close(average.network[1].running_mean, mean)
-    assert average.network is not network and average.state is average.network and average.settings == {"ema_decay": 0.75}
+    assert (
+        average.network is not network and average.state is average.network and average.settings == {"ema_decay": 0.75}
+    )
 
 
 def test_network_goes_on_with_its_own_weights_and_gradients():

@@ -76,13 +76,22 @@ def images(tmp_path):
 def infer(dataset_dir, checkpoint, output_dir, **overrides) -> ConfigWorkflow:
     network_def = {"_target_": TINY_STUDENT["_target_"], "num_classes": "@num_classes", "img_size": "@img_size", **SIZE}
     flow = ConfigWorkflow(
-        config_file=str(CONFIGS / "inference.json"), meta_file=str(CONFIGS / "metadata.json"), logging_file=False,
+        config_file=str(CONFIGS / "inference.json"),
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
         workflow_type="infer",
         **{
-            "bundle_root": str(ROOT), "dataset_dir": str(dataset_dir), "output_dir": str(output_dir), "checkpoint": str(checkpoint),
-            "img_size": 64, "network_def": network_def, "hardware::gpu_ids": [], "hardware::precision": "fp32", **overrides,
+            "bundle_root": str(ROOT),
+            "dataset_dir": str(dataset_dir),
+            "output_dir": str(output_dir),
+            "checkpoint": str(checkpoint),
+            "img_size": 64,
+            "network_def": network_def,
+            "hardware::gpu_ids": [],
+            "hardware::precision": "fp32",
+            **overrides,
         },
-    )  # fmt: skip
+    )
     flow.initialize()
     flow.run()
     return flow
@@ -128,9 +137,14 @@ def test_shared_student_segments_real_lesions_out_of_the_box(tmp_path):
     for case in cases:
         shutil.copy(folder / case["image"], tmp_path / "images")
     flow = ConfigWorkflow(
-        config_file=str(CONFIGS / "inference.json"), meta_file=str(CONFIGS / "metadata.json"), logging_file=False, workflow_type="infer",
-        bundle_root=str(ROOT), dataset_dir=str(tmp_path / "images"), output_dir=str(tmp_path / "masks"),
-    )  # fmt: skip
+        config_file=str(CONFIGS / "inference.json"),
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type="infer",
+        bundle_root=str(ROOT),
+        dataset_dir=str(tmp_path / "images"),
+        output_dir=str(tmp_path / "masks"),
+    )
     flow.initialize()
     flow.run()
     scores = []
@@ -245,7 +259,11 @@ def test_loop_is_segmented_frame_by_frame(loops, student, checkpoint, tmp_path, 
         pytest.importorskip("pydicom", minversion="3", reason="DICOM needs the extra dicom")
     infer(folder / name, checkpoint, tmp_path / "out")
     stem = name.split(".")[0]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{stem}_mask.nii.gz", f"{stem}_overlay.gif", "lesions.csv"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{stem}_mask.nii.gz",
+        f"{stem}_overlay.gif",
+        "lesions.csv",
+    }
     mask, expected = nibabel.load(tmp_path / "out" / f"{stem}_mask.nii.gz"), frame_masks(student, frames)
     found = np.asarray(mask.dataobj)
     assert found.shape == (WIDTH, HEIGHT, COUNT) and mask.get_data_dtype() == np.uint8
@@ -255,7 +273,9 @@ def test_loop_is_segmented_frame_by_frame(loops, student, checkpoint, tmp_path, 
     assert [int(row["area_px"]) for row in rows] == found.sum((0, 1)).tolist()
     if name.endswith(".nii.gz"):
         image = nibabel.load(folder / name)
-        assert np.array_equal(mask.affine, image.affine) and np.array_equal(mask.header["pixdim"], image.header["pixdim"])
+        assert np.array_equal(mask.affine, image.affine) and np.array_equal(
+            mask.header["pixdim"], image.header["pixdim"]
+        )
     with Image.open(tmp_path / "out" / f"{stem}_overlay.gif") as movie:
         assert movie.n_frames == COUNT and movie.size == (WIDTH, HEIGHT)
         assert movie.info["duration"] == (40 if name == "loop.dicom" else 100)
@@ -268,7 +288,9 @@ def test_areas_are_in_mm2_where_the_file_has_a_scale_and_empty_where_not(loops, 
     infer(folder, checkpoint, tmp_path / "out")
     rows = read_rows(tmp_path / "out" / "lesions.csv")
     counts = {name: sum(row["file"] == name for row in rows) for name in sorted(path.name for path in folder.iterdir())}
-    assert counts == {name: 1 if name == "still.png" else COUNT for name in counts} and len(rows) == sum(counts.values())
+    assert counts == {name: 1 if name == "still.png" else COUNT for name in counts} and len(rows) == sum(
+        counts.values()
+    )
     nifti = np.sqrt(0.2**2 + 0.05**2) * np.sqrt(0.3**2 + 0.05**2)
     scales = {"IM_0001": None, "gray.nii.gz": nifti, "loop.dicom": 0.06, "rgb.nii.gz": nifti, "still.png": None}
     for row in rows:
@@ -289,9 +311,16 @@ def test_folder_of_dicom_gives_dicom_seg(loops, student, checkpoint, tmp_path):
     infer(folder, checkpoint, tmp_path / "out", output_format="dicom_seg")
     masks = {"IM_0001_mask.dcm", "loop_mask.dcm", "still_mask.dcm"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *masks, "IM_0001_overlay.gif", "loop_overlay.gif", "still_overlay.png", "lesions.csv",
+        *masks,
+        "IM_0001_overlay.gif",
+        "loop_overlay.gif",
+        "still_overlay.png",
+        "lesions.csv",
     }
-    segmentation, image = highdicom.seg.segread(tmp_path / "out" / "loop_mask.dcm"), pydicom.dcmread(folder / "loop.dicom")
+    segmentation, image = (
+        highdicom.seg.segread(tmp_path / "out" / "loop_mask.dcm"),
+        pydicom.dcmread(folder / "loop.dicom"),
+    )
     stored = segmentation.get_pixels_by_source_frame(image.SOPInstanceUID, list(range(1, COUNT + 1)))[..., 0]
     assert (stored.transpose(2, 1, 0) == frame_masks(student, frames)).mean() > 0.99
 
@@ -310,10 +339,14 @@ def test_dicom_of_another_modality_ends_the_run_unless_it_is_asked_for(images, c
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
-        ("gray.png", (WIDTH, HEIGHT)), ("color.png", (WIDTH, HEIGHT)), ("flat.nii.gz", (WIDTH, HEIGHT)),
-        ("slice.nii.gz", (WIDTH, HEIGHT, 1)), ("loop.nii.gz", (WIDTH, HEIGHT, COUNT)), ("rgb.nii.gz", (WIDTH, HEIGHT, COUNT)),
+        ("gray.png", (WIDTH, HEIGHT)),
+        ("color.png", (WIDTH, HEIGHT)),
+        ("flat.nii.gz", (WIDTH, HEIGHT)),
+        ("slice.nii.gz", (WIDTH, HEIGHT, 1)),
+        ("loop.nii.gz", (WIDTH, HEIGHT, COUNT)),
+        ("rgb.nii.gz", (WIDTH, HEIGHT, COUNT)),
     ],
-)  # fmt: skip
+)
 def test_transforms_alone_give_what_monai_label_writes(images, loops, checkpoint, tmp_path, name, shape):
     """MONAI Label calls them one after the other, without evaluator and without what saves."""
     shutil.copy(loops[0] / "gray.nii.gz", images / "loop.nii.gz")

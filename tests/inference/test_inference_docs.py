@@ -1,4 +1,6 @@
-"""docs/inference.md: each of its commands is run, with a tiny student on tiny images, and its tables are those of the code."""
+"""docs/inference.md: each of its commands is run, with a tiny student on tiny images, and its tables are those of
+the code.
+"""
 
 import json
 import re
@@ -25,9 +27,11 @@ from scripts.networks.tinyusfm import TinyUSFMSeg
 PAGE = (ROOT / "docs" / "inference.md").read_text()
 TINY = {key: value for key, value in TINY_STUDENT.items() if not isinstance(value, str)}
 COMMANDS = [
-    line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.replace("\\\n", " ").splitlines()
+    line
+    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S)
+    for line in block.replace("\\\n", " ").splitlines()
     if line and not line.startswith("#")
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -45,7 +49,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def pairs(words: list[str]) -> dict:
-    return {name.removeprefix("--"): DefaultParseValue(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+    return {
+        name.removeprefix("--"): DefaultParseValue(value) for name, value in zip(words[::2], words[1::2], strict=True)
+    }
 
 
 def segment(folder, words: list[str]) -> None:
@@ -61,7 +67,12 @@ def segment(folder, words: list[str]) -> None:
         Image.new("L", (1, 1)).save(folder / "masks" / "a_mask.png")
     network_def = {"_target_": TINY_STUDENT["_target_"], "num_classes": "@num_classes", "img_size": "@img_size", **TINY}
     flow = ConfigWorkflow(
-        workflow_type="infer", logging_file=False, bundle_root=str(folder), img_size=64, network_def=network_def, **options
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(folder),
+        img_size=64,
+        network_def=network_def,
+        **options,
     )
     flow.initialize()
     flow.run()
@@ -79,7 +90,9 @@ def export_forms(folder, words: list[str], monkeypatch) -> None:
         monkeypatch.setattr(module, "FORMS", light)
     assert export.main([*words, "--img_size", "64"]) == 0
     record = json.loads((folder / "export" / "export.json").read_text())
-    assert list(record["forms"]) == ["safetensors", "torchscript"] and record["checked_on"] == "list validation of BUSBRA"
+    assert (
+        list(record["forms"]) == ["safetensors", "torchscript"] and record["checked_on"] == "list validation of BUSBRA"
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
@@ -99,8 +112,10 @@ def test_command_of_the_page_runs(folder, command, monkeypatch):
 
 def test_page_has_commands_of_all_three_kinds():
     assert {tuple(shlex.split(command)[2:4]) for command in COMMANDS} == {
-        ("monai.bundle", "run"), ("monai.bundle", "ckpt_export"), ("scripts.export.check", "--checkpoint"),
-    }  # fmt: skip
+        ("monai.bundle", "run"),
+        ("monai.bundle", "ckpt_export"),
+        ("scripts.export.check", "--checkpoint"),
+    }
 
 
 def test_columns_of_the_table_are_those_of_the_page():

@@ -61,10 +61,8 @@ def refusal(path, **options) -> str:
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
 def test_picture_is_one_frame_of_what_a_training_reads(color, tmp_path, mode):
     picture = Image.fromarray(color[0])
-    if mode == "I;16":
-        picture = Image.fromarray(color[0, ..., 0].astype(np.uint16) * 100)
-    else:
-        picture = picture.convert(mode)
+    deep = Image.fromarray(color[0, ..., 0].astype(np.uint16) * 100)
+    picture = deep if mode == "I;16" else picture.convert(mode)
     picture.save(tmp_path / "a.png")
     frames, meta = FrameReader().decode(tmp_path / "a.png")
     expected, expected_meta = read_image(tmp_path / "a.png")
@@ -79,7 +77,9 @@ def test_colors_of_a_picture_are_kept_to_look_at(color, tmp_path):
     Image.fromarray(np.dstack([color[0], np.full((HEIGHT, WIDTH), 0, np.uint8)])).save(tmp_path / "b.png")
     assert FrameReader().colors(tmp_path / "b.png")[0].max() == 0  # transparent over black
     Image.fromarray(color[0, ..., 0]).save(tmp_path / "c.png")
-    assert np.array_equal(frames_first(FrameReader().colors(tmp_path / "c.png")[0])[0], np.repeat(color[0, ..., :1], 3, 2))
+    assert np.array_equal(
+        frames_first(FrameReader().colors(tmp_path / "c.png")[0])[0], np.repeat(color[0, ..., :1], 3, 2)
+    )
 
 
 def test_luma_is_pillows(rng):
@@ -89,7 +89,9 @@ def test_luma_is_pillows(rng):
     assert np.abs(luma(pixels / 255)[..., 0] - expected / 255).max() < 0.5 / 255 + 1e-6
 
 
-@pytest.mark.parametrize("shape", [(WIDTH, HEIGHT), (WIDTH, HEIGHT, 1), (WIDTH, HEIGHT, FRAMES), (WIDTH, HEIGHT, 1, FRAMES)])
+@pytest.mark.parametrize(
+    "shape", [(WIDTH, HEIGHT), (WIDTH, HEIGHT, 1), (WIDTH, HEIGHT, FRAMES), (WIDTH, HEIGHT, 1, FRAMES)]
+)
 @pytest.mark.parametrize("kind", ["gray", "rgb24", "vector"])
 def test_nifti_of_every_shape_gives_frames(color, tmp_path, shape, kind):
     count = int(np.prod(shape[2:]))
@@ -162,7 +164,11 @@ def test_affine_of_a_nifti_counts_where_its_pixel_sizes_differ(tmp_path):
 def test_gray_still_and_loop(pydicom, gray, tmp_path):
     frames, meta = FrameReader().decode(write_dicom(tmp_path / "loop.dcm", gray, FrameTime=40))
     np.testing.assert_allclose(frames_first(frames), gray / 255, atol=1e-6)
-    assert frames.dtype == np.float32 and tuple(meta["original_shape"]) == (WIDTH, HEIGHT, FRAMES) and meta["frame_time_ms"] == 40
+    assert (
+        frames.dtype == np.float32
+        and tuple(meta["original_shape"]) == (WIDTH, HEIGHT, FRAMES)
+        and meta["frame_time_ms"] == 40
+    )
     frames, meta = FrameReader().decode(write_dicom(tmp_path / "still.dcm", gray[0]))
     np.testing.assert_allclose(frames_first(frames)[0], gray[0] / 255, atol=1e-6)
     assert tuple(meta["original_shape"]) == (WIDTH, HEIGHT) and "frame_time_ms" not in meta and "spacing_mm" not in meta
@@ -259,7 +265,10 @@ def test_size_of_a_dicom_pixel_is_that_of_its_regions(pydicom, gray, tmp_path, t
 def test_other_modality_is_refused_unless_it_is_asked_for(pydicom, gray, tmp_path, modality):
     path = write_dicom(tmp_path / "a.dcm", gray[0], modality=modality)
     message = refusal(path)
-    assert f"has the modality {modality}, expected US" in message and f"pass --modalities \"['US', '{modality}']\"" in message
+    assert (
+        f"has the modality {modality}, expected US" in message
+        and f"pass --modalities \"['US', '{modality}']\"" in message
+    )
     assert FrameReader(["US", modality]).decode(path)[0].shape == (WIDTH, HEIGHT, 1)
 
 
@@ -272,7 +281,9 @@ def test_dicom_without_pixels_is_refused(pydicom, gray, tmp_path):
     dataset = dicom_dataset(gray[0])
     del dataset.PixelData
     dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    assert "is DICOM without pixel data (Ultrasound Image Storage); take it out of the folder" in refusal(tmp_path / "a.dcm")
+    assert "is DICOM without pixel data (Ultrasound Image Storage); take it out of the folder" in refusal(
+        tmp_path / "a.dcm"
+    )
 
 
 def test_broken_dicom_is_refused(pydicom, gray, tmp_path):
@@ -337,7 +348,9 @@ def test_frames_are_prepared_as_trainings_prepare_images(size):
     resize = Resized("image", (64, 64, -1), mode="trilinear")
     found = Compose([SmoothFramesd("image", 64), resize])({"image": frames})["image"]
     expected = [Resize((64, 64), mode="bilinear", anti_aliasing=True)(frame) for frame in frames.as_tensor().unbind(-1)]
-    torch.testing.assert_close(found.as_tensor(), torch.stack([frame.as_tensor() for frame in expected], -1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found.as_tensor(), torch.stack([frame.as_tensor() for frame in expected], -1), rtol=0, atol=1e-6
+    )
     assert found.meta["filename_or_obj"] == "a"
     back = resize.inverse({"image": found})["image"]
     assert back.shape == frames.shape

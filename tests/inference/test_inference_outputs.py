@@ -59,21 +59,33 @@ def test_measures_of_a_rectangle():
     mask[10:20, 5:25] = True
     mask[50, 30] = mask[51, 31] = True  # they touch at a corner
     assert measure(mask, (0.1, 0.2)) == {
-        "area_px": 202, "area_mm2": 4.04, "pixel_width_mm": 0.1, "pixel_height_mm": 0.2, "components": 2,
-        "x_min": 10, "y_min": 5, "x_max": 51, "y_max": 31, "empty": "no",
-    }  # fmt: skip
+        "area_px": 202,
+        "area_mm2": 4.04,
+        "pixel_width_mm": 0.1,
+        "pixel_height_mm": 0.2,
+        "components": 2,
+        "x_min": 10,
+        "y_min": 5,
+        "x_max": 51,
+        "y_max": 31,
+        "empty": "no",
+    }
 
 
 def test_nothing_found_is_a_row_too_and_mm2_stays_empty_where_unknown():
     row = measure(np.zeros((WIDTH, HEIGHT), bool))
     assert (row["area_px"], row["components"], row["empty"]) == (0, 0, "yes")
-    assert {row[name] for name in ("area_mm2", "pixel_width_mm", "pixel_height_mm", "x_min", "y_min", "x_max", "y_max")} == {""}
+    assert {
+        row[name] for name in ("area_mm2", "pixel_width_mm", "pixel_height_mm", "x_min", "y_min", "x_max", "y_max")
+    } == {""}
     assert measure(np.zeros((2, 2), bool), (0.1, 0.1))["area_mm2"] == 0
 
 
 @pytest.mark.parametrize("shape, frames", [((), 1), ((1,), 1), ((3,), 3), ((1, 3), 3)])
 def test_rows_are_one_a_frame_and_class(shape, frames):
-    rows = list(rows_of(found("x/a.nii", WIDTH, HEIGHT, *shape, spacing_mm=torch.tensor([0.1, 0.2])), ["nerve", "vessel"]))
+    rows = list(
+        rows_of(found("x/a.nii", WIDTH, HEIGHT, *shape, spacing_mm=torch.tensor([0.1, 0.2])), ["nerve", "vessel"])
+    )
     assert [(row["file"], row["frame"], row["class"]) for row in rows] == [
         ("a.nii", frame, name) for frame in range(frames) for name in ("nerve", "vessel")
     ]
@@ -175,7 +187,9 @@ def test_overlay_of_a_loop_moves(tmp_path, loop):
 def test_large_loop_is_made_smaller(tmp_path):
     image = nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 256, (1024, 100, 2), dtype=np.uint8), np.eye(4))
     nibabel.save(image, tmp_path / "a.nii")
-    path = SaveOverlayd("pred", FrameReader(), tmp_path)({"pred": found(tmp_path / "a.nii", 1024, 100, 2)})["pred_overlay"]
+    path = SaveOverlayd("pred", FrameReader(), tmp_path)({"pred": found(tmp_path / "a.nii", 1024, 100, 2)})[
+        "pred_overlay"
+    ]
     with Image.open(path) as movie:
         assert movie.size == (512, 50)
 
@@ -261,7 +275,9 @@ def test_dicom_seg_of_several_classes_and_of_nothing(pydicom, highdicom, loop, t
     assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["nerve", "vessel"]
     stored = segmentation.get_pixels_by_source_instance([pydicom.dcmread(source).SOPInstanceUID])[0]
     assert np.array_equal(stored[..., 0], mask.numpy().T == 1) and np.array_equal(stored[..., 1], mask.numpy().T == 2)
-    SaveMaskd("pred", tmp_path / "none", output_format="dicom_seg")({"pred": MetaTensor(torch.zeros_like(mask), meta=mask.meta)})
+    SaveMaskd("pred", tmp_path / "none", output_format="dicom_seg")(
+        {"pred": MetaTensor(torch.zeros_like(mask), meta=mask.meta)}
+    )
     assert highdicom.seg.segread(tmp_path / "none" / "a_mask.dcm").pixel_array.max() == 0
 
 
@@ -284,7 +300,9 @@ def test_what_highdicom_refuses_is_named(pydicom, highdicom, loop, tmp_path, mon
 
     source = write_dicom(tmp_path / "a.dcm", loop[0])
     monkeypatch.setattr(highdicom.seg, "Segmentation", refuse)
-    with pytest.raises(ValueError, match=r"a.dcm gives no DICOM SEG \(TypeError: no such thing\); pass --output_format auto"):
+    with pytest.raises(
+        ValueError, match=r"a.dcm gives no DICOM SEG \(TypeError: no such thing\); pass --output_format auto"
+    ):
         SaveMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": found(source)})
 
 
@@ -300,18 +318,25 @@ def test_anonymized_dicom_gives_a_seg(pydicom, highdicom, loop, tmp_path):
 
 def test_dicom_seg_without_highdicom_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(ValueError, match=r"output_format dicom_seg needs the extra dicom \(.*\); run pip install .\[dicom\]"):
+    with pytest.raises(
+        ValueError, match=r"output_format dicom_seg needs the extra dicom \(.*\); run pip install .\[dicom\]"
+    ):
         SaveMaskd("pred", tmp_path, output_format="dicom_seg")
 
 
 def test_unknown_output_format_is_refused(tmp_path):
-    for call in (lambda: SaveMaskd("pred", tmp_path, output_format="nrrd"), lambda: list_images(tmp_path, output_format="nrrd")):
+    for call in (
+        lambda: SaveMaskd("pred", tmp_path, output_format="nrrd"),
+        lambda: list_images(tmp_path, output_format="nrrd"),
+    ):
         with pytest.raises(ValueError, match="output_format must be one of auto, dicom_seg, got 'nrrd'"):
             call()
 
 
 def test_mask_of_an_image_that_monai_read_itself_has_its_spatial_shape():
-    mask = MetaTensor(torch.zeros(1, WIDTH, HEIGHT, 1), meta={"filename_or_obj": "a.png", "spatial_shape": (WIDTH, HEIGHT)})
+    mask = MetaTensor(
+        torch.zeros(1, WIDTH, HEIGHT, 1), meta={"filename_or_obj": "a.png", "spatial_shape": (WIDTH, HEIGHT)}
+    )
     assert ToStoredShaped("pred")({"pred": mask})["pred"].shape == (WIDTH, HEIGHT)
 
 
@@ -343,7 +368,9 @@ def test_any_existing_output_is_refused_before_anything_runs(tmp_path, name):
 def test_file_in_place_of_the_output_folder_is_refused_before_anything_runs(tmp_path, name):
     (tmp_path / "a.png").touch()
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError, match=f"output_dir .*{name} is no folder, since .*file is a file; give a folder"):
+    with pytest.raises(
+        FileExistsError, match=f"output_dir .*{name} is no folder, since .*file is a file; give a folder"
+    ):
         list_images(tmp_path / "a.png", output_dir=tmp_path / name, overwrite=True)
 
 
@@ -360,7 +387,9 @@ def test_images_whose_outputs_would_replace_others_are_refused(tmp_path):
     with pytest.raises(ValueError, match="images .*a.nii.gz and .*a.png would both give a_overlay.png; rename one"):
         list_images(tmp_path)
     (tmp_path / "a.nii.gz").rename(tmp_path / "a_mask.png")
-    with pytest.raises(ValueError, match="the output a_mask.png of .*a.png would replace an image; choose another output_dir"):
+    with pytest.raises(
+        ValueError, match="the output a_mask.png of .*a.png would replace an image; choose another output_dir"
+    ):
         list_images(tmp_path, output_dir=tmp_path, overwrite=True)
     assert len(list_images(tmp_path, output_dir=tmp_path / "out")) == 2
 
@@ -368,7 +397,9 @@ def test_images_whose_outputs_would_replace_others_are_refused(tmp_path):
 def test_dicom_seg_of_a_png_is_refused(tmp_path):
     for name in ("a.dcm", "b.png"):
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="output_format dicom_seg is for DICOM images, but .*b.png is none; take it out"):
+    with pytest.raises(
+        ValueError, match="output_format dicom_seg is for DICOM images, but .*b.png is none; take it out"
+    ):
         list_images(tmp_path, output_format="dicom_seg")
     assert len(list_images(tmp_path / "a.dcm", output_format="dicom_seg")) == 1
 

@@ -102,7 +102,19 @@ def test_nifti_mask_has_shape_and_geometry_of_its_image(tmp_path, shape, suffix)
     assert mask.shape == shape and mask.get_data_dtype() == np.uint8
     assert np.array_equal(np.asarray(mask.dataobj).reshape(60, 40), (picture() > 128).T)
     assert np.array_equal(mask.affine, image.affine)
-    names = ["dim", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "srow_x", "srow_y", "xyzt_units"]
+    names = [
+        "dim",
+        "pixdim",
+        "qform_code",
+        "sform_code",
+        "quatern_b",
+        "quatern_c",
+        "quatern_d",
+        "qoffset_x",
+        "srow_x",
+        "srow_y",
+        "xyzt_units",
+    ]
     for name in names:
         assert np.array_equal(mask.header[name], image.header[name]), name
     assert mask.header["cal_max"] == 0  # the display range was of gray values
@@ -169,7 +181,9 @@ def test_folder_lists_supported_images_sorted(tmp_path):
 def test_bad_image_paths_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="image path .*nothing does not exist"):
         list_images(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="holds no image; expected files right in it, not in its folders, that end in .png"):
+    with pytest.raises(
+        ValueError, match="holds no image; expected files right in it, not in its folders, that end in .png"
+    ):
         list_images(tmp_path)
     (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match="a.txt is no supported image; expected .png, .*, .nii.gz, .nii, .dcm"):

@@ -188,7 +188,12 @@ def adapter(base):
     [
         (ENCODER, 8, 2, "has LoRA rank 4, but teacher::rank is 8; pass --teacher::rank 4"),
         (FULL, 4, 2, "was tuned as sam_lora_image_encoder, but teacher::module is sam_lora_image_encoder_mask_decoder"),
-        (ENCODER, 4, 3, "has 3 mask tokens, that is 2 classes, but the teacher is built for 3; check data::num_classes"),
+        (
+            ENCODER,
+            4,
+            3,
+            "has 3 mask tokens, that is 2 classes, but the teacher is built for 3; check data::num_classes",
+        ),
     ],
 )
 def test_adapter_of_another_config_is_refused(base, adapter, module, rank, num_classes, message):
@@ -256,7 +261,9 @@ def test_merging_a_decoder_that_does_not_fit_changes_nothing(base, adapter):
 
 def test_merging_lora_of_another_shape_is_refused(base, adapter):
     wrong = {**adapter.state, "w_b_000": torch.ones(8, 4)}
-    with pytest.raises(ValueError, match=r"w_b_000 @ w_a_000 \(8, 64\) fits no rows of the base SAM's image_encoder.blocks.0"):
+    with pytest.raises(
+        ValueError, match=r"w_b_000 @ w_a_000 \(8, 64\) fits no rows of the base SAM's image_encoder.blocks.0"
+    ):
         merge_adapter(copy.deepcopy(base), adapter._replace(state=wrong))
 
 
@@ -364,15 +371,26 @@ def test_cut_tiny_vit_adapter_is_refused(lite, lite_state, removed, message):
 
 def test_tiny_vit_adapter_with_lora_elsewhere_is_refused(lite, lite_state):
     place = "image_encoder.vit.stages.{}.blocks.0.mlp.fc1"
-    more = {key.replace(place.format(3), place.format(1)): tensor for key, tensor in lite_state.items() if place.format(3) in key}
+    more = {
+        key.replace(place.format(3), place.format(1)): tensor
+        for key, tensor in lite_state.items()
+        if place.format(3) in key
+    }
     assert len(more) == 2
-    message = r"x.pth has LoRA that this encoder has no place for, for \[image_encoder.vit.stages.1.blocks.0.mlp.fc1\]; tune it anew"
+    message = (
+        r"x.pth has LoRA that this encoder has no place for, for \[image_encoder.vit.stages.1.blocks.0.mlp.fc1\]; "
+        r"tune it anew"
+    )
     with pytest.raises(ValueError, match=message):
         check_adapter(read_back({**lite_state, **more}), copy.deepcopy(lite), ENCODER, RANK, TOKENS - 1)
 
 
 def test_adapter_of_one_encoder_is_refused_by_the_other(base, lite, adapter, lite_state):
-    with pytest.raises(ValueError, match=r"is LoRA for vit_test \(width 64, 2 blocks\), but .*model_name is an unknown size \(width 32"):
+    with pytest.raises(
+        ValueError, match=r"is LoRA for vit_test \(width 64, 2 blocks\), but .*model_name is an unknown size \(width 32"
+    ):
         check_adapter(adapter, lite, ENCODER, RANK, TOKENS - 1)
-    with pytest.raises(ValueError, match=r"is LoRA for an unknown size \(width 32, 3 blocks\), but teacher::model_name is"):
+    with pytest.raises(
+        ValueError, match=r"is LoRA for an unknown size \(width 32, 3 blocks\), but teacher::model_name is"
+    ):
         check_adapter(read_back(lite_state), base, ENCODER, RANK, TOKENS - 1)

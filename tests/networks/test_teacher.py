@@ -149,16 +149,27 @@ def test_other_sizes_are_resized_and_not_padded(base, size):
     torch.testing.assert_close(constant, teacher.prepare(torch.full((1, 1, IMG, IMG), 0.5)))
 
 
-@pytest.mark.parametrize(("mask_tokens", "tokens"), [("single", slice(0, 1)), ("multimask", slice(1, None)), ("all", slice(None))])
+@pytest.mark.parametrize(
+    ("mask_tokens", "tokens"), [("single", slice(0, 1)), ("multimask", slice(1, None)), ("all", slice(None))]
+)
 def test_mask_tokens_choose_the_channels(base, mask_tokens, tokens):
     image = torch.rand(2, 1, IMG, IMG)
     expected = resize(low_resolution_masks(base, image, "imagenet")[:, tokens])
-    torch.testing.assert_close(SamTeacher(base, IMG, mask_tokens=mask_tokens)(image).logits, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        SamTeacher(base, IMG, mask_tokens=mask_tokens)(image).logits, expected, atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("num_classes", "mask_tokens", "tokens", "channels"),
-    [(2, None, 3, 1), (2, "multimask", 3, 1), (2, "all", 2, 1), (3, None, 4, 3), (3, "multimask", 4, 3), (3, "all", 3, 3)],
+    [
+        (2, None, 3, 1),
+        (2, "multimask", 3, 1),
+        (2, "all", 2, 1),
+        (3, None, 4, 3),
+        (3, "multimask", 4, 3),
+        (3, "all", 3, 3),
+    ],
 )
 def test_channels_are_one_for_two_classes_else_one_a_class(trainable, num_classes, mask_tokens, tokens, channels):
     teacher = trainable(module=DECODER_ONLY, num_classes=num_classes, mask_tokens=mask_tokens)
@@ -236,7 +247,9 @@ def test_decoder_trains_from_cached_embeddings(trainable, tmp_path):
 
 @pytest.mark.parametrize("module", [ENCODER, FULL])
 def test_cache_for_an_encoder_that_trains_is_refused(trainable, tmp_path, module):
-    with pytest.raises(ValueError, match="teacher::cache_dir needs a frozen image encoder.* pass --teacher::module mask_decoder"):
+    with pytest.raises(
+        ValueError, match="teacher::cache_dir needs a frozen image encoder.* pass --teacher::module mask_decoder"
+    ):
         trainable(module=module, cache_dir=str(tmp_path))
 
 
@@ -248,14 +261,18 @@ def test_missing_adapter_is_refused_with_the_id_that_fixes_it():
 
 
 def test_adapter_given_to_fine_tuning_is_refused(trainable, adapter_file):
-    with pytest.raises(ValueError, match="teacher::lora_checkpoint is what fine-tuning writes, got .*best.pth; leave it null"):
+    with pytest.raises(
+        ValueError, match="teacher::lora_checkpoint is what fine-tuning writes, got .*best.pth; leave it null"
+    ):
         trainable(lora_checkpoint=adapter_file)
 
 
 @pytest.mark.parametrize("build", [build_trainable_teacher, build_teacher])
 def test_missing_base_is_refused(adapter_file, build, tmp_path):
     options = {"lora_checkpoint": adapter_file} if build is build_teacher else {}
-    with pytest.raises(ValueError, match="teacher::sam_checkpoint is required for vit_test; pass --teacher::sam_checkpoint PATH"):
+    with pytest.raises(
+        ValueError, match="teacher::sam_checkpoint is required for vit_test; pass --teacher::sam_checkpoint PATH"
+    ):
         build(SIZE, img_size=IMG, **options)
     with pytest.raises(FileNotFoundError, match="teacher::sam_checkpoint .*gone.pth does not exist"):
         build(SIZE, img_size=IMG, sam_checkpoint=str(tmp_path / "gone.pth"), **options)
@@ -266,10 +283,16 @@ def test_missing_base_is_refused(adapter_file, build, tmp_path):
     [
         ({"model_name": "vit_x"}, "teacher::model_name must be one of vit_b, vit_l, vit_h, .*lite_medsam, got 'vit_x'"),
         ({"img_size": 100}, "teacher::img_size must be a positive multiple of 16, got 100"),
-        ({"model_name": "lite_medsam", "img_size": 62}, "teacher::img_size must be .* multiple of 4 for lite_medsam, got 62"),
+        (
+            {"model_name": "lite_medsam", "img_size": 62},
+            "teacher::img_size must be .* multiple of 4 for lite_medsam, got 62",
+        ),
         ({"normalization": "zscore"}, "teacher::normalization must be one of imagenet, sam, unit, got 'zscore'"),
         ({"mask_tokens": "best"}, "teacher::mask_tokens must be one of single, multimask, all, got 'best'"),
-        ({"mask_tokens": "single", "num_classes": 3}, "single is for two classes, got data::num_classes 3; pass --teacher::mask"),
+        (
+            {"mask_tokens": "single", "num_classes": 3},
+            "single is for two classes, got data::num_classes 3; pass --teacher::mask",
+        ),
         ({"num_classes": 1}, "data::num_classes must be an integer of 2 or more .*, got 1"),
         ({"module": "lora"}, "teacher::module must be one of .*, got 'lora'"),
     ],
@@ -288,7 +311,9 @@ def test_option_out_of_range_is_refused_by_both(options, message, adapter_file, 
 
 def test_decoder_lora_for_lite_medsam_is_refused(monkeypatch):
     monkeypatch.setattr(teacher_module, "load_lite_medsam", lambda sam, path: None)
-    with pytest.raises(ValueError, match=f"{FULL} has no LoRA for the image encoder LiteMedSamEncoder; pass .* {ENCODER} or mask_d"):
+    with pytest.raises(
+        ValueError, match=f"{FULL} has no LoRA for the image encoder LiteMedSamEncoder; pass .* {ENCODER} or mask_d"
+    ):
         build_trainable_teacher("lite_medsam", FULL)
 
 
@@ -297,7 +322,10 @@ def test_decoder_lora_for_lite_medsam_is_refused(monkeypatch):
     [
         ({"rank": 8}, "has LoRA rank 4, but teacher::rank is 8; pass --teacher::rank 4"),
         ({"module": FULL}, f"was tuned as {ENCODER}, but teacher::module is {FULL}"),
-        ({"num_classes": 3}, "has 3 mask tokens, that is 2 classes, but the teacher is built for 3; check data::num_classes"),
+        (
+            {"num_classes": 3},
+            "has 3 mask tokens, that is 2 classes, but the teacher is built for 3; check data::num_classes",
+        ),
         ({"mask_tokens": "all"}, "check data::num_classes and teacher::mask_tokens"),
     ],
 )
@@ -308,9 +336,13 @@ def test_adapter_of_another_config_is_refused(frozen, options, message):
 
 def test_adapter_of_another_sam_size_is_refused(frozen, adapter_file, tmp_path):
     state = torch.load(adapter_file)
-    state = {key: value for key, value in state.items() if not key.startswith(("w_a_002", "w_b_002", "w_a_003", "w_b_003"))}
+    state = {
+        key: value for key, value in state.items() if not key.startswith(("w_a_002", "w_b_002", "w_a_003", "w_b_003"))
+    }
     torch.save(state, tmp_path / "short.pth")
-    with pytest.raises(ValueError, match="is LoRA for an unknown size .*1 blocks.*, but teacher::model_name is vit_test"):
+    with pytest.raises(
+        ValueError, match="is LoRA for an unknown size .*1 blocks.*, but teacher::model_name is vit_test"
+    ):
         frozen(lora_checkpoint=str(tmp_path / "short.pth"))
 
 
@@ -323,7 +355,9 @@ def test_student_given_as_teacher_is_refused(frozen, tmp_path, name):
 
 
 def test_adapter_given_as_base_is_refused(frozen, adapter_file):
-    with pytest.raises(ValueError, match="teacher::sam_checkpoint .*is a LoRA adapter .*; it is for teacher::lora_checkpoint"):
+    with pytest.raises(
+        ValueError, match="teacher::sam_checkpoint .*is a LoRA adapter .*; it is for teacher::lora_checkpoint"
+    ):
         frozen(sam_checkpoint=adapter_file)
 
 

@@ -49,7 +49,9 @@ def test_names_are_upstreams():
 @pytest.mark.parametrize(("num_classes", "channels"), [(2, 1), (3, 3), (5, 5)])
 @pytest.mark.parametrize("img_size", [32, 48])
 def test_eval_returns_one_tensor_of_logits(num_classes, channels, img_size):
-    logits = small(num_classes=num_classes, img_size=img_size, return_features="neck").eval()(torch.rand(2, 1, img_size, img_size))
+    logits = small(num_classes=num_classes, img_size=img_size, return_features="neck").eval()(
+        torch.rand(2, 1, img_size, img_size)
+    )
     assert type(logits) is torch.Tensor and logits.shape == (2, channels, img_size, img_size)
 
 
@@ -115,7 +117,9 @@ def test_layers_for_lr_decay():
     layers = {name: model.layer_of(name) for name, _ in model.named_parameters()}
     assert layers["backbone.cls_token"] == layers["backbone.pos_embed"] == layers["backbone.patch_embed.proj.bias"] == 0
     assert layers["backbone.blocks.0.norm1.weight"] == 1 and layers["backbone.blocks.3.norm1.weight"] == 4
-    assert layers["neck.projections.0.weight"] == layers["decode_head.conv_seg.bias"] == layers["backbone.norm.bias"] == 5
+    assert (
+        layers["neck.projections.0.weight"] == layers["decode_head.conv_seg.bias"] == layers["backbone.norm.bias"] == 5
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,12 @@ def test_pretrained_backbone_is_loaded_and_the_head_left_new(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     source, model = small(), small()
     head = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith("backbone.")}
-    pretraining = {**as_pretraining(source), "model.head.weight": torch.ones(3, 16), "decoder.w": torch.ones(1), "epoch": 3}
+    pretraining = {
+        **as_pretraining(source),
+        "model.head.weight": torch.ones(3, 16),
+        "decoder.w": torch.ones(1),
+        "epoch": 3,
+    }
     torch.save(pretraining, tmp_path / "TinyUSFM.pth")
     load_student(model, tmp_path / "TinyUSFM.pth")
     assert_same(model, source.state_dict(), "backbone.")
@@ -235,14 +244,18 @@ def test_trained_student_of_another_img_size_is_refused(tmp_path):
 
 def test_backbone_is_no_trained_student(tmp_path):
     torch.save(as_pretraining(small()), tmp_path / "TinyUSFM.pth")
-    with pytest.raises(ValueError, match="^checkpoint .*TinyUSFM.pth is a pretrained TinyUSFM backbone .*, not a TinyUSFM student"):
+    with pytest.raises(
+        ValueError, match="^checkpoint .*TinyUSFM.pth is a pretrained TinyUSFM backbone .*, not a TinyUSFM student"
+    ):
         load_trained_student(small(), tmp_path / "TinyUSFM.pth")
 
 
 def test_trained_student_needs_a_file(tmp_path):
     with pytest.raises(ValueError, match="student::checkpoint is required, got None; pass --student::checkpoint PATH"):
         load_trained_student(small(), None, CHECKPOINT)
-    with pytest.raises(FileNotFoundError, match="student::checkpoint .*gone.pt does not exist; pass --student::checkpoint PATH"):
+    with pytest.raises(
+        FileNotFoundError, match="student::checkpoint .*gone.pt does not exist; pass --student::checkpoint PATH"
+    ):
         load_trained_student(small(), tmp_path / "gone.pt", CHECKPOINT)
 
 
@@ -254,7 +267,9 @@ def test_other_class_count_is_refused(tmp_path):
 
 def test_other_width_is_refused_with_the_keys(tmp_path):
     torch.save(small(embed_dim=32).state_dict(), tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x.pth does not fit TinyUSFMSeg: .*of another shape: backbone.cls_token \(1, 1, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"x.pth does not fit TinyUSFMSeg: .*of another shape: backbone.cls_token \(1, 1, 32\)"
+    ):
         load_student(small(), tmp_path / "x.pth")
 
 

@@ -71,7 +71,11 @@ def test_file_that_would_run_code_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [({"epoch": 3}, "a dictionary with the keys epoch"), ({}, "an empty dictionary"), (torch.ones(2), "an object of type Tensor")],
+    [
+        ({"epoch": 3}, "a dictionary with the keys epoch"),
+        ({}, "an empty dictionary"),
+        (torch.ones(2), "an object of type Tensor"),
+    ],
 )
 def test_file_without_state_dict_is_described(tmp_path, content, found):
     torch.save(content, tmp_path / "x.pth")
@@ -99,7 +103,9 @@ def test_kind_is_told_by_the_keys(key, kind):
 
 
 def test_file_of_another_kind_is_sent_home():
-    with pytest.raises(ValueError, match="X is a SAM base file .*, not a TinyUSFM student .*; it is for teacher::sam_checkpoint"):
+    with pytest.raises(
+        ValueError, match="X is a SAM base file .*, not a TinyUSFM student .*; it is for teacher::sam_checkpoint"
+    ):
         check_kind(["image_encoder.pos_embed"], (weights.STUDENT,), "X")
 
 
@@ -126,10 +132,7 @@ def test_named_gaps_are_returned():
     [
         ({"weight": torch.ones(2, 3)}, "1 missing: bias"),
         ({"weight": torch.ones(2, 3), "bias": torch.ones(2), "x": torch.ones(1)}, "1 unexpected: x"),
-        (
-            {"weight": torch.ones(2, 3), "bias": torch.ones(5)},
-            r"1 of another shape: bias \(5,\) instead of \(2,\)",
-        ),
+        ({"weight": torch.ones(2, 3), "bias": torch.ones(5)}, r"1 of another shape: bias \(5,\) instead of \(2,\)"),
     ],
 )
 def test_state_that_does_not_fit_is_refused_and_nothing_is_loaded(state, message):

@@ -5,7 +5,15 @@ import pytest
 from scripts.evaluation.calibration import Reliability
 from scripts.report.findings import compile_report, list_failures, pick_cases, read_curves
 
-METRICS = {"hd95": 3.0, "nsd": 0.9, "iou": 0.6, "sensitivity": 0.8, "specificity": 0.9, "pixel_accuracy": 0.9, "ece": 0.1}
+METRICS = {
+    "hd95": 3.0,
+    "nsd": 0.9,
+    "iou": 0.6,
+    "sensitivity": 0.8,
+    "specificity": 0.9,
+    "pixel_accuracy": 0.9,
+    "ece": 0.1,
+}
 COUNTS = {"empty_label": 0, "empty_prediction": 0, "both_empty": 0, "one_empty": 0}
 
 
@@ -17,7 +25,10 @@ def row(case, arm="student", seed=0, dice=0.8, **more):
 def three_arms():
     dices = {"student": 0.82, "teacher": 0.85, "control": 0.7}
     return [
-        row(case, arm, seed, dice + 0.01 * seed + 0.001 * case) for arm, dice in dices.items() for seed in (0, 1) for case in range(12)
+        row(case, arm, seed, dice + 0.01 * seed + 0.001 * case)
+        for arm, dice in dices.items()
+        for seed in (0, 1)
+        for case in range(12)
     ]
 
 
@@ -74,13 +85,17 @@ def test_one_teacher_in_the_tables_of_several_students_is_one_training():
 
 def test_classes_have_figures_of_their_own():
     rows = [row(case, dice_class1=0.5, dice_class2=0.9, hd95_class1=2.0, hd95_class2=3.0) for case in range(12)]
-    assert {"dice_class1", "dice_class2", "hd95_class2"} <= set(compile_report(rows, {}, "A")["arms"]["student"]["metrics"])
+    assert {"dice_class1", "dice_class2", "hd95_class2"} <= set(
+        compile_report(rows, {}, "A")["arms"]["student"]["metrics"]
+    )
 
 
 def test_problems_and_unknown_patients_are_warnings():
     rows = [row(case, patient="") for case in range(4)]
     warnings = compile_report(rows, {}, "A", problems=["the control is lost"])["warnings"]
-    assert warnings[0] == "the control is lost" and any("4 of 4 cases without a patient" in warning for warning in warnings)
+    assert warnings[0] == "the control is lost" and any(
+        "4 of 4 cases without a patient" in warning for warning in warnings
+    )
     assert "Arm student has one seed: the spread between seeds is unknown." in warnings
 
 
@@ -98,7 +113,12 @@ def test_groups_are_of_few_values_or_of_numbers_and_one_with_many_texts_is_told(
     report = compile_report([row(case, **columns[case]) for case in range(30)], {}, "A")
     groups = [(found["column"], found["group"]) for found in report["subgroups"] if found["column"] != "lesion size"]
     ages, depths = ("20 to 24", "25 to 29", "30 to 34"), ("1.5 to 10.5", "11.5 to 20.5", "21.5 to 30.5")
-    assert groups == [("side", "l"), ("side", "r"), *(("age", age) for age in ages), *(("depth", depth) for depth in depths)]
+    assert groups == [
+        ("side", "l"),
+        ("side", "r"),
+        *(("age", age) for age in ages),
+        *(("depth", depth) for depth in depths),
+    ]
     assert [text for text in report["warnings"] if text.startswith("Column")] == [
         "Column scanner has 9 values, more than 8: it makes no subgroups."
     ]
@@ -106,38 +126,64 @@ def test_groups_are_of_few_values_or_of_numbers_and_one_with_many_texts_is_told(
 
 def test_failures_are_the_worst_first_with_the_reason():
     rows = [
-        row(0), row(1, dice=0.3), row(2, dice=0.0, one_empty=1, empty_prediction=1), row(3, dice=0.1, one_empty=1, empty_label=1),
-    ]  # fmt: skip
+        row(0),
+        row(1, dice=0.3),
+        row(2, dice=0.0, one_empty=1, empty_prediction=1),
+        row(3, dice=0.1, one_empty=1, empty_label=1),
+    ]
     assert [(found["case"], found["reason"]) for found in list_failures(rows)] == [
-        ("2.png", "a class was missed"), ("3.png", "found what is not there"), ("1.png", "Dice 0.300"),
-    ]  # fmt: skip
+        ("2.png", "a class was missed"),
+        ("3.png", "found what is not there"),
+        ("1.png", "Dice 0.300"),
+    ]
 
 
 def test_class_of_several_that_is_missed_or_made_up_is_a_failure_at_any_mean():
     rows = [
         row(0, dice=0.6, one_empty=1, empty_prediction=1),
-        row(1, dice=0.5, one_empty=1, empty_label=2, empty_prediction=1, both_empty=1),  # one found that is not there, one rightly empty
+        # one found that is not there, one rightly empty
+        row(1, dice=0.5, one_empty=1, empty_label=2, empty_prediction=1, both_empty=1),
         row(2, dice=0.9, empty_label=1, empty_prediction=1, both_empty=1),
         row(3, dice=0.2, one_empty=2, empty_label=1, empty_prediction=1),
     ]
     assert [(found["case"], found["reason"]) for found in list_failures(rows)] == [
-        ("3.png", "a class was missed, found what is not there"), ("1.png", "found what is not there"), ("0.png", "a class was missed"),
-    ]  # fmt: skip
+        ("3.png", "a class was missed, found what is not there"),
+        ("1.png", "found what is not there"),
+        ("0.png", "a class was missed"),
+    ]
 
 
 def test_best_median_and_worst_cases_are_drawn_once_each():
     rows = [row(case, dice=case / 10) for case in range(10)] + [row(case, "teacher", dice=0.5) for case in range(10)]
     picked = pick_cases(rows)
     assert [(one.group, one.index) for one in picked] == [
-        ("best", 9), ("best", 8), ("best", 7), ("median", 6), ("median", 5), ("median", 4), ("worst", 0), ("worst", 1), ("worst", 2),
-    ]  # fmt: skip
+        ("best", 9),
+        ("best", 8),
+        ("best", 7),
+        ("median", 6),
+        ("median", 5),
+        ("median", 4),
+        ("worst", 0),
+        ("worst", 1),
+        ("worst", 2),
+    ]
     assert picked[0].title == "9.png: student Dice 0.900"
     assert [(one.group, one.index) for one in pick_cases(rows[:2])] == [("worst", 0), ("worst", 1)]
 
 
 def test_curves_are_the_columns_of_a_history(tmp_path):
-    lines = "epoch,loss,task,cwd,lr,seconds,data_wait,val_mean_dice,val_mean_iou", "1,0.5,0.3,0.2,1e-3,9,0,,", "2,0.25,nan,0.1,1e-3,9,0,0.75,0.6"
+    lines = (
+        "epoch,loss,task,cwd,lr,seconds,data_wait,val_mean_dice,val_mean_iou",
+        "1,0.5,0.3,0.2,1e-3,9,0,,",
+        "2,0.25,nan,0.1,1e-3,9,0,0.75,0.6",
+    )
     (tmp_path / "history.csv").write_text("\n".join(lines))
-    curves = {"epoch": [1, 2], "loss": [0.5, 0.25], "task": [0.3, None], "cwd": [0.2, 0.1], "val_mean_dice": [None, 0.75]}
+    curves = {
+        "epoch": [1, 2],
+        "loss": [0.5, 0.25],
+        "task": [0.3, None],
+        "cwd": [0.2, 0.1],
+        "val_mean_dice": [None, 0.75],
+    }
     assert read_curves(tmp_path / "history.csv") == curves
     assert read_curves(tmp_path / "none.csv") == {}

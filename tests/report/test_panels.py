@@ -58,7 +58,9 @@ def test_empty_and_full_masks_are_drawn(tmp_path, value):
 def test_multi_class_masks_are_drawn_with_their_names(tmp_path):
     masks = case()
     several = 2 * masks["label"] + masks["student"]
-    draw_panels([case(label=several, teacher=several)], tmp_path / "a.png", num_classes=4, class_names=["nerve", "vessel"])
+    draw_panels(
+        [case(label=several, teacher=several)], tmp_path / "a.png", num_classes=4, class_names=["nerve", "vessel"]
+    )
 
 
 def test_difference_map_tells_the_sources_apart():
@@ -79,6 +81,8 @@ def test_nothing_to_draw_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no cases to draw"):
         draw_panels([], tmp_path / "a.png")
     masks = case()
-    with pytest.raises(ValueError, match=r"items \['image', 'label'\], expected one or two masks of teacher, control, student"):
+    with pytest.raises(
+        ValueError, match=r"items \['image', 'label'\], expected one or two masks of teacher, control, student"
+    ):
         draw_panels([{"image": masks["image"], "label": masks["label"]}], tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

@@ -19,15 +19,29 @@ from scripts.report.sections import MAX_BYTES, SECTIONS, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
 DICE = {"teacher": 0.87, "control": 0.82, "student": 0.85}
 CLOSE = (
-    "non-inferior: the lower end of the gain -0.010 is above the margin -0.020; noise: the loss 0.004 is inside the spread of the "
+    "non-inferior: the lower end of the gain -0.010 is above the margin -0.020; noise: the loss 0.004 is inside the "
+    "spread of the "
     "seeds (0.006)"
 )
-GROUPS = [("pathology", "benign"), ("pathology", "malignant"), ("birads", "2"), ("birads", "4"), ("lesion size", "small")]
+GROUPS = [
+    ("pathology", "benign"),
+    ("pathology", "malignant"),
+    ("birads", "2"),
+    ("birads", "4"),
+    ("lesion size", "small"),
+]
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source"}
 
 
@@ -49,7 +63,9 @@ class Page(HTMLParser):
         attributes = dict(attrs)
         self.tags.append(tag)
         self.ids += [attributes["id"]] if "id" in attributes else []
-        self.addresses += [value for key, value in attrs if key.split(":")[-1] in ("src", "href", "srcset", "action", "poster")]
+        self.addresses += [
+            value for key, value in attrs if key.split(":")[-1] in ("src", "href", "srcset", "action", "poster")
+        ]
         if tag in ("img", "svg"):
             self.images.append(attributes.get("alt") or attributes.get("aria-label"))
 
@@ -60,9 +76,12 @@ class Page(HTMLParser):
 
 def metric(mean, width=0.015):
     return {
-        "mean": mean, "low": mean - width, "high": mean + width, "seed_means": {"0": mean - width / 4, "1": mean + width / 4},
+        "mean": mean,
+        "low": mean - width,
+        "high": mean + width,
+        "seed_means": {"0": mean - width / 4, "1": mean + width / 4},
         "seed_spread": width / 2,
-    }  # fmt: skip
+    }
 
 
 def arm_summary(dice):
@@ -71,27 +90,45 @@ def arm_summary(dice):
         "num_patients": 178,
         "num_seeds": 2,
         "metrics": {
-            "dice": metric(dice), "hd95": metric(60 - 50 * dice, 2), "nsd": metric(dice - 0.3), "iou": metric(dice - 0.08),
-            "sensitivity": metric(dice + 0.02), "specificity": metric(0.985, 0.002), "pixel_accuracy": metric(0.97, 0.003),
+            "dice": metric(dice),
+            "hd95": metric(60 - 50 * dice, 2),
+            "nsd": metric(dice - 0.3),
+            "iou": metric(dice - 0.08),
+            "sensitivity": metric(dice + 0.02),
+            "specificity": metric(0.985, 0.002),
+            "pixel_accuracy": metric(0.97, 0.003),
             "ece": metric(0.05 - 0.03 * dice, 0.004),
         },
         "counts": {"empty_label": 0, "empty_prediction": 7, "both_empty": 0, "one_empty": 7},
-    }  # fmt: skip
+    }
 
 
 def comparison(arm, reference, verdict, **values):
     return {
-        "arm": arm, "reference": reference, "metric": "dice", "difference": 0.021, "low": 0.008, "high": 0.034, "p_value": 0.0004,
-        "test": "Wilcoxon signed-rank on patients' mean differences", "num_patients": 178, "seed_spread": 0.006, "margin": None,
-        "non_inferior": None, "verdict": verdict, **values,
-    }  # fmt: skip
+        "arm": arm,
+        "reference": reference,
+        "metric": "dice",
+        "difference": 0.021,
+        "low": 0.008,
+        "high": 0.034,
+        "p_value": 0.0004,
+        "test": "Wilcoxon signed-rank on patients' mean differences",
+        "num_patients": 178,
+        "seed_spread": 0.006,
+        "margin": None,
+        "non_inferior": None,
+        "verdict": verdict,
+        **values,
+    }
 
 
 def reliability(rng):
     bins = [{"low": i / 15, "high": (i + 1) / 15, "count": 0, "confidence": None, "accuracy": None} for i in range(15)]
     for i in range(7, 15):
         center = (bins[i]["low"] + bins[i]["high"]) / 2
-        bins[i].update(count=int(1000 * 3 ** (i - 7)), confidence=center, accuracy=min(1.0, center - 0.08 + 0.03 * rng.random()))
+        bins[i].update(
+            count=int(1000 * 3 ** (i - 7)), confidence=center, accuracy=min(1.0, center - 0.08 + 0.03 * rng.random())
+        )
     return {"ece": 0.021, "accuracy": 0.968, "mean_confidence": 0.981, "confident_errors": 0.54, "bins": bins}
 
 
@@ -100,9 +137,13 @@ def areas(rng, bias):
     differences = rng.normal(bias, 0.12 * means)
     spread = 1.96 * differences.std()
     return {
-        "unit": "pixels", "bias": bias, "low": bias - spread, "high": bias + spread,
-        "points": np.stack([means, differences], axis=1), "cases": [f"bus_{i:04d}-l" for i in range(len(means))],
-    }  # fmt: skip
+        "unit": "pixels",
+        "bias": bias,
+        "low": bias - spread,
+        "high": bias + spread,
+        "points": np.stack([means, differences], axis=1),
+        "cases": [f"bus_{i:04d}-l" for i in range(len(means))],
+    }
 
 
 def curves(rng, arm):
@@ -111,7 +152,9 @@ def curves(rng, arm):
     fall = {name: start * np.exp(-epochs / 18) + 0.02 * rng.random(60) for name, start in starts.items()}
     if arm != "student":
         del fall["distill"]
-    dice = [float(DICE[arm] * (1 - np.exp(-epoch / 9)) + 0.01 * rng.random()) if epoch % 2 else None for epoch in epochs]
+    dice = [
+        float(DICE[arm] * (1 - np.exp(-epoch / 9)) + 0.01 * rng.random()) if epoch % 2 else None for epoch in epochs
+    ]
     return {"epoch": epochs, **fall, "feature": [0.0] * 60, "val_mean_dice": dice}
 
 
@@ -120,16 +163,28 @@ def full_report(arms=("teacher", "student")):
     return {
         "title": "BUS-BRA: student against its teacher",
         "created": "2026-11-25",
-        "about": {"description": "292 test images that no training has seen.", "data": "busbra", "alpha": 0.5, "temperature": 4.0},
+        "about": {
+            "description": "292 test images that no training has seen.",
+            "data": "busbra",
+            "alpha": 0.5,
+            "temperature": 4.0,
+        },
         "warnings": ["3 of 292 cases without a patient (a, b, c), each counted as a patient of its own."],
         "arms": {arm: arm_summary(DICE[arm]) for arm in arms},
         "comparisons": [
             comparison("student", arms[-2:][0], "better: the interval of the gain 0.021 is 0.008 to 0.034"),
             comparison("student", arms[-2:][0], CLOSE, metric="hd95", difference=-1.5, low=-2.5, high=-0.4),
-            comparison("student", "teacher", CLOSE, difference=-0.004, low=-0.01, high=0.0, margin=0.02, non_inferior=True),
+            comparison(
+                "student", "teacher", CLOSE, difference=-0.004, low=-0.01, high=0.0, margin=0.02, non_inferior=True
+            ),
         ],
         "subgroups": [
-            {"column": column, "group": group, "num_cases": 9, "arms": {arm: metric(DICE[arm] - rng.random()) for arm in arms}}
+            {
+                "column": column,
+                "group": group,
+                "num_cases": 9,
+                "arms": {arm: metric(DICE[arm] - rng.random()) for arm in arms},
+            }
             for column, group in GROUPS
         ],
         "calibration": {arm: reliability(rng) for arm in arms},
@@ -209,11 +264,22 @@ def test_links_lead_to_sections(page):
 def test_every_section_shows_its_data(page):
     assert not any(section.missing in page for section in SECTIONS)
     for text in (
-        "Better: the interval of the gain 0.021 is 0.008 to 0.034.", "3 of 292 cases without a patient", "Not for clinical use",
-        "<b>0.850</b> <span class=\"ci\">[0.835, 0.865]</span><small>seeds 0.846 to 0.854</small>", "HD95, pixels",
-        "NSD, tolerance 2 pixels", "&lt; 0.001", "54.0 %", "Bias −60.0 pixels", "bus_0001-r", "temperature", "malignant",
-        "292 cases · 178 patients", "0 in all epochs, so not drawn: feature term.", "292 test images that no training has seen.",
-    ):  # fmt: skip
+        "Better: the interval of the gain 0.021 is 0.008 to 0.034.",
+        "3 of 292 cases without a patient",
+        "Not for clinical use",
+        '<b>0.850</b> <span class="ci">[0.835, 0.865]</span><small>seeds 0.846 to 0.854</small>',
+        "HD95, pixels",
+        "NSD, tolerance 2 pixels",
+        "&lt; 0.001",
+        "54.0 %",
+        "Bias −60.0 pixels",
+        "bus_0001-r",
+        "temperature",
+        "malignant",
+        "292 cases · 178 patients",
+        "0 in all epochs, so not drawn: feature term.",
+        "292 test images that no training has seen.",
+    ):
         assert text in page, text
     assert page.index("Better: the interval") < page.index('id="arms"')
 
@@ -234,20 +300,29 @@ def test_distances_in_millimeters_are_rows_of_their_own(tmp_path):
     report = full_report()
     report["arms"]["student"]["metrics"].update(hd95_mm=metric(2.5, 0.2), nsd_mm=metric(0.7), dice_class2=metric(0.5))
     text = page_of(report, tmp_path)
-    assert '"row">HD95, mm&nbsp;<' in text and "NSD, tolerance 1 mm" in text and "Dice, class 2" in text and "<td>–</td>" in text
+    assert (
+        '"row">HD95, mm&nbsp;<' in text
+        and "NSD, tolerance 1 mm" in text
+        and "Dice, class 2" in text
+        and "<td>–</td>" in text
+    )
 
 
 def test_texts_are_escaped(tmp_path):
     evil = "<script>alert('&')</script>"
     report = {
-        "title": evil, "created": evil, "about": {evil: evil, "description": evil}, "warnings": [evil],
-        "arms": {evil: arm_summary(0.8)}, "comparisons": [comparison(evil, evil, evil, test=evil, metric=evil)],
+        "title": evil,
+        "created": evil,
+        "about": {evil: evil, "description": evil},
+        "warnings": [evil],
+        "arms": {evil: arm_summary(0.8)},
+        "comparisons": [comparison(evil, evil, evil, test=evil, metric=evil)],
         "calibration": {evil: reliability(np.random.default_rng(0))},
         "subgroups": [{"column": evil, "group": evil, "num_cases": 1, "arms": {evil: metric(0.8)}}],
         "areas": {evil: {"unit": evil, "bias": 0.0, "low": -1.0, "high": 1.0, "points": [[1.0, 0.0]], "cases": [evil]}},
         "failures": [{"case": evil, "arm": evil, "seed": evil, "reason": evil}],
         "curves": {evil: {evil: {"task": [1.0, 0.5]}}},
-    }  # fmt: skip
+    }
     folder = tmp_path / "panels"
     panels = [{**panel, "group": evil, "title": evil} for panel in noise_panels(tmp_path, 1, (8, 8))]
     text = page_of(report, folder, [*panels, {"group": evil, "title": evil, "png": tmp_path / "missing.png"}])
@@ -269,14 +344,18 @@ def test_json_reads_back_as_the_report(written):
     assert list(read) == list(expected)
     assert read["arms"] == expected["arms"] and read["comparisons"] == expected["comparisons"]
     assert read["areas"]["student"]["points"] == expected["areas"]["student"]["points"].tolist()
-    assert read["curves"]["student"]["1"]["val_mean_dice"][:2] == expected["curves"]["student"]["1"]["val_mean_dice"][:2]
+    assert (
+        read["curves"]["student"]["1"]["val_mean_dice"][:2] == expected["curves"]["student"]["1"]["val_mean_dice"][:2]
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan")])
 def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path, value):
     report = full_report()
     report["arms"]["student"]["metrics"]["dice"]["low"] = value
-    with pytest.raises(ValueError, match=r"report::arms::student::metrics::dice::low is (nan|inf), expected a finite number"):
+    with pytest.raises(
+        ValueError, match=r"report::arms::student::metrics::dice::low is (nan|inf), expected a finite number"
+    ):
         write_report(report, [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -332,7 +411,9 @@ def test_trainings_without_curves_are_told(tmp_path):
 def test_one_seed_says_that_the_spread_is_unknown(tmp_path):
     summary = {"mean": 0.8, "low": None, "high": None, "seed_means": {"0": 0.8}, "seed_spread": None}
     arms = {"student": {"num_cases": 1, "num_patients": 1, "num_seeds": 1, "metrics": {"dice": summary}}}
-    text = page_of({"arms": arms, "comparisons": [comparison("student", "control", "noise", seed_spread=None)]}, tmp_path)
+    text = page_of(
+        {"arms": arms, "comparisons": [comparison("student", "control", "noise", seed_spread=None)]}, tmp_path
+    )
     assert "<b>0.800</b><small>one seed</small>" in text and "<td>unknown</td>" in text
     assert "1 case, 1 patient, 1 seed" in text and "Empty masks were not counted." in text
 
@@ -361,7 +442,9 @@ def test_large_panels_are_recompressed_to_fit_and_told(tmp_path):
 
 def test_panels_that_do_not_fit_at_all_are_told(tmp_path):
     path = noise_panels(tmp_path, 1)[0]["png"]
-    with pytest.raises(ValueError, match=r"noise_0.png of [\d,]+ bytes does not fit into the 100 bytes left; pass fewer panels"):
+    with pytest.raises(
+        ValueError, match=r"noise_0.png of [\d,]+ bytes does not fit into the 100 bytes left; pass fewer panels"
+    ):
         fit_picture(path, 100)
 
 
@@ -379,7 +462,10 @@ def test_panels_that_cannot_be_read_are_told(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     panels = [{"group": "best", "title": name, "png": tmp_path / name} for name in ("none.png", "text.png")]
     text = page_of({}, tmp_path / "out", panels)
-    assert "none.png is not there; draw it again." in text and "text.png is no PNG that can be read; draw it again." in text
+    assert (
+        "none.png is not there; draw it again." in text
+        and "text.png is no PNG that can be read; draw it again." in text
+    )
 
 
 def test_many_points_are_drawn_as_one_picture():
@@ -441,5 +527,8 @@ def test_browser_finds_the_sections(browse, written):
 
 
 def test_further_terms_of_the_loss_have_a_curve_of_their_own(tmp_path):
-    text = page_of({"curves": {"student": {"0": {"epoch": [1, 2], "task": [0.5, 0.4], "cwd": [0.5, 0.25]}}, "control": {}}}, tmp_path)
+    text = page_of(
+        {"curves": {"student": {"0": {"epoch": [1, 2], "task": [0.5, 0.4], "cwd": [0.5, 0.25]}}, "control": {}}},
+        tmp_path,
+    )
     assert "cwd term over epochs" in text and "Task term over epochs" in text

@@ -58,7 +58,10 @@ def test_own_id_that_something_refers_to_is_allowed():
     ("change", "message"),
     [
         ({"training::learning_rate": 1}, "unknown key training::learning_rate"),
-        ({"teacher::lora_checkpont": "x"}, "unknown key teacher::lora_checkpont; did you mean teacher::lora_checkpoint"),
+        (
+            {"teacher::lora_checkpont": "x"},
+            "unknown key teacher::lora_checkpont; did you mean teacher::lora_checkpoint",
+        ),
         ({"student::pretraind": True}, "unknown key student::pretraind; did you mean student::pretrained"),
         ({"student::pretrained": "false"}, "student::pretrained must be True or False with a capital letter.*'false'"),
         ({"training::num_epochs": 2.5}, "training::num_epochs must be a whole number, got 2.5"),
@@ -100,8 +103,10 @@ def test_section_texts_are_of_what_the_data_set_is_given():
     own = train_config(**{"train::dataset::transform": {"_target_": "Compose", "transforms": []}})
     assert section_texts(own, **TEXTS)["preprocessing"] == '{"_target_": "Compose", "transforms": []}'
     assert train_config()["train"]["dataset"]["settings"] == {
-        "_target_": "scripts.run.config_check.section_texts", "config": "@checked_config", **TEXTS,
-    }  # fmt: skip
+        "_target_": "scripts.run.config_check.section_texts",
+        "config": "@checked_config",
+        **TEXTS,
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,9 @@ def test_section_texts_are_of_what_the_data_set_is_given():
     ],
 )
 def test_expression_whose_text_is_no_value_is_refused_in_section_texts(change, id):
-    with pytest.raises(ValueError, match=rf"^{id} is the expression '\$.*write the value, or a reference to it \(@id\)"):
+    with pytest.raises(
+        ValueError, match=rf"^{id} is the expression '\$.*write the value, or a reference to it \(@id\)"
+    ):
         section_texts(train_config(**change), **TEXTS)
 
 
@@ -125,5 +132,7 @@ def test_every_section_of_the_seed_is_a_component():
 
 @pytest.mark.parametrize("arguments", [["run", "--frozen_teacher", "None"], ["run", "--frozen_teacher=None"]])
 def test_none_on_the_command_line_is_refused_because_monai_drops_it(arguments):
-    with pytest.raises(ValueError, match=r"--frozen_teacher None is left out by monai.bundle.*\"frozen_teacher\": null"):
+    with pytest.raises(
+        ValueError, match=r"--frozen_teacher None is left out by monai.bundle.*\"frozen_teacher\": null"
+    ):
         refuse_none(arguments)

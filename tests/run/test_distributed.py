@@ -1,7 +1,8 @@
-"""Several processes that train and evaluate together: the numbers of one, files written once, and what a lost process leads to.
+"""Several processes that train and evaluate together: the numbers of one, files written once, and what a lost process
+leads to.
 
-Ranks are forked from a server that has the libraries loaded, with the environment that torchrun gives; the tests marked slow run
-the commands of docs/many_machines.md with torchrun itself.
+Ranks are forked from a server that has the libraries loaded, with the environment that torchrun gives; the tests marked
+slow run the commands of docs/many_machines.md with torchrun itself.
 """
 
 import ast
@@ -59,12 +60,20 @@ def free_port() -> int:
 
 
 def as_rank(rank, world, port, launch, function, arguments, result):
-    """In a process of its own: call a function in torchrun's environment, and keep what it returns or the message of its error."""
+    """In a process of its own: call a function in torchrun's environment, and keep what it returns or the message of
+    its error.
+    """
     if world:
         os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port), TORCHELASTIC_RUN_ID=launch, TORCHELASTIC_MAX_RESTARTS="3",
-        )  # fmt: skip
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world),
+            LOCAL_WORLD_SIZE=str(world),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            TORCHELASTIC_RUN_ID=launch,
+            TORCHELASTIC_MAX_RESTARTS="3",
+        )
     torch.set_num_threads(1)
     try:
         found = function(*arguments)
@@ -76,8 +85,9 @@ def as_rank(rank, world, port, launch, function, arguments, result):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """Calls a function on `world` ranks at once and returns what each has found; None of one that was killed. World 0 is one
-    process without torchrun."""
+    """Calls a function on `world` ranks at once and returns what each has found; None of one that was killed. World 0
+    is one process without torchrun.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_distributed"])
     with pytest.MonkeyPatch.context() as patch:
@@ -115,14 +125,28 @@ def settings(uneven, sam_checkpoint, lora_checkpoint, tmp_path_factory) -> dict:
     """Overrides of a run of seconds; the folders are the module's."""
     path = tmp_path_factory.mktemp("runs")
     return {
-        "bundle_root": str(ROOT), "run_folder::root": str(path / "logs"), "model_file": str(path / "model.pt"),
-        "data::dataset_dir": str(uneven), "data::img_size": 64, "teacher::model_name": "vit_test", "teacher::img_size": 64,
-        "teacher::sam_checkpoint": str(sam_checkpoint), "teacher::lora_checkpoint": str(lora_checkpoint),
-        "teacher::cache_dir": str(path / "cache"), "network_def": TINY_STUDENT, "training::num_epochs": EPOCHS,
-        "training::warmup_epochs": 0, "training::batch_size": 2, "training::num_workers": 0, "training::lr": 1e-3,
-        "hardware::precision": "fp32", "distillation::gamma": 0.1, "distillation::student_channels": 6,
-        "distillation::mode": "replay", "distillation::views": 2,
-    }  # fmt: skip
+        "bundle_root": str(ROOT),
+        "run_folder::root": str(path / "logs"),
+        "model_file": str(path / "model.pt"),
+        "data::dataset_dir": str(uneven),
+        "data::img_size": 64,
+        "teacher::model_name": "vit_test",
+        "teacher::img_size": 64,
+        "teacher::sam_checkpoint": str(sam_checkpoint),
+        "teacher::lora_checkpoint": str(lora_checkpoint),
+        "teacher::cache_dir": str(path / "cache"),
+        "network_def": TINY_STUDENT,
+        "training::num_epochs": EPOCHS,
+        "training::warmup_epochs": 0,
+        "training::batch_size": 2,
+        "training::num_workers": 0,
+        "training::lr": 1e-3,
+        "hardware::precision": "fp32",
+        "distillation::gamma": 0.1,
+        "distillation::student_channels": 6,
+        "distillation::mode": "replay",
+        "distillation::views": 2,
+    }
 
 
 def folder_of(settings: dict, name: str) -> Path:
@@ -135,7 +159,10 @@ def last_weights(folder: Path) -> str:
 
 def read_history(folder: Path) -> list[dict]:
     with open(folder / "history.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key not in ("seconds", "data_wait")} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if key not in ("seconds", "data_wait")}
+            for row in csv.DictReader(file)
+        ]
 
 
 # a training, on each rank
@@ -164,16 +191,26 @@ def train(settings, name, overlays, fault=None):
     adapter = flow.parser.get_parsed_content("loss").adapter
     flow.finalize()
     return {
-        "network": fingerprint(network.state_dict()), "adapter": fingerprint(adapter.state_dict()) if adapter else None,
-        "computed": sum(computed), "seen": seen, "epoch": trainer.state.epoch, "metrics": dict(evaluator.state.metrics),
-        "best": (evaluator.state.best_metric_epoch, evaluator.state.best_metric), "draw": float(torch.rand(())),
-        "reports": len(reports), "properties": properties,
-    }  # fmt: skip
+        "network": fingerprint(network.state_dict()),
+        "adapter": fingerprint(adapter.state_dict()) if adapter else None,
+        "computed": sum(computed),
+        "seen": seen,
+        "epoch": trainer.state.epoch,
+        "metrics": dict(evaluator.state.metrics),
+        "best": (evaluator.state.best_metric_epoch, evaluator.state.best_metric),
+        "draw": float(torch.rand(())),
+        "reports": len(reports),
+        "properties": properties,
+    }
 
 
 def break_down(engine, kind, rank, epoch):
     """What goes wrong on a rank in the middle of an epoch."""
-    if int(os.environ["RANK"]) != rank or engine.state.epoch != epoch or engine.state.iteration % engine.state.epoch_length != 1:
+    if (
+        int(os.environ["RANK"]) != rank
+        or engine.state.epoch != epoch
+        or engine.state.iteration % engine.state.epoch_length != 1
+    ):
         return
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -201,8 +238,18 @@ def test_ranks_end_with_the_same_weights_metrics_and_epoch(together):
 def test_run_folder_is_written_once_by_rank_0(together):
     pair, folder = together
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"config.json", "distill.log", "models/last.pt", "launch.txt", "test_results.txt", "report.html", "metrics.csv"} <= names
-    assert sum(name.startswith("tensorboard/") for name in names) == 1 and sum("best_epoch" in name for name in names) == 1
+    assert {
+        "config.json",
+        "distill.log",
+        "models/last.pt",
+        "launch.txt",
+        "test_results.txt",
+        "report.html",
+        "metrics.csv",
+    } <= names
+    assert (
+        sum(name.startswith("tensorboard/") for name in names) == 1 and sum("best_epoch" in name for name in names) == 1
+    )
     assert [path.name for path in folder.parent.iterdir()] == ["together"]
     assert [int(row["epoch"]) for row in read_history(folder)] == list(range(1, EPOCHS + 1))
     log = (folder / "distill.log").read_text()
@@ -215,7 +262,9 @@ def test_checkpoint_has_the_names_of_a_run_by_one_process(together, settings):
     assert not [key for key in state["network"] if key.startswith("module.")]
     assert state["progress"]["settings"]["hardware::num_ranks"] == 2
     best = next((together[1] / "models").glob("best_epoch*"))
-    assert fingerprint(torch.load(settings["model_file"], weights_only=True)) == fingerprint(torch.load(best, weights_only=True))
+    assert fingerprint(torch.load(settings["model_file"], weights_only=True)) == fingerprint(
+        torch.load(best, weights_only=True)
+    )
 
 
 def test_cache_is_filled_once_and_shared(together, settings):
@@ -298,17 +347,26 @@ def test_evaluation_that_fails_on_one_rank_ends_the_others_with_advice(ranks, se
     changes = {"student::checkpoint": str(student), "distillation::gamma": 0.0, "distillation::mode": "online"}
     overlays = ("evaluate.json", "multi_gpu_evaluate.json")
     found = ranks(evaluate, {**settings, **changes}, f"broken_{rank}", overlays, (function, rank))
-    assert found[rank].startswith("RuntimeError: Failed to evaluate")  # MONAI's around an error that is not the bundle's own
-    assert found[1 - rank].startswith("ConnectionError: another process has ended, see what it says and torchrun's summary; start")
+    # MONAI's around an error that is not the bundle's own
+    assert found[rank].startswith("RuntimeError: Failed to evaluate")
+    assert found[1 - rank].startswith(
+        "ConnectionError: another process has ended, see what it says and torchrun's summary; start"
+    )
 
 
 def test_fewer_cases_than_ranks_are_trained_on_validated_and_evaluated_once(ranks, settings, tmp_path):
     """Three ranks, two images in each list."""
     write_phantom_dataset(tmp_path / "two", num_training=2, num_validation=2, num_test=2, size=64)
-    changes = {"data::dataset_dir": str(tmp_path / "two"), "run_folder::root": str(tmp_path / "logs"), "training::num_epochs": 1}
+    changes = {
+        "data::dataset_dir": str(tmp_path / "two"),
+        "run_folder::root": str(tmp_path / "logs"),
+        "training::num_epochs": 1,
+    }
     found = ranks(train, {**settings, **changes}, "few", OVERLAYS, world=3, launch="few")
     assert all(isinstance(one, dict) for one in found), found
-    assert found[0]["network"] == found[1]["network"] == found[2]["network"] and found[0]["metrics"] == found[2]["metrics"]
+    assert (
+        found[0]["network"] == found[1]["network"] == found[2]["network"] and found[0]["metrics"] == found[2]["metrics"]
+    )
     folder = tmp_path / "logs" / "two" / "few"
     (alone,) = ranks(validate, {**settings, **changes}, str(next((folder / "models").glob("best_epoch*"))), world=0)
     assert alone == (2, found[0]["best"][1])
@@ -340,7 +398,8 @@ def test_killed_rank_ends_the_others_and_the_restart_ends_as_an_unbroken_run(tog
 
 
 def test_loss_that_is_no_number_on_one_rank_ends_all_with_its_files(ranks, settings):
-    settings = {**settings, "distillation::mode": "warp", "distillation::gamma": 0.0}  # where no cache looks at the image first
+    # where no cache looks at the image first
+    settings = {**settings, "distillation::mode": "warp", "distillation::gamma": 0.0}
     found = ranks(train, settings, "nan", OVERLAYS, ("nan", 1, 2), launch="nan")
     assert found[0] == found[1] and found[0].startswith("FloatingPointError: the loss is nan")
     assert "in epoch 2" in found[0] and len(re.findall(r"phantom_\d+\.png", found[0])) == 2  # the batch of one rank
@@ -356,11 +415,18 @@ def test_ranks_stop_early_together_and_the_control_needs_no_teacher(ranks, setti
 
 
 def test_fine_tuning_of_a_teacher_leaves_weights_without_gradient_alone(ranks, settings):
-    """SAM's prompt encoder has weights that no loss reaches; in DistributedDataParallel they must not wait for a gradient."""
+    """SAM's prompt encoder has weights that no loss reaches; in DistributedDataParallel they must not wait for a
+    gradient.
+    """
     changes = {
-        "teacher::lora_checkpoint": None, "teacher::cache_dir": None, "distillation::gamma": 0.0, "distillation::mode": "online",
-        "training::num_epochs": 2, "network_def": None, "model_file": None,
-    }  # fmt: skip
+        "teacher::lora_checkpoint": None,
+        "teacher::cache_dir": None,
+        "distillation::gamma": 0.0,
+        "distillation::mode": "online",
+        "training::num_epochs": 2,
+        "network_def": None,
+        "model_file": None,
+    }
     changes = {**settings, **changes}
     changes.pop("network_def")
     found = ranks(train, changes, "teacher", ("train_teacher.json", *OVERLAYS), launch="teacher")
@@ -379,11 +445,14 @@ class Nothing(nn.Module):
 
 
 def gradients(norms_train: bool, weights: dict, gamma: float, with_dice: bool = True):
-    """Largest difference, relative to the largest gradient, between two ranks with half a batch each and one process with all of
-    it; and the batch norms' running means when `SharedStatistics` has put them together."""
+    """Largest difference, relative to the largest gradient, between two ranks with half a batch each and one process
+    with all of it; and the batch norms' running means when `SharedStatistics` has put them together.
+    """
     hardware = RankHardware([], "fp32")
     torch.manual_seed(0)
-    network = TinyUSFMSeg(img_size=64, **SMALL, drop_path_rate=0.0, dropout=0.0, return_features="neck" if gamma > 0 else None)
+    network = TinyUSFMSeg(
+        img_size=64, **SMALL, drop_path_rate=0.0, dropout=0.0, return_features="neck" if gamma > 0 else None
+    )
     loss = DistillationLoss(**weights, gamma=gamma, student_channels=6, teacher_channels=8)
     if not with_dice:
         loss.task.dice = Nothing()
@@ -411,16 +480,20 @@ def gradients(norms_train: bool, weights: dict, gamma: float, with_dice: bool = 
     statistics.attach(engine)
     engine.run([0, 1], max_epochs=1)
     hardware.leave()
-    return float((whole - shared).abs().max() / whole.abs().max()), torch.cat([norm.running_mean for norm in statistics.norms])
+    return float((whole - shared).abs().max() / whole.abs().max()), torch.cat(
+        [norm.running_mean for norm in statistics.norms]
+    )
 
 
 CASES = {
     "cross-entropy": (False, {"alpha": 1.0, "beta": 0.0}, 0.0, False, True),
     "divergence": (False, {"alpha": 0.0, "beta": 1.0}, 0.0, True, True),
     "features": (False, {"alpha": 0.0, "beta": 0.0}, 1.0, True, True),
-    "whitened features": (False, {"alpha": 0.0, "beta": 0.0, "whiten": True}, 1.0, True, False),  # by each rank's own statistics
+    # by each rank's own statistics
+    "whitened features": (False, {"alpha": 0.0, "beta": 0.0, "whiten": True}, 1.0, True, False),
     "Dice": (False, {"alpha": 1.0, "beta": 0.0}, 0.0, True, False),  # sums over the batch before it divides
-    "batch norm": (True, {"alpha": 0.0, "beta": 1.0}, 0.0, True, False),  # normalizes by its own rank's images on the CPU
+    # normalizes by its own rank's images on the CPU
+    "batch norm": (True, {"alpha": 0.0, "beta": 1.0}, 0.0, True, False),
 }
 
 
@@ -438,13 +511,21 @@ def test_gradients_of_two_half_batches_are_those_of_the_whole_where_the_loss_is_
 @pytest.fixture
 def torchrun(monkeypatch):
     """Pretend that torchrun has started this process, one of two; no group is joined."""
-    for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "a"}.items():
+    for name, value in {
+        "RANK": 1,
+        "LOCAL_RANK": 1,
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+        "TORCHELASTIC_RUN_ID": "a",
+    }.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(distributed, "join", lambda device, timeout: pytest.fail("joined"))
 
 
 def picked(gpu_ids) -> str:
-    return str(RankHardware._pick_device(type("Rank", (), {"local_ranks": int(os.environ["LOCAL_WORLD_SIZE"])})(), gpu_ids))
+    return str(
+        RankHardware._pick_device(type("Rank", (), {"local_ranks": int(os.environ["LOCAL_WORLD_SIZE"])})(), gpu_ids)
+    )
 
 
 def test_each_local_rank_has_its_gpu(torchrun, gpus, monkeypatch):
@@ -490,7 +571,9 @@ def test_several_gpus_in_a_plain_run_name_the_command(overrides, gpus):
 def test_overlay_and_torchrun_need_each_other(overrides, monkeypatch):
     with pytest.raises(Exception) as error:
         workflow(overrides, *OVERLAYS).initialize()
-    assert "is for several processes, but this one was started alone; run torchrun --standalone" in str(root_cause(error.value))
+    assert "is for several processes, but this one was started alone; run torchrun --standalone" in str(
+        root_cause(error.value)
+    )
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(Exception) as error:
@@ -511,7 +594,9 @@ def test_launch_that_is_to_be_restarted_needs_a_name(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job_17")
     assert launch_name() == "job_17"
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    with pytest.raises(ValueError, match=f"would look for those that have ended.*start it as {distributed.OWN_STORE} torchrun"):
+    with pytest.raises(
+        ValueError, match=f"would look for those that have ended.*start it as {distributed.OWN_STORE} torchrun"
+    ):
         launch_name()
 
 
@@ -550,7 +635,10 @@ def test_workers_of_a_machine_are_shared(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert worker_count(8, torch.device("cuda"), local_ranks=4) == 2
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert worker_count(8, torch.device("cpu"), local_ranks=2) == 3 and worker_count(8, torch.device("cpu"), local_ranks=8) == 0
+    assert (
+        worker_count(8, torch.device("cpu"), local_ranks=2) == 3
+        and worker_count(8, torch.device("cpu"), local_ranks=8) == 0
+    )
 
 
 def test_settings_of_one_process_have_no_ranks():
@@ -626,7 +714,9 @@ def test_log_says_that_a_launch_goes_on(tmp_path, monkeypatch, caplog):
         RunRecord(first.path, {}, launch=first.launch).start()
         caplog.clear()
         distributed.shared_run_folder(0, str(tmp_path), "set")
-    assert caplog.messages == [f"the launch job_17 began {first.path} and goes on there; a new run needs a new --rdzv_id"]
+    assert caplog.messages == [
+        f"the launch job_17 began {first.path} and goes on there; a new run needs a new --rdzv_id"
+    ]
 
 
 def test_resumed_run_that_is_restarted_goes_on_from_its_newer_checkpoint(tmp_path):
@@ -635,7 +725,9 @@ def test_resumed_run_that_is_restarted_goes_on_from_its_newer_checkpoint(tmp_pat
     for name in ("last.pt", "checkpoint_epoch020.pt"):
         (folder / "models" / name).touch()
     old = str(folder / "models" / "checkpoint_epoch020.pt")
-    assert RunFolder(str(tmp_path), "set", resume=old, launch="job_17").resume_checkpoint.name == "checkpoint_epoch020.pt"
+    assert (
+        RunFolder(str(tmp_path), "set", resume=old, launch="job_17").resume_checkpoint.name == "checkpoint_epoch020.pt"
+    )
     (folder / "launch.txt").write_text("job_17")
     again = RunFolder(str(tmp_path), "set", resume=old, launch="job_17")
     assert again.path == folder and again.resume_checkpoint.name == "last.pt"
@@ -683,11 +775,15 @@ def tiny(settings, tmp_path) -> Path:
     ours = {"bundle_root", "data::dataset_dir", "teacher::lora_checkpoint"}
     overlay = {key: value for key, value in settings.items() if key not in ours}
     overlay |= {
-        "run_folder::root": str(tmp_path / "logs"), "model_file": str(tmp_path / "model.pt"),
-        "teacher::cache_dir": str(tmp_path / "cache"), "teacher::module": "sam_lora_image_encoder",
+        "run_folder::root": str(tmp_path / "logs"),
+        "model_file": str(tmp_path / "model.pt"),
+        "teacher::cache_dir": str(tmp_path / "cache"),
+        "teacher::module": "sam_lora_image_encoder",
         "network_def": {**TINY_STUDENT, "_requires_": "$sys.path.insert(1, @bundle_root)"},
-        "distillation::gamma": 0.0, "distillation::mode": "warp", "hardware::gpu_ids": [],
-    }  # fmt: skip
+        "distillation::gamma": 0.0,
+        "distillation::mode": "warp",
+        "hardware::gpu_ids": [],
+    }
     (tmp_path / "tiny.json").write_text(json.dumps(overlay))
     return tmp_path / "tiny.json"
 
@@ -707,15 +803,27 @@ def workers(agent: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in /proc")
 def test_documented_training_survives_the_kill_of_a_rank_and_is_evaluated(settings, tiny, tmp_path):
     words = documented(f"{distributed.OWN_STORE} torchrun --standalone --nproc_per_node=2 --max-restarts=3")
-    paths = {"data/BUSBRA": settings["data::dataset_dir"], "PATH": settings["teacher::lora_checkpoint"], "lite_medsam": "vit_test"}
+    paths = {
+        "data/BUSBRA": settings["data::dataset_dir"],
+        "PATH": settings["teacher::lora_checkpoint"],
+        "lite_medsam": "vit_test",
+    }
     paths["mask_decoder"] = "sam_lora_image_encoder"
     epochs = 12
-    command = [*torchrun_command(words, tiny, paths), "--training::num_epochs", str(epochs), "--training::patience", "0"]
+    command = [
+        *torchrun_command(words, tiny, paths),
+        "--training::num_epochs",
+        str(epochs),
+        "--training::patience",
+        "0",
+    ]
     with open(tmp_path / "output.txt", "w") as output:
         agent = subprocess.Popen(command, cwd=ROOT, env=environment(words), stdout=output, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 600
-        while not list((tmp_path / "logs").rglob("history.csv")) and time.monotonic() < deadline and agent.poll() is None:
+        while (
+            not list((tmp_path / "logs").rglob("history.csv")) and time.monotonic() < deadline and agent.poll() is None
+        ):
             time.sleep(0.2)
         assert list((tmp_path / "logs").rglob("history.csv")), (tmp_path / "output.txt").read_text()[-4000:]
         victim = workers(agent.pid)[1]
@@ -728,7 +836,10 @@ def test_documented_training_survives_the_kill_of_a_rank_and_is_evaluated(settin
     assert log.count("resumed after epoch") == 1 and f"epoch {epochs} of {epochs}" in log
     assert [int(row["epoch"]) for row in read_history(folder)] == list(range(1, epochs + 1))
     assert (folder / "test_results.txt").is_file()
-    assert "Signal 9 (SIGKILL)" in (tmp_path / "output.txt").read_text() or str(victim) in (tmp_path / "output.txt").read_text()
+    assert (
+        "Signal 9 (SIGKILL)" in (tmp_path / "output.txt").read_text()
+        or str(victim) in (tmp_path / "output.txt").read_text()
+    )
 
     paths["models/best.pt"] = str(next((folder / "models").glob("best_epoch*")))
     words = documented("torchrun --standalone --nproc_per_node=2 -m monai.bundle run evaluating")

@@ -1,4 +1,6 @@
-"""MONAI Label: what it asks of train.json, and, marked monai_label, its server and its client with a copy of this bundle."""
+"""MONAI Label: what it asks of train.json, and, marked monai_label, its server and its client with a copy of this
+bundle.
+"""
 
 import errno
 import hashlib
@@ -63,9 +65,13 @@ def request_of_monai_label(overrides, phantoms, tmp_path) -> dict:
 
 def run_as_monai_label(overrides: dict) -> ConfigWorkflow:
     flow = ConfigWorkflow(
-        config_file=str(CONFIGS / "train.json"), meta_file=str(CONFIGS / "metadata.json"), logging_file=False,
-        workflow_type="train", run_id="run", **overrides,
-    )  # fmt: skip
+        config_file=str(CONFIGS / "train.json"),
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        run_id="run",
+        **overrides,
+    )
     flow.initialize()
     flow.run()
     return flow
@@ -73,9 +79,19 @@ def run_as_monai_label(overrides: dict) -> ConfigWorkflow:
 
 def test_studies_train_without_a_teacher_and_the_log_says_so(request_of_monai_label, tmp_path, caplog):
     handlers, start = request_of_monai_label["train#handlers"], tmp_path / "start.pt"
-    first = {**request_of_monai_label, "train#trainer#max_epochs": 1, "run_folder::timestamp": "first", "model_file": str(start)}
+    first = {
+        **request_of_monai_label,
+        "train#trainer#max_epochs": 1,
+        "run_folder::timestamp": "first",
+        "model_file": str(start),
+    }
     run_as_monai_label(first)
-    loader = {"_target_": "CheckpointLoader", "load_path": str(start), "load_dict": {"model": "$@network"}, "strict": False}
+    loader = {
+        "_target_": "CheckpointLoader",
+        "load_path": str(start),
+        "load_dict": {"model": "$@network"},
+        "strict": False,
+    }
     caplog.clear()
     with caplog.at_level(logging.INFO):
         flow = run_as_monai_label({**request_of_monai_label, "train#handlers": [loader, *handlers]})
@@ -87,14 +103,19 @@ def test_studies_train_without_a_teacher_and_the_log_says_so(request_of_monai_la
     folder = tmp_path / "logs" / "images" / "run"
     history = (folder / "history.csv").read_text().splitlines()
     assert len(history) == 3 and history[0].startswith("epoch,loss,task,distill")
-    assert all(float(line.split(",")[3]) == 0 and float(line.split(",")[1]) == float(line.split(",")[2]) for line in history[1:])
+    assert all(
+        float(line.split(",")[3]) == 0 and float(line.split(",")[1]) == float(line.split(",")[2])
+        for line in history[1:]
+    )
     assert (tmp_path / "model.pt").is_file() and not (folder / "test_results.txt").exists()
 
 
 def test_named_teacher_is_distilled(request_of_monai_label, sam_checkpoint, lora_checkpoint, tmp_path, caplog):
     teacher = {"model_name": "vit_test", "sam_checkpoint": str(sam_checkpoint), "lora_checkpoint": str(lora_checkpoint)}
     with caplog.at_level(logging.INFO):
-        flow = run_as_monai_label({**request_of_monai_label, **{f"teacher::{key}": value for key, value in teacher.items()}})
+        flow = run_as_monai_label(
+            {**request_of_monai_label, **{f"teacher::{key}": value for key, value in teacher.items()}}
+        )
     assert f"the student is DISTILLED from the teacher {lora_checkpoint}" in caplog.text
     assert flow.trainer.teacher is not None
     rows = (tmp_path / "logs" / "images" / "run" / "history.csv").read_text().splitlines()
@@ -127,9 +148,10 @@ def test_loop_among_the_studies_is_named(request_of_monai_label, tmp_path):
 
 def config(training, validation, lora_checkpoint=None) -> dict:
     return {
-        "train": {"dataset": {"data": training}}, "validate": {"dataset": {"data": validation}},
+        "train": {"dataset": {"data": training}},
+        "validate": {"dataset": {"data": validation}},
         "teacher": {"lora_checkpoint": lora_checkpoint},
-    }  # fmt: skip
+    }
 
 
 def test_references_are_no_studies():
@@ -140,8 +162,17 @@ def test_references_are_no_studies():
 @pytest.mark.parametrize(
     ("training", "validation", "message"),
     [
-        ([], [], "gave 0 labeled studies for training and 0 for validation, expected at least one for training; save more labels"),
-        ([{}], [], "gave 1 labeled studies for training and 0 for validation, expected at least one for validation; save more"),
+        (
+            [],
+            [],
+            "gave 0 labeled studies for training and 0 for validation, expected at least one for training; save more "
+            "labels",
+        ),
+        (
+            [{}],
+            [],
+            "gave 1 labeled studies for training and 0 for validation, expected at least one for validation; save more",
+        ),
         ([{}], "$@data.validation", "val_split is negative.*pass a val_split such as 0.2"),
     ],
 )
@@ -213,7 +244,9 @@ def phantom(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def outline(number: int) -> np.ndarray:
-    """The mask (H, W) that an annotator of these studies draws: the lesion and a margin, a habit that no model has before training."""
+    """The mask (H, W) that an annotator of these studies draws: the lesion and a margin, a habit that no model has
+    before training.
+    """
     return binary_dilation(phantom(number)[1], iterations=MARGIN).astype(np.uint8)
 
 
@@ -272,7 +305,9 @@ class Label:
         assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
     def install(self, block: str, cache: str | None) -> None:
-        """Make the environment, or take that of the folder `cache` when it was made by the same commands for the same packages."""
+        """Make the environment, or take that of the folder `cache` when it was made by the same commands for the
+        same packages.
+        """
         if not cache:
             self.run(block)
             return
@@ -306,7 +341,9 @@ class Session:
 
     def __init__(self, label: Label, url: str) -> None:
         command = [label.python, str(ROOT / "tests" / "monai_label_session.py"), url, str(label.results)]
-        self.process = subprocess.Popen(command, env=label.variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, env=label.variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def __call__(self, call: str, *arguments):
         self.process.stdin.write(json.dumps({"call": call, "arguments": arguments}) + "\n")
@@ -361,9 +398,13 @@ def start(label: Label, port: int, log: Path) -> subprocess.Popen:
     """The page's command for the server, with another port and in a process group of its own."""
     command = blocks("bash")[3].replace("--port 8000", f"--port {port}")
     return subprocess.Popen(
-        ["bash", "-c", command], cwd=label.bundle, env=label.variables, stdout=open(log, "w"), stderr=subprocess.STDOUT,
+        ["bash", "-c", command],
+        cwd=label.bundle,
+        env=label.variables,
+        stdout=open(log, "w"),
+        stderr=subprocess.STDOUT,
         start_new_session=True,
-    )  # fmt: skip
+    )
 
 
 def wait_until(condition, process: subprocess.Popen, log: Path, seconds: int = 300) -> None:
@@ -408,7 +449,11 @@ def convert_dicom(label: Label, studies: Path) -> None:
     session = Session(label, "")
     gray = np.stack([phantom(number)[0] for number in range(20, 23)])
     color = np.stack([gray[0]] * 3, axis=-1)
-    files = {"dicom_still": (gray[0], "MONOCHROME2"), "dicom_loop": (gray, "MONOCHROME2"), "dicom_color": (color, "RGB")}
+    files = {
+        "dicom_still": (gray[0], "MONOCHROME2"),
+        "dicom_loop": (gray, "MONOCHROME2"),
+        "dicom_color": (color, "RGB"),
+    }
     for name, (pixels, photometric) in files.items():
         path = write_dicom(label.root / f"{name}.dcm", pixels, photometric)
         shutil.move(session("dicom_to_nifti", str(path)), studies / f"{name}.nii.gz")
@@ -441,7 +486,10 @@ def test_mask_of_a_picture_is_a_png_of_its_size(server, study):
 @pytest.mark.monai_label
 @pytest.mark.parametrize("study", ["slice", "flat", "colorslice", "cine", "dicom_still", "dicom_loop", "dicom_color"])
 def test_mask_of_nifti_has_its_shape_and_affine(server, study):
-    image, mask = nibabel.load(server.label.root / "studies" / f"{study}.nii.gz"), nibabel.load(server.session.mask(study))
+    image, mask = (
+        nibabel.load(server.label.root / "studies" / f"{study}.nii.gz"),
+        nibabel.load(server.session.mask(study)),
+    )
     frames = {"cine": 5, "dicom_loop": 3}.get(study, 1)
     assert mask.shape == (WIDTH, HEIGHT, frames) and mask.get_data_dtype() == np.uint8
     assert np.allclose(mask.affine, image.affine, atol=1e-4)
@@ -509,7 +557,11 @@ def plain(server) -> dict:
         path = labels / f"{study}{suffix}"
         write_label(path, outline(number), oblique() if study in ("slice", "flat") else np.diag([-1.0, -1.0, 1.0, 1.0]))
         server.session("save_label", study, str(path), "final", {})
-    before, weights, seen = server.session.dice(), sha256(server.label.model / "models" / "model.pt"), len(server.text())
+    before, weights, seen = (
+        server.session.dice(),
+        sha256(server.label.model / "models" / "model.pt"),
+        len(server.text()),
+    )
     status = server.session.train(max_epochs=EPOCHS, val_split=0.25)
     found = {"before": before, "weights": weights, "status": status["status"], "log": server.text(seen)}
     return {**found, "after": server.session.dice()}
@@ -529,7 +581,9 @@ def test_training_without_a_teacher_raises_the_dice(server, plain):
     print(f"Dice {plain['before']:.3f} -> {plain['after']:.3f}")
     assert plain["after"] > plain["before"] + 0.02
     (run,) = (server.label.model / "logs" / "distillation" / "studies").iterdir()
-    assert {"history.csv", "distill.log", "config.json", "models", "visualizations"} <= {path.name for path in run.iterdir()}
+    assert {"history.csv", "distill.log", "config.json", "models", "visualizations"} <= {
+        path.name for path in run.iterdir()
+    }
 
 
 @pytest.mark.monai_label
@@ -544,7 +598,11 @@ def test_training_with_the_teacher_of_the_page_distils(server, plain):
     status = server.session.train(max_epochs=2, val_split=0.25)
     log = server.text(seen)
     assert status["status"] == "DONE", log[-4000:]
-    assert "the student is DISTILLED from the teacher" in log and "lite_medsam_busbra.pth" in log and "WITHOUT A TEACHER" not in log
+    assert (
+        "the student is DISTILLED from the teacher" in log
+        and "lite_medsam_busbra.pth" in log
+        and "WITHOUT A TEACHER" not in log
+    )
     (run,) = set(runs.iterdir()) - former
     rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
     assert rows[0][3] == "distill" and len(rows) == 3 and all(float(row[3]) > 0 for row in rows[1:])
@@ -556,7 +614,10 @@ def test_training_with_the_teacher_of_the_page_distils(server, plain):
 
 @pytest.mark.monai_label
 def test_python_of_the_page_runs(server, plain):
-    command, variables = [server.label.python, "-c", blocks("python")[0]], {**server.label.variables, "SERVER": server.url}
+    command, variables = (
+        [server.label.python, "-c", blocks("python")[0]],
+        {**server.label.variables, "SERVER": server.url},
+    )
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "{'lesion': 1}\n", done.stderr
     assert server.session("info")["datastore"]["completed"] == len(TRAINED) + len(OTHERS) + 1

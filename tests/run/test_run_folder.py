@@ -20,8 +20,12 @@ def earlier(tmp_path):
 
 def test_folder_is_root_dataset_timestamp_and_is_not_made_yet(tmp_path):
     folder = RunFolder(str(tmp_path / "logs"), "busbra", timestamp="now")
-    assert folder.path == tmp_path / "logs" / "busbra" / "now" and folder.resume_checkpoint is None and not folder.resumed
-    names = [path.relative_to(folder.path).as_posix() for path in (folder.models, folder.visualizations, folder.tensorboard)]
+    assert (
+        folder.path == tmp_path / "logs" / "busbra" / "now" and folder.resume_checkpoint is None and not folder.resumed
+    )
+    names = [
+        path.relative_to(folder.path).as_posix() for path in (folder.models, folder.visualizations, folder.tensorboard)
+    ]
     assert names == ["models", "visualizations", "tensorboard"]
     assert not (tmp_path / "logs").exists()
 
@@ -48,7 +52,9 @@ def test_run_without_a_checkpoint_cannot_be_resumed(earlier, tmp_path):
 
 def test_checkpoint_outside_of_a_run_is_refused(tmp_path):
     (tmp_path / "last.pt").touch()
-    with pytest.raises(ValueError, match="training::resume: .*last.pt is not in the folder models of a run; pass the run's folder"):
+    with pytest.raises(
+        ValueError, match="training::resume: .*last.pt is not in the folder models of a run; pass the run's folder"
+    ):
         find_checkpoint(tmp_path / "last.pt")
 
 

@@ -79,14 +79,28 @@ def distilled(request, tmp_path_factory, store):
     phantoms, sam, lora = (request.getfixturevalue(name) for name in ("phantoms", "sam_checkpoint", "lora_checkpoint"))
     targets = [handler["_target_"] for handler in json.loads((CONFIGS / "train.json").read_text())["train"]["handlers"]]
     overrides = {
-        "bundle_root": str(ROOT), "run_folder::root": str(path / "distillation"), "run_folder::timestamp": "run",
-        "model_file": str(path / "model.pt"), "data::dataset_dir": str(phantoms), "data::img_size": 64,
-        "teacher::model_name": "vit_test", "teacher::img_size": 64, "teacher::sam_checkpoint": str(sam),
-        "teacher::lora_checkpoint": str(lora), "teacher::cache_dir": str(path / "cache"), "network_def": TINY_STUDENT,
-        "training::num_epochs": 4, "training::warmup_epochs": 0, "training::batch_size": 3, "training::num_workers": 0,
-        "training::lr": 5e-3, "hardware::gpu_ids": [], "hardware::precision": "fp32", "val_interval": 2,
+        "bundle_root": str(ROOT),
+        "run_folder::root": str(path / "distillation"),
+        "run_folder::timestamp": "run",
+        "model_file": str(path / "model.pt"),
+        "data::dataset_dir": str(phantoms),
+        "data::img_size": 64,
+        "teacher::model_name": "vit_test",
+        "teacher::img_size": 64,
+        "teacher::sam_checkpoint": str(sam),
+        "teacher::lora_checkpoint": str(lora),
+        "teacher::cache_dir": str(path / "cache"),
+        "network_def": TINY_STUDENT,
+        "training::num_epochs": 4,
+        "training::warmup_epochs": 0,
+        "training::batch_size": 3,
+        "training::num_workers": 0,
+        "training::lr": 5e-3,
+        "hardware::gpu_ids": [],
+        "hardware::precision": "fp32",
+        "val_interval": 2,
         f"train::handlers::{targets.index('scripts.handlers.PanelWriter')}::interval": 4,
-    }  # fmt: skip
+    }
     records = {f"{name}_record::store": str(store) for name in INSTALLED}
     flow = record_run({**overrides, **records}, *(f"{name}.json" for name in INSTALLED))
     return path / "distillation" / "phantoms" / "run", flow.parser.get_parsed_content("network"), overrides
@@ -107,7 +121,11 @@ def test_params_are_every_key_of_the_users_sections(overrides):
 
 
 def test_params_keep_the_name_of_an_object_that_a_config_refers_to():
-    config = {"teacher": {"lora_checkpoint": "@tuned", "rank": "@ranks::0"}, "tuned": {"_target_": "some.function"}, "ranks": [4]}
+    config = {
+        "teacher": {"lora_checkpoint": "@tuned", "rank": "@ranks::0"},
+        "tuned": {"_target_": "some.function"},
+        "ranks": [4],
+    }
     assert flatten_sections(config) == {"teacher.lora_checkpoint": "@tuned", "teacher.rank": 4}
 
 
@@ -134,7 +152,9 @@ def test_hashes_tell_changed_files_from_changed_lists(overrides, phantoms, tmp_p
 def test_revision_tells_changed_files(tmp_path):
     def git(*arguments: str) -> str:
         own = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return subprocess.run(["git", *own, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", *own, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     git("init")
     assert git_revision(tmp_path) is None  # nothing is committed
@@ -150,7 +170,9 @@ def test_origin_has_revision_machine_and_versions(monkeypatch):
     monkeypatch.setattr("scripts.run.tracking.git_revision", lambda: "abc-dirty")
     origin = describe_origin()
     assert origin["git.revision"] == "abc" and origin["git.dirty"] == "true"
-    assert origin["version.torch"].split("+")[0] == torch.__version__.split("+")[0] and int(origin["machine.cores"]) >= 1
+    assert (
+        origin["version.torch"].split("+")[0] == torch.__version__.split("+")[0] and int(origin["machine.cores"]) >= 1
+    )
     assert all(isinstance(value, str) for value in origin.values())
     monkeypatch.setattr("scripts.run.tracking.git_revision", lambda: None)
     assert (describe_origin()["git.revision"], describe_origin()["git.dirty"]) == ("unknown", "false")
@@ -177,8 +199,11 @@ def test_figures_have_their_intervals_and_leave_out_what_is_unknown(tmp_path):
     metrics = {"dice": {"mean": 0.8, "low": 0.7, "high": 0.9}, "hd95": {"mean": 3.0, "low": None, "high": math.nan}}
     (tmp_path / "report.json").write_text(json.dumps({"arms": {"student": {"metrics": metrics}}}))
     assert tracked.test_figures() == {
-        "test/student/dice": 0.8, "test/student/dice_low": 0.7, "test/student/dice_high": 0.9, "test/student/hd95": 3.0,
-    }  # fmt: skip
+        "test/student/dice": 0.8,
+        "test/student/dice_low": 0.7,
+        "test/student/dice_high": 0.9,
+        "test/student/hd95": 3.0,
+    }
 
 
 def test_pictures_are_made_smaller_and_never_larger(tmp_path):
@@ -249,7 +274,10 @@ def test_mlflow_has_parameters_and_origin(distilled, client):
     assert record.data.params == {key: str(value) for key, value in flatten_sections(config).items()}
     assert client.get_experiment(record.info.experiment_id).name == "phantoms"
     tags = record.data.tags
-    assert tags["git.revision"] == (git_revision() or "unknown").removesuffix("-dirty") and tags["git.dirty"] in ("true", "false")
+    assert tags["git.revision"] == (git_revision() or "unknown").removesuffix("-dirty") and tags["git.dirty"] in (
+        "true",
+        "false",
+    )
     assert {"data.lists", "data.datalist_sha256", "data.files_sha256", "machine.cpu", "version.monai"} <= set(tags)
 
 
@@ -271,7 +299,9 @@ def test_mlflow_has_the_test_figures_with_intervals(distilled, client):
     assert set(arms) == {"student", "teacher"}
     for arm, found in arms.items():
         dice = found["metrics"]["dice"]
-        assert [metrics[f"test/{arm}/dice{end}"] for end in ("", "_low", "_high")] == [dice[key] for key in ("mean", "low", "high")]
+        assert [metrics[f"test/{arm}/dice{end}"] for end in ("", "_low", "_high")] == [
+            dice[key] for key in ("mean", "low", "high")
+        ]
 
 
 @needs_mlflow
@@ -337,7 +367,9 @@ def test_resumed_run_whose_record_is_in_another_store_says_what_to_do(tracked, r
     config = workflow({**only(tracked, "mlflow"), "final_evaluation": None}, "train_student.json", "mlflow.json")
     config.initialize()
     record = config.parser.get_parsed_content("mlflow_record")
-    with pytest.raises(ValueError, match="mlflow_record.json says that .* run 0{32} .* pass the mlflow_record::store or") as error:
+    with pytest.raises(
+        ValueError, match="mlflow_record.json says that .* run 0{32} .* pass the mlflow_record::store or"
+    ) as error:
         record.start()
     assert isinstance(error.value.__cause__, MlflowException)
 
@@ -365,7 +397,12 @@ def test_run_that_ends_by_an_error_is_marked_as_failed_when_the_process_ends(tra
 
 @needs_mlflow
 def test_adapter_of_a_fine_tuned_teacher_is_kept_as_a_file(tracked, run_folder, client):
-    tracked = {**only(tracked, "mlflow"), "mlflow_record::log_model": True, "training::num_epochs": 1, "teacher::cache_dir": None}
+    tracked = {
+        **only(tracked, "mlflow"),
+        "mlflow_record::log_model": True,
+        "training::num_epochs": 1,
+        "teacher::cache_dir": None,
+    }
     tracked.pop("network_def")
     tracked["teacher::lora_checkpoint"] = None
     record_run(tracked, "train_teacher.json", "mlflow.json")
@@ -378,7 +415,11 @@ def test_adapter_of_a_fine_tuned_teacher_is_kept_as_a_file(tracked, run_folder, 
 @needs_mlflow
 def test_evaluation_is_recorded_too(distilled, tracked, client, tmp_path):
     best = next((distilled[0] / "models").glob("best_epoch*"))
-    own = {"student::checkpoint": str(best), "run_folder::root": str(tmp_path / "evaluation"), "hardware::precision": "fp32"}
+    own = {
+        "student::checkpoint": str(best),
+        "run_folder::root": str(tmp_path / "evaluation"),
+        "hardware::precision": "fp32",
+    }
     tracked = {**only(tracked, "mlflow"), **own}
     record_run(tracked, "train_student.json", "evaluate.json", "mlflow.json", run_id="evaluating")
     record = mlflow_run(client, tmp_path / "evaluation" / "phantoms" / "run")
@@ -390,7 +431,10 @@ def test_evaluation_is_recorded_too(distilled, tracked, client, tmp_path):
 @needs_mlflow
 @pytest.mark.parametrize("uri", ["file:///some/folder", "some/folder"])
 def test_folder_as_a_store_is_refused(uri, tmp_path):
-    match = rf"mlflow_record::tracking_uri '{uri}' is a folder, in which MLflow no longer keeps runs; .* pass sqlite:///PATH or"
+    match = (
+        rf"mlflow_record::tracking_uri '{uri}' is a folder, in which MLflow no longer keeps runs; .* pass "
+        rf"sqlite:///PATH or"
+    )
     with pytest.raises(ValueError, match=match):
         MLflowRecord(TrackedRun({}, None, Folder(tmp_path)), tmp_path, "some", tracking_uri=uri)
 
@@ -421,7 +465,9 @@ def wandb_folder(folder: Path, store: Path) -> Path:
 
 
 def wandb_records(folder: Path) -> list:
-    """What the file of an offline run holds, in order. It is a LevelDB log: blocks with chunks of checksum, length and kind."""
+    """What the file of an offline run holds, in order. It is a LevelDB log: blocks with chunks of checksum, length
+    and kind.
+    """
     from wandb.proto import wandb_internal_pb2
 
     (path,) = folder.glob("run-*.wandb")
@@ -444,7 +490,11 @@ def wandb_records(folder: Path) -> list:
 def test_wandb_offline_run_holds_parameters_metrics_figures_and_files(distilled, store):
     folder = wandb_folder(distilled[0], store)
     records = wandb_records(folder)
-    config = {update.key: json.loads(update.value_json) for r in records for update in (*r.run.config.update, *r.config.update)}
+    config = {
+        update.key: json.loads(update.value_json)
+        for r in records
+        for update in (*r.run.config.update, *r.config.update)
+    }
     params = flatten_sections(json.loads((distilled[0] / "config.json").read_text()))
     assert {key: config.get(key) for key in params} == params and config["data.files_sha256"] and config["git.revision"]
     logged = [record.history.item for record in records if record.history.item]
@@ -489,7 +539,9 @@ def commands(program: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_training_command_of_the_docs_names_the_overlay(name):
-    (words,) = [words for words in commands("monai.bundle") if f"configs/{name}.json" in words[words.index("--config_file") + 1]]
+    (words,) = [
+        words for words in commands("monai.bundle") if f"configs/{name}.json" in words[words.index("--config_file") + 1]
+    ]
     assert words[1:3] == ["run", "training"]  # the fixture `distilled` runs it on phantoms
     config = json.loads((CONFIGS / "train.json").read_text())
     for option in words[5::2]:
@@ -512,7 +564,9 @@ def test_command_of_the_docs_shows_the_store_of_the_overlay(distilled, store, mo
     result = CliRunner().invoke(cli, words[1:], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert started[0]["file_store_path"] == "sqlite:///logs/mlflow/mlflow.db" and started[0]["port"] == 5000
-    assert json.loads((CONFIGS / "mlflow.json").read_text())["mlflow_record"]["store"] == "$@bundle_root + '/logs/mlflow'"
+    assert (
+        json.loads((CONFIGS / "mlflow.json").read_text())["mlflow_record"]["store"] == "$@bundle_root + '/logs/mlflow'"
+    )
 
 
 def test_page_of_tensorboard_opens(tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""The list of a shared bundle's files: what it finds, what it refuses, and that checking it runs nothing else of the bundle."""
+"""The list of a shared bundle's files: what it finds, what it refuses, and that checking it runs nothing else of the
+bundle.
+"""
 
 import os
 import shutil
@@ -28,12 +30,17 @@ def folder(tmp_path):
 def test_list_is_sorted_and_in_the_form_of_sha256sum(folder):
     text = (folder / MANIFEST).read_text(encoding="utf-8")
     assert list(read_manifest(folder)) == ["Zeile 1.txt", "configs/train.json", "scripts/a.py"]
-    assert text.splitlines()[1] == f"{digest(folder / 'configs' / 'train.json')}  configs/train.json" and text.endswith("\n")
+    assert text.splitlines()[1] == f"{digest(folder / 'configs' / 'train.json')}  configs/train.json" and text.endswith(
+        "\n"
+    )
 
 
 def test_unchanged_folder_is_ok_and_the_lists_own_sum_is_told(folder, capsys):
     assert main([str(folder)]) == 0
-    assert f"the 3 files of {folder} are those of {MANIFEST}, sha256 {digest(folder / MANIFEST)}" in capsys.readouterr().out
+    assert (
+        f"the 3 files of {folder} are those of {MANIFEST}, sha256 {digest(folder / MANIFEST)}"
+        in capsys.readouterr().out
+    )
 
 
 def test_changed_missing_and_additional_files_are_named(folder, capsys):
@@ -77,14 +84,28 @@ def test_what_the_hub_adds_is_no_addition(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["../evil.py", "/etc/passwd", "a/../../evil.py", "./a.py", "a//b", "a/", "a\\..\\b", "C:evil.py", "a\x1b[2K", "a\u2028b", ""],
+    [
+        "../evil.py",
+        "/etc/passwd",
+        "a/../../evil.py",
+        "./a.py",
+        "a//b",
+        "a/",
+        "a\\..\\b",
+        "C:evil.py",
+        "a\x1b[2K",
+        "a\u2028b",
+        "",
+    ],
 )
 def test_names_that_lead_out_or_mislead_are_refused(folder, capsys, name):
     with open(folder / MANIFEST, "a", encoding="utf-8", newline="") as file:
         file.write(f"{'0' * 64}  {name}\n")
     assert main([str(folder)]) == 1
     error = capsys.readouterr().err
-    assert f"line 4 of {folder / MANIFEST}" in error and ("is no plain path" in error or "expected 64 hexadecimal" in error)
+    assert f"line 4 of {folder / MANIFEST}" in error and (
+        "is no plain path" in error or "expected 64 hexadecimal" in error
+    )
     assert "\x1b" not in error
 
 
@@ -134,8 +155,11 @@ def test_checking_runs_no_other_file_of_the_bundle(folder, options):
 
 
 def test_needs_nothing_but_python():
-    code = f"import runpy, sys; sys.argv = ['manifest', '--help']; runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
-    found = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)  # -S: no site-packages
+    code = (
+        f"import runpy, sys; sys.argv = ['manifest', '--help']; runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
+    )
+    # -S: no site-packages
+    found = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
     assert found.returncode == 0 and MANIFEST in found.stdout
 
 

@@ -1,4 +1,6 @@
-"""Sharing: the same zip every time, what is in it, how MONAI finds it, the model card, a push to a simulated hub, every refusal."""
+"""Sharing: the same zip every time, what is in it, how MONAI finds it, the model card, a push to a simulated hub,
+every refusal.
+"""
 
 import json
 import os
@@ -85,7 +87,9 @@ def test_zip_holds_what_git_tracks_and_the_list_of_it(bundle, tmp_path):
     inside = [name.removeprefix(f"{NAME}/") for name in names]
     assert sorted(inside) == sorted([*listed, MANIFEST]) and listed == tracked_files(bundle)
     assert {"configs/inference.json", "models/model.pt", "eval/schema.json", "docs/README.md", "LICENSE"} <= set(listed)
-    assert not [name for name in inside if name.startswith(("tests/", "logs/", ".")) or "secret" in name or "draft" in name]
+    assert not [
+        name for name in inside if name.startswith(("tests/", "logs/", ".")) or "secret" in name or "draft" in name
+    ]
 
 
 def test_monai_downloads_the_zip_of_a_release_by_name_and_version(bundle, tmp_path, monkeypatch):
@@ -113,7 +117,10 @@ def test_files_that_differ_from_the_commit_are_told(bundle, tmp_path, capsys):
     assert share(bundle, "zip", "--output", str(tmp_path / "c")) == 0
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "note: 1 files are shared as they are, not as last committed: README.md"
-    assert told[2:] == ["note: 1 files are not shared, since git does not track them: scripts/new.py"] and told[1] == told[0]
+    assert (
+        told[2:] == ["note: 1 files are not shared, since git does not track them: scripts/new.py"]
+        and told[1] == told[0]
+    )
 
 
 # the hub
@@ -127,20 +134,30 @@ def test_model_card_has_a_header_of_license_task_and_results(bundle, tmp_path):
     assert (data.pipeline_tag, data.model_name) == ("image-segmentation", NAME)
     assert {"monai", "medical", "ultrasound"} <= set(data.tags)
     figures = {f"mean_{result.metric_type}": result.metric_value for result in data.eval_results}
-    assert figures == read_metadata(ROOT)["eval_metrics"] and data.metrics == [result.metric_type for result in data.eval_results]
+    assert figures == read_metadata(ROOT)["eval_metrics"] and data.metrics == [
+        result.metric_type for result in data.eval_results
+    ]
     report = json.loads((ROOT / "eval" / "results" / "busbra.json").read_text())["arms"]["student"]["metrics"]
     dice = next(result for result in data.eval_results if result.metric_type == "dice")
-    assert dice.dataset_type == "busbra" and f"{report['dice']['low']:.4g} to {report['dice']['high']:.4g}" in dice.metric_name
+    assert (
+        dice.dataset_type == "busbra"
+        and f"{report['dice']['low']:.4g} to {report['dice']['high']:.4g}" in dice.metric_name
+    )
     text = (ROOT / "docs" / "README.md").read_text()
     assert found.text.strip().splitlines()[0] == text.splitlines()[0] and not text.startswith("---")
 
 
 def test_hub_folder_is_a_bundle_whose_card_names_files_from_the_top(bundle, tmp_path):
-    (bundle / "docs" / "README.md").write_text("# Card\n\n[costs](performance.md#a) and `data_license.txt`, not `other.md`\n")
+    (bundle / "docs" / "README.md").write_text(
+        "# Card\n\n[costs](performance.md#a) and `data_license.txt`, not `other.md`\n"
+    )
     assert share(bundle, "hub", "--output", str(tmp_path)) == 0
     folder = tmp_path / NAME
     assert problems(folder) == [] and not (folder / "docs" / "README.md").exists()
-    assert "[costs](docs/performance.md#a) and `docs/data_license.txt`, not `other.md`" in (folder / "README.md").read_text()
+    assert (
+        "[costs](docs/performance.md#a) and `docs/data_license.txt`, not `other.md`"
+        in (folder / "README.md").read_text()
+    )
     usage = (folder / "USAGE.md").read_text()
     assert usage.splitlines()[0] == (ROOT / "README.md").read_text().splitlines()[0] and "docs/README.md" not in usage
     assert {"models/model.safetensors", "configs/metadata.json", "LICENSE"} <= set(read_manifest(folder))
@@ -205,7 +222,8 @@ def test_pushed_bundle_is_what_monai_downloads(bundle, hub, tmp_path, capsys):
     there = tmp_path / "there" / NAME
     assert problems(there) == [] and not (there / "logs").exists()
     assert huggingface_hub.ModelCard.load(there / "README.md").data.eval_results
-    assert before == {name: (bundle / name).read_bytes() for name in tracked_files(bundle)}  # MONAI rewrites README.md in place
+    # MONAI rewrites README.md in place
+    assert before == {name: (bundle / name).read_bytes() for name in tracked_files(bundle)}
 
 
 def test_files_of_an_earlier_version_leave_the_repository(bundle, hub, tmp_path):

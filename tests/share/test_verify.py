@@ -17,7 +17,8 @@ from scripts.verify import main
 @pytest.fixture
 def bundle(tmp_path):
     """A copy as it is shared, so that no git is needed."""
-    unwanted = shutil.ignore_patterns("__pycache__", "teacher", "mlruns*", "config_*.json")  # the last are of tracked runs
+    # the last are of tracked runs
+    unwanted = shutil.ignore_patterns("__pycache__", "teacher", "mlruns*", "config_*.json")
     for name in ("configs", "docs", "eval", "models"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=unwanted)
     for name in ("LICENSE", "README.md", "CITATION.cff", "pyproject.toml"):
@@ -61,12 +62,24 @@ def add(bundle, name):
 
 BIAS = "decode_head.conv_seg.bias"
 FINDINGS = [
-    ("necessary files", lambda b: (b / "docs" / "data_license.txt").unlink(), "docs/data_license.txt missing or empty."),
+    (
+        "necessary files",
+        lambda b: (b / "docs" / "data_license.txt").unlink(),
+        "docs/data_license.txt missing or empty.",
+    ),
     ("necessary files", lambda b: (b / "LICENSE").write_text(""), "LICENSE missing or empty."),
     ("necessary files", lambda b: (b / "docs" / "README.md").unlink(), "USAGE.md missing or empty."),
-    ("kinds and sizes of files", lambda b: add(b, "eval/patient.dcm"), "eval/patient.dcm is of a kind that no bundle needs (1"),
+    (
+        "kinds and sizes of files",
+        lambda b: add(b, "eval/patient.dcm"),
+        "eval/patient.dcm is of a kind that no bundle needs (1",
+    ),
     ("kinds and sizes of files", lambda b: add(b, "eval/case.png"), "eval/case.png is of a kind that no bundle needs"),
-    ("kinds and sizes of files", lambda b: grow(b / WEIGHTS), f"{WEIGHTS} has 26000000 bytes, more than the model zoo's 25000000"),
+    (
+        "kinds and sizes of files",
+        lambda b: grow(b / WEIGHTS),
+        f"{WEIGHTS} has 26000000 bytes, more than the model zoo's 25000000",
+    ),
     ("kinds and sizes of files", lambda b: (b / "SHA256SUMS").unlink(), "git"),
     ("license", lambda b: (b / "LICENSE").write_text("mine"), "LICENSE is not the Apache License."),
     ("license", lambda b: change(b / METADATA, copyright="mine"), "does not name the license of LICENSE"),
@@ -74,15 +87,27 @@ FINDINGS = [
     ("metadata against the schema", lambda b: (b / "eval" / "schema.json").unlink(), "eval/schema.json is not there"),
     ("version and changelog", lambda b: change(b / METADATA, version="1"), "must be such as 1.2.3, got '1'"),
     ("version and changelog", lambda b: change(b / METADATA, version="9.9.9"), "says nothing of the version 9.9.9"),
-    ("version and changelog", lambda b: (b / "pyproject.toml").write_text(""), "pyproject.toml has another version than"),
+    (
+        "version and changelog",
+        lambda b: (b / "pyproject.toml").write_text(""),
+        "pyproject.toml has another version than",
+    ),
     ("results", lambda b: change(b / METADATA, eval_metrics={"mean_dice": 1}), "no shared file of eval/results holds"),
     ("results", rename_results, "eval/results/mine.json is not shared, since git does not track it"),
     ("keys of the configs", lambda b: drop(b / INFERENCE, "inferer"), f"{INFERENCE} has no inferer."),
     ("keys of the configs", lambda b: (b / "configs" / "evaluate.json").write_text("{"), "Expecting property name"),
     ("weights", lambda b: change_weights(b, **{BIAS: torch.tensor([torch.nan])}), f"{BIAS} of {WEIGHTS} is not finite"),
-    ("weights", lambda b: change_weights(b, (WEIGHTS,), **{BIAS: torch.zeros(1)}), f"differs from {WEIGHTS}, first in {BIAS}"),
+    (
+        "weights",
+        lambda b: change_weights(b, (WEIGHTS,), **{BIAS: torch.zeros(1)}),
+        f"differs from {WEIGHTS}, first in {BIAS}",
+    ),
     ("weights", lambda b: change_weights(b, other=torch.zeros(1)), "other"),
-    ("weights", lambda b: shutil.copy(b / WEIGHTS, b / "models" / "a.pt"), f"models/a.pt has a shorter name than {WEIGHTS}"),
+    (
+        "weights",
+        lambda b: shutil.copy(b / WEIGHTS, b / "models" / "a.pt"),
+        f"models/a.pt has a shorter name than {WEIGHTS}",
+    ),
     ("input and output of the network", lambda b: change(b / INFERENCE, num_classes=3), "output channel number `3`"),
 ]
 
@@ -101,7 +126,9 @@ def test_quick_checks_pass_on_a_shared_copy(bundle):
 
 
 def test_workflow_without_a_property_is_found(bundle, phantoms):
-    flow = program._inference(bundle, **{"dataset_dir": str(phantoms / "images"), "evaluator::val_handlers": "@handlers::0"})
+    flow = program._inference(
+        bundle, **{"dataset_dir": str(phantoms / "images"), "evaluator::val_handlers": "@handlers::0"}
+    )
     with pytest.raises(ValueError, match="lacks the properties handlers"):
         program._check_properties(flow)
 
@@ -126,7 +153,11 @@ def test_every_failure_is_told_and_the_rest_goes_on(monkeypatch, capsys):
 
     monkeypatch.setattr(program, "CHECKS", {"first": fail, "second": lambda root: None})
     assert main() == 1
-    assert capsys.readouterr().out.splitlines() == ["FAILED  first: the reason", "ok      second", "1 of 2 checks failed"]
+    assert capsys.readouterr().out.splitlines() == [
+        "FAILED  first: the reason",
+        "ok      second",
+        "1 of 2 checks failed",
+    ]
 
 
 @pytest.mark.slow
