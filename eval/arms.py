@@ -6,14 +6,7 @@ The checkpoint that counts is the best on the validation list; no training here 
 
 from __future__ import annotations
 
-import argparse
-import ast
-import csv
-import hashlib
-import json
-import logging
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,21 +18,19 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import nn
 
 from scripts.evaluation.evaluate import Arm
-from scripts.networks.tinyusfm import load_trained_student
-from scripts.run.config_check import check_config, find_user_error
+from scripts.networks.student import load_trained_student
+from scripts.run.config_check import check_config
+from scripts.run.history import read_history
 from scripts.run.run_folder import BEST, LAST_CHECKPOINT
-from scripts.utils.files import BUNDLE_ROOT
+from scripts.run.workflow import build_workflow
+from scripts.utils.digests import json_digest
+from scripts.utils.options import CONTROL, STUDENT, TEACHER
 
-logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns of what is meant, at every arm
-
-CONFIGS = BUNDLE_ROOT / "configs"
-TEACHER, CONTROL, STUDENT = "teacher", "control", "student"
 OVERLAYS = {TEACHER: ("train_teacher.json",), CONTROL: ("train_student.json",), STUDENT: ()}
-# what a user sets for the students does not hold for the teacher's fine-tuning, and the control has no teacher
+# what a user sets for the students does not hold for the teacher's fine-tuning
 TEACHER_SECTIONS = ("data", "teacher", "hardware")
 STUDENT_ALONE = ("teacher::cache_dir", "teacher::lora_checkpoint")
-WHERE = ("_meta_", "bundle_root", "run_folder", "hardware")  # of a configuration, not what is trained
-DATA_OF_DISTILLATION = ("distillation::mode", "distillation::views")  # they decide which views an image has
+PLACES = ("_meta_", "bundle_root", "run_folder", "hardware")  # of a configuration: where it runs, not what is trained
 
 
 @dataclass(frozen=True)
@@ -71,10 +62,8 @@ class Plan:
             seed: of weights, order and augmentation.
             more: further config ids and values.
         """
-        overlays = [str(CONFIGS / name) for name in OVERLAYS[arm]]
-        extra = {TEACHER: self.teacher_config, STUDENT: self.student_config}.get(arm, ())
+        overlays = {TEACHER: self.teacher_config, STUDENT: self.student_config}.get(arm, ())
         fixed = {
-            "bundle_root": str(BUNDLE_ROOT),
             "training::seed": seed,
             "run_folder::root": str(self.output_dir / "runs"),
             "run_folder::timestamp": f"{arm}_seed{seed}",
@@ -82,15 +71,8 @@ class Plan:
             "final_evaluation": None,
             "training::on_completion": None,
         }
-        overrides = {**_own(self.overrides, arm), **fixed, **(more or {})}
-        return ConfigWorkflow(
-            config_file=[*self.config_files, *overlays, *extra],
-            meta_file=str(CONFIGS / "metadata.json"),
-            logging_file=False,
-            workflow_type="train",
-            run_id="training",
-            **overrides,
-        )
+        overrides = {**_overrides_of(self.overrides, arm), **fixed, **(more or {})}
+        return build_workflow([*self.config_files, *OVERLAYS[arm], *overlays], overrides)
 
     def given_teacher(self, seed: int = 0) -> Any:
         """What the config says of teacher::lora_checkpoint: a path, a list of them, None, or a reference that makes
@@ -104,69 +86,12 @@ class Plan:
         return [str(path) for path in value] if isinstance(value, (list, tuple)) else value and str(value)
 
 
-def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """A program's options, with `config_file` and `dataset_dir`, and the overrides after them, which hold the latter
-    too.
-
-    Args:
-        parser: with the program's own options; gets the two.
-        arguments: of the command line.
-
-    Raises:
-        ValueError: see `parse_overrides`.
-    """
-    parser.add_argument(
-        "--config_file", nargs="+", default=[str(CONFIGS / "train.json")], help="train.json and overlays"
-    )
-    parser.add_argument("--dataset_dir", help="short for --data::dataset_dir")
-    options, rest = parser.parse_known_args(arguments)
-    overrides = parse_overrides(rest)
-    if options.dataset_dir:
-        overrides["data::dataset_dir"] = options.dataset_dir
-    options.config_file = tuple(str(Path(path)) for path in options.config_file)
-    return options, overrides
-
-
-def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """`--id value` pairs, as monai.bundle reads them: Python literals where they are ones, else texts.
-
-    Raises:
-        ValueError: an argument without its value, or one that is no override.
-    """
-    if len(arguments) % 2:
-        raise ValueError(f"an override is --ID VALUE, and one of {' '.join(arguments)} has no partner.")
-    overrides = {}
-    for name, text in zip(arguments[::2], arguments[1::2]):
-        if not name.startswith("--"):
-            raise ValueError(f"unknown argument {name}; an override is --ID VALUE, such as --training::lr 1e-3.")
-        try:
-            overrides[name.removeprefix("--")] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            overrides[name.removeprefix("--")] = text
-    return overrides
-
-
-def report_error(program: str, error: Exception) -> int:
-    """Print what a user can mend and return 1; any other error is raised again."""
-    found = find_user_error(error)
-    if found is None:
-        raise error
-    print(f"{program}: {found}", file=sys.stderr)
-    return 1
-
-
-def _own(overrides: Mapping[str, Any], arm: str) -> dict[str, Any]:
+def _overrides_of(overrides: Mapping[str, Any], arm: str) -> dict[str, Any]:
     """The overrides that hold for an arm."""
-    if arm == TEACHER:
-        own = {key: value for key, value in overrides.items() if key.partition("::")[0] in TEACHER_SECTIONS}
-        return {key: value for key, value in own.items() if key not in STUDENT_ALONE}
-    if arm == CONTROL:
-        return {
-            key: value
-            for key, value in overrides.items()
-            if key.partition("::")[0] != "distillation" or key in DATA_OF_DISTILLATION
-        }
-    return dict(overrides)
+    if arm != TEACHER:
+        return dict(overrides)
+    keys = [key for key in overrides if key.partition("::")[0] in TEACHER_SECTIONS and key not in STUDENT_ALONE]
+    return {key: overrides[key] for key in keys}
 
 
 def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict[str, Any]:
@@ -204,7 +129,7 @@ def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_fi
     if earlier:
         more |= {"student::pretrained": True, "student::checkpoint": earlier["checkpoint"]}
     parser = plan.workflow(arm, seed, more).parser
-    run, settings = parser.get_parsed_content("run_folder"), digest(_settings(parser, arm))
+    run, settings = parser.get_parsed_content("run_folder"), json_digest(_settings(parser, arm))
     epochs = _completed_epochs(run.models / LAST_CHECKPOINT)
     if epochs and settings_file.is_file() and settings_file.read_text() != settings:
         raise ValueError(f"{run.path} was trained with other settings or another teacher; pass another --output_dir.")
@@ -218,25 +143,21 @@ def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_fi
         flow.initialize()
         flow.run()
         flow.finalize()
-    found = {"checkpoint": str(run.best_model()), "run": str(run.path), **_progress(run.path)}
-    return _with_start(found, earlier) if earlier else found
+    result = {"checkpoint": str(run.best_model()), "run": str(run.path), **_progress(run.path)}
+    return _with_start(result, earlier) if earlier else result
 
 
-def _with_start(found: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training found, and what it went on from; the better checkpoint of the two on the validation list."""
-    best = earlier if (earlier.get("val_dice") or 0) > (found.get("val_dice") or 0) else found
-    return {**found, "checkpoint": best["checkpoint"], "val_dice": best.get("val_dice"), "started_from": dict(earlier)}
+def _with_start(result: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training gave, and what it went on from; the better checkpoint of the two on the validation list."""
+    best = earlier if (earlier.get("val_dice") or 0) > (result.get("val_dice") or 0) else result
+    start = {"checkpoint": best["checkpoint"], "val_dice": best.get("val_dice"), "started_from": dict(earlier)}
+    return {**result, **start}
 
 
 def _settings(parser: ConfigParser, arm: str) -> list[Any]:
     """What a training depends on: its configuration, and a student's teacher by the content of its files."""
-    config = {key: value for key, value in parser.config.items() if key not in WHERE}
+    config = {key: value for key, value in parser.config.items() if key not in PLACES}
     return [config, parser.get_parsed_content("teacher").description if arm == STUDENT else None]
-
-
-def digest(value: Any) -> str:
-    """Of anything that JSON can write."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _completed_epochs(checkpoint: Path) -> int:
@@ -258,7 +179,7 @@ def check_plan(plan: Plan) -> None:
             continue
         parser = plan.workflow(arm, 0).parser
         check_config(parser.config)
-        for section in ("data", "distillation", "hardware", "augmentation"):
+        for section in ("data", "loss", "hardware", "augmentation"):
             parser.get_parsed_content(section)
         if arm == STUDENT and given is not None and not is_reference(given):
             parser.get_parsed_content("teacher").load()
@@ -284,20 +205,18 @@ def teacher_file(plan: Plan, seed: int) -> dict[str, Any]:
 def describe_file(checkpoint: str) -> dict[str, Any]:
     """What `train_arm` returns, of the best checkpoint in a run's folder; of any other file its path alone."""
     path, run = Path(checkpoint), Path(checkpoint).parent.parent
-    found = _progress(run)
-    is_best = path.name.startswith(BEST) and f"_dice{found.get('val_dice') or 0:.4f}" in path.name
-    return {"checkpoint": checkpoint, **({"run": str(run), **found} if is_best else {})}
+    progress = _progress(run)
+    is_best = path.name.startswith(BEST) and f"_dice{progress.get('val_dice') or 0:.4f}" in path.name
+    return {"checkpoint": checkpoint, **({"run": str(run), **progress} if is_best else {})}
 
 
 def _progress(folder: Path) -> dict[str, Any]:
     """Epochs, the seconds of their trainings and the best validation Dice of a run's history."""
-    path = folder / "history.csv"
-    if not path.is_file():
+    rows = read_history(folder)
+    if not rows:
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    scores = [float(row["val_mean_dice"]) for row in rows if row.get("val_mean_dice")]
-    seconds = sum(float(row.get("seconds") or 0) for row in rows)
+    scores = [row["val_mean_dice"] for row in rows if "val_mean_dice" in row]
+    seconds = sum(row.get("seconds", 0.0) for row in rows)
     return {"epochs": len(rows), "seconds": seconds, "val_dice": max(scores, default=None)}
 
 

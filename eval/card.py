@@ -1,8 +1,8 @@
-"""The figures of the model card: docs/README.md holds these lines of the results files, and a test compares them.
+"""The figures of the model card, made from the results files. docs/README.md holds them, and a test compares the two.
 
     python -m eval.card eval/results/busbra.json [MORE ...]
 
-With several files the tables of the first, and one with a row a file.
+It prints the tables of the first file. With several files a last table has a row a file.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.evaluation.results import UNITS
-from scripts.metrics import METRICS
+from scripts.utils.options import ARMS, CONTROL, STUDENT, TEACHER
 
-from .arms import CONTROL, STUDENT, TEACHER, report_error
-from .publish import read_json
+from .command_line import report_error
 
-ARMS = (TEACHER, CONTROL, STUDENT)
 COUNTS = {"empty_prediction": "empty predictions", "one_empty": "exactly one mask empty"}  # of a class
-TITLES = {"dice": "Dice", "iou": "IoU", "ece": "ECE, mean of the images", "pixel_accuracy": "pixel accuracy"}
 LENGTHS = ("hd95", "hd95_mm")  # in pixels or mm, one digit
 CHECKPOINT = re.compile(r"best_epoch(?P<epoch>\d+)_dice(?P<dice>[\d.]+)\.")
 PAIRS = ((STUDENT, CONTROL), (STUDENT, TEACHER), (CONTROL, TEACHER))
-FOREIGN = ("side", "official_fold", "upstream_split")  # columns that the card has nothing to say about
+LEFT_OUT = ("side", "official_fold", "upstream_split")  # columns whose subgroups are not in the card
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         "reports", type=Path, nargs="+", help="report.json of a comparison, or its copy in eval/results"
     )
     options = parser.parse_args(arguments)
+    from .publish import read_json  # imports torch, which --help can do without
+
     try:
         reports = {path.stem: read_json(path, "the report of a finished comparison") for path in options.reports}
         report = next(iter(reports.values()))
@@ -49,33 +47,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 def metric_table(report: Mapping[str, Any]) -> list[str]:
     """Markdown: a row a metric with its interval, Dice of each class, and empty masks; a column an arm."""
+    from scripts.metrics import METRICS
+
     arms = [arm for arm in ARMS if arm in report["arms"]]
     if not arms:
         raise ValueError(f"the report has none of the arms {', '.join(ARMS)}; take that of a comparison.")
-    known = [report["arms"][arm]["metrics"] for arm in arms]
+    metrics = [report["arms"][arm]["metrics"] for arm in arms]
     names = [name for metric in (*METRICS, "ece") for name in (metric, f"{metric}_mm")]
-    names += sorted(name for name in known[0] if name.startswith("dice_class"))
-    rows = [
-        [_title(name), *(_cell(name, own[name]) for own in known)]
-        for name in names
-        if all(name in own for own in known)
-    ]
+    names += sorted(name for name in metrics[0] if name.startswith("dice_class"))
+    shared = [name for name in names if all(name in summaries for summaries in metrics)]
+    rows = [[_title(name), *(_cell(name, summaries[name]) for summaries in metrics)] for name in shared]
     rows += [[title, *(str(report["arms"][arm]["counts"][name]) for arm in arms)] for name, title in COUNTS.items()]
     return _table(["", *arms], rows)
 
 
 def difference_lines(report: Mapping[str, Any]) -> list[str]:
-    """Markdown: what each pair of arms differs by in Dice, and the share of its teacher's Dice that the student
-    keeps.
-    """
-    found = _dice_differences(report)
+    """Markdown: what each pair of arms differs by in Dice, and what of its teacher's Dice the student keeps."""
+    from scripts.evaluation.case_table import one_seed_note
+    from scripts.evaluation.statistics import describe_difference
+
+    rows = _dice_differences(report)
     lines = [
-        f"- {arm} less {reference}: Dice {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], p "
-        f"{row['p_value']:.2g}: "
-        f"{row['verdict']}."
-        for arm, reference in PAIRS
-        if (row := found.get((arm, reference)))
+        f"- {row['arm'].capitalize()}: {describe_difference(row)} p = {row['p_value']:.2g}."
+        for row in map(rows.get, PAIRS)
+        if row
     ]
+    if lines and (note := one_seed_note([arm for arm in ARMS if report["arms"].get(arm, {}).get("num_seeds") == 1])):
+        lines.append(f"- {note}")
     if {TEACHER, STUDENT} <= {*report["arms"]}:
         dice = {arm: report["arms"][arm]["metrics"]["dice"]["mean"] for arm in (TEACHER, STUDENT)}
         lines.append(f"- The student keeps {dice[STUDENT] / dice[TEACHER]:.1%} of its teacher's Dice.")
@@ -93,7 +91,7 @@ def subgroup_table(report: Mapping[str, Any]) -> list[str]:
     rows = [
         [f"{row['column']}: {row['group']}", str(row["num_cases"]), *(_cell("dice", row["arms"][arm]) for arm in arms)]
         for row in report["subgroups"]
-        if row["column"] not in FOREIGN
+        if row["column"] not in LEFT_OUT
     ]
     return _table(["Dice", "images", *arms], rows) if rows else []
 
@@ -104,16 +102,14 @@ def calibration_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _calibration_line(arm: str, report: Mapping[str, Any]) -> str:
-    told = [f"{sum(row['arm'] == arm for row in report['failures'])} failures"]
-    if found := report["calibration"].get(arm):
-        told.append(
-            f"ECE of all pixels {found['ece']:.3f}, {found['confident_errors']:.0%} of the wrong ones with confidence "
-            "above 0.9"
-        )
+    parts = [f"{sum(row['arm'] == arm for row in report['failures'])} failures"]
+    if pixels := report["calibration"].get(arm):
+        confident = f"{pixels['confident_errors']:.0%} of the wrong ones with confidence above 0.9"
+        parts.append(f"ECE of all pixels {pixels['ece']:.3f}, {confident}")
     if area := report["areas"].get(arm):
         limits = f"limits of agreement {area['low']:.0f} to {area['high']:.0f}"
-        told.append(f"lesion area, predicted less true: bias {area['bias']:.0f} {area['unit']}, {limits}")
-    return f"- {arm}: {'; '.join(told)}."
+        parts.append(f"lesion area, predicted less true: bias {area['bias']:.0f} {area['unit']}, {limits}")
+    return f"- {arm}: {'; '.join(parts)}."
 
 
 def overview(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -131,17 +127,17 @@ def overview(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _overview_cells(name: str, report: Mapping[str, Any]) -> list[str]:
     gain = _dice_differences(report).get((STUDENT, CONTROL))
-    told = [
+    trainings = [
         about for arm in (CONTROL, STUDENT) for key, about in report["about"].items() if key.startswith(f"{arm}, seed ")
     ]
-    known = [CHECKPOINT.search(about) for about in told]
-    if not gain or TEACHER not in report["arms"] or len(known) != 2 or not all(known):
+    checkpoints = [CHECKPOINT.search(about) for about in trainings]
+    if not gain or TEACHER not in report["arms"] or len(checkpoints) != 2 or not all(checkpoints):
         raise ValueError(
             f"{name} is no comparison of {', '.join(ARMS)} with one seed, whose students were trained there."
         )
     dice = {arm: report["arms"][arm]["metrics"]["dice"]["mean"] for arm in ARMS}
     return [
-        ", ".join(f"{found['dice']} (epoch {int(found['epoch'])})" for found in known),
+        ", ".join(f"{match['dice']} (epoch {int(match['epoch'])})" for match in checkpoints),
         f"{dice[CONTROL]:.3f}, {dice[STUDENT]:.3f}",
         f"{gain['difference']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
         f"{dice[STUDENT] / dice[TEACHER]:.1%}",
@@ -149,14 +145,14 @@ def _overview_cells(name: str, report: Mapping[str, Any]) -> list[str]:
 
 
 def _title(name: str) -> str:
-    metric, _, number = name.partition("_class")
-    title = TITLES.get(metric, UNITS.get(metric, metric).replace("hd95", "HD95").replace("nsd", "NSD"))
-    return f"{title}, class {number}" if number else title
+    from scripts.metrics import metric_title
+
+    return "ECE, mean of the images" if name == "ece" else metric_title(name)
 
 
-def _cell(name: str, found: Mapping[str, Any]) -> str:
+def _cell(name: str, summary: Mapping[str, Any]) -> str:
     digits = 1 if name in LENGTHS else 3
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    return f"{summary['mean']:.{digits}f} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,10 +1,11 @@
-"""Will distillation help? A look at the teacher on the validation list before hours are spent.
+"""Will distillation help? Checks the teacher on the validation list before you spend hours on a training.
 
     python -m eval.preflight --dataset_dir data/BUSBRA --teacher::model_name lite_medsam \\
         --teacher::module mask_decoder --teacher::lora_checkpoint PATH --control PATH
 
-Compares the teacher with a student that was trained without one, looks at how sure the teacher is where it is wrong,
-and says go or no-go with the reason and the settings that its answers call for. Ends with 0 for go and 2 for no-go.
+It compares the teacher with a student that was trained without one, and measures how confident the teacher is where it
+is wrong. It prints GO or NO-GO with the reason, and the settings to pass to the distillation. The exit code is 0 for
+GO and 2 for NO-GO.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from tqdm import tqdm
-
-from scripts.evaluation.calibration import TEMPERATURES, fit_temperature
-from scripts.evaluation.case_table import FEW_PATIENTS
-from scripts.evaluation.evaluate import Arm, evaluate, predict
-from scripts.report.findings import compile_report
-from scripts.report.sections import write_report
 from scripts.utils.files import atomic_path
+from scripts.utils.options import CONTROL, TEACHER
+from scripts.utils.screen import tell, track
 
-from .arms import CONTROL, TEACHER, Plan, build_arm, check_plan, parse_run, report_error
+from .command_line import parse_run, run_program
+
+if TYPE_CHECKING:  # what imports torch is imported where it is used, so that --help answers at once
+    import torch
+
+    from scripts.evaluation.evaluate import Arm
+
+    from .arms import Plan
 
 GO, NO_GO = "go", "no-go"
 MANY_CONFIDENT_ERRORS = 0.4  # of the wrong pixels; upstream's teacher, which hurt its student, had 0.43 to 0.75
@@ -35,16 +37,22 @@ RUN_NOISE = 0.02  # Dice by which runs of one config differ
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0 for go, 2 for no-go, 1 after a message on stderr."""
-    try:
-        options, plan = _parse(sys.argv[1:] if arguments is None else arguments)
-        found = look(plan, options.control, options.output_dir)
-    except Exception as error:
-        return report_error("preflight", error)
-    print(describe(found))
-    return 0 if found["decision"] == GO else 2
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_program("preflight", lambda: _run(arguments))
 
 
-def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
+def _run(arguments: list[str]) -> int:
+    options, overrides = _parse(arguments)
+    from .arms import Plan
+
+    plan = Plan(options.config_file, overrides, (options.output_dir or Path("logs/preflight")).resolve())
+    report, answer = look(plan, options.control)
+    path = write(report, answer, options.output_dir) if options.output_dir else None
+    tell(describe(report, answer, path))
+    return 0 if answer["decision"] == GO else 2
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = argparse.ArgumentParser(
         prog="python -m eval.preflight", description=__doc__.splitlines()[0], allow_abbrev=False
     )
@@ -52,26 +60,25 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument(
         "--output_dir", type=Path, help="gets preflight.json and a report; nothing is written when left out"
     )
-    options, overrides = parse_run(parser, arguments)
-    return options, Plan(options.config_file, overrides, (options.output_dir or Path("logs/preflight")).resolve())
+    return parse_run(parser, arguments)
 
 
-def look(plan: Plan, control: Path, output_dir: Path | None = None) -> dict[str, Any]:
-    """What the validation list says of a teacher beside a control.
+def look(plan: Plan, control: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A report on teacher and control on the validation list, and the answer of `judge`.
 
     Args:
         plan: with the teacher's section.
         control: checkpoint of a student trained without a teacher.
-        output_dir: of preflight.json and the report; None writes nothing.
-
-    Returns:
-        decision (go or no-go), reason, advice (settings to pass), teacher_dice, control_dice, empty_predictions (masks
-        of a class, by arm), difference with low and high, accuracy, ece, confident_errors, temperature, warnings.
 
     Raises:
         FileNotFoundError: a checkpoint misses.
         ValueError: there is no teacher, or a file does not fit.
     """
+    from scripts.evaluation.evaluate import evaluate
+    from scripts.report.findings import compile_report
+
+    from .arms import build_arm, check_plan
+
     teacher_path = plan.given_teacher()
     if not teacher_path:
         raise ValueError("teacher::lora_checkpoint is required for a preflight; pass --teacher::lora_checkpoint PATH.")
@@ -82,19 +89,16 @@ def look(plan: Plan, control: Path, output_dir: Path | None = None) -> dict[str,
     device, hardware = parser.get_parsed_content("device"), parser.get_parsed_content("hardware")
     measured = evaluate(dataset, arms, num_classes, device, hardware.autocast())
     report = compile_report(measured.rows, measured.reliability, "Preflight on the validation list")
-    found = judge(report, _temperature(arms[0], dataset, device, hardware))
-    if output_dir:
-        report["about"]["description"] = f"{found['decision'].upper()}: {found['reason']}"
-        write_report(report, [], output_dir)
-        with atomic_path(output_dir / "preflight.json") as partial:
-            partial.write_text(json.dumps(found, indent=1) + "\n")
-    return found
+    return report, judge(report, _temperature(arms[0], dataset, device, hardware))
 
 
 def _temperature(arm: Arm, dataset: Any, device: torch.device, hardware: Any) -> float:
     """The temperature at which the teacher's probabilities fit the validation list best."""
+    from scripts.evaluation.calibration import fit_temperature
+    from scripts.evaluation.evaluate import predict
+
     logits, labels = [], []
-    for index in tqdm(range(len(dataset)), "Calibrating", leave=False, disable=None):
+    for index in track(range(len(dataset)), "Calibrating", len(dataset)):
         item = dataset[index]
         with hardware.autocast():
             logits.append(predict(arm.network, item["image"], arm.img_size, device).cpu())
@@ -103,11 +107,19 @@ def _temperature(arm: Arm, dataset: Any, device: torch.device, hardware: Any) ->
 
 
 def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
-    """Go or no-go, the reason, and what to pass; see `look`.
+    """Go or no-go, the reason, and what to pass to the distillation.
 
     Args:
         report: of `compile_report`, on arms teacher and control.
         temperature: that calibrates the teacher.
+
+    Returns:
+        decision (go or no-go), reason, advice (settings to pass), teacher_dice, control_dice, empty_predictions (masks
+        of a class, by arm), difference (teacher less control) with low and high, accuracy, ece, confident_errors,
+        temperature, warnings.
+
+    Raises:
+        ValueError: the two cannot be compared.
     """
     compared = next((row for row in report["comparisons"] if row["metric"] == "dice"), None)
     if compared is None:
@@ -115,7 +127,7 @@ def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
     # the comparison is control less teacher
     gain, low, high = -compared["difference"], -compared["high"], -compared["low"]
     calibration = report["calibration"][TEACHER]
-    dice = {arm: found["metrics"]["dice"]["mean"] for arm, found in report["arms"].items()}
+    dice = {arm: summary["metrics"]["dice"]["mean"] for arm, summary in report["arms"].items()}
     decision, reason = _decide(gain, low, high, compared["num_patients"])
     return {
         "decision": decision,
@@ -136,60 +148,79 @@ def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
 
 
 def _decide(gain: float, low: float, high: float, num_patients: int) -> tuple[str, str]:
-    interval = f"{gain:+.4f} Dice, 95 % interval [{low:+.4f}, {high:+.4f}]"
+    from scripts.evaluation.case_table import FEW_PATIENTS, plural
+
+    size, interval = f"{abs(gain):.3f} Dice", f"95 % CI {low:.3f} to {high:.3f}"
     if num_patients < FEW_PATIENTS:
-        few = f"{num_patients} patients cannot tell ({interval})"
-        return NO_GO, f"{few}; at least {FEW_PATIENTS} are needed on the validation list."
+        few = f"{plural(num_patients, 'patient')} on the validation list cannot decide, {FEW_PATIENTS} are needed"
+        return NO_GO, f"{few} (teacher less control {gain:+.3f} Dice, {interval})."
     if high < 0:
-        return NO_GO, f"the teacher is worse than the student that it would teach ({interval}); tune it longer first."
+        worse = (
+            f"the teacher is worse than the student that it would teach, by {size} (95 % CI {-high:.3f} to {-low:.3f})"
+        )
+        return NO_GO, f"{worse}. Train the teacher longer first."
     if low <= 0:
-        return (
-            NO_GO,
-            f"the teacher is not shown to be better than the control ({interval}); there is nothing to hand on.",
-        )
+        return NO_GO, f"the teacher is not shown to be better than the control: {gain:+.3f} Dice ({interval})."
+    better = f"the teacher is better than the control by {size} ({interval})"
     if gain <= RUN_NOISE:
-        return (
-            NO_GO,
-            f"the teacher is better than the control by no more than runs of one config differ ({interval}, "
-            f"{RUN_NOISE}).",
-        )
-    return GO, f"the teacher is better than the control ({interval}); there is something to hand on."
+        return NO_GO, f"{better}, but two runs of one config differ by as much ({RUN_NOISE})."
+    return GO, f"{better}. A student can learn from it."
 
 
 def _advice(confident_errors: float, temperature: float) -> list[str]:
+    from scripts.evaluation.calibration import TEMPERATURES
+
     advice = []
     if confident_errors > MANY_CONFIDENT_ERRORS:
         advice.append(
-            f"{confident_errors:.0%} of the teacher's wrong pixels are said with a confidence above 0.9, and the "
-            "student would "
+            f"{confident_errors:.0%} of the teacher's wrong pixels have a confidence above 0.9, and a student would "
             "learn them: pass --distillation::gate agreement."
         )
     lowest, highest = TEMPERATURES
     if not lowest * 1.01 < temperature < highest / 1.01:
         advice.append(
-            f"no temperature calibrates the teacher (the best is at the end of the search, {temperature:.2f}): none is "
-            "advised."
+            f"no temperature calibrates the teacher (the best, {temperature:.2f}, is at the end of the search): keep "
+            "its temperature as it is."
         )
     elif not 1 / POOR_CALIBRATION < temperature < POOR_CALIBRATION:
-        kind = "too sure" if temperature > 1 else "not sure enough"
-        advice.append(f"the teacher is {kind} of itself: pass --distillation::teacher_temperature {temperature:.2f}.")
+        kind = "too confident" if temperature > 1 else "not confident enough"
+        advice.append(f"the teacher is {kind}: pass --distillation::teacher_temperature {temperature:.2f}.")
     return advice
 
 
-def describe(found: dict[str, Any]) -> str:
-    """What the program prints."""
+def write(report: dict[str, Any], answer: dict[str, Any], output_dir: Path) -> Path:
+    """Write preflight.json and the report; returns the path of report.html."""
+    from scripts.report.write import write_report
+
+    report["about"]["description"] = f"{answer['decision'].upper()}: {answer['reason']}"
+    path = write_report(report, [], output_dir)
+    with atomic_path(output_dir / "preflight.json") as partial:
+        partial.write_text(json.dumps(answer, indent=1) + "\n")
+    return path
+
+
+def describe(report: dict[str, Any], answer: dict[str, Any], path: Path | None = None) -> str:
+    """What the program prints.
+
+    Args:
+        report: of `look`.
+        answer: of `judge`.
+        path: of report.html; None where it was not written.
+    """
+    from scripts.report.summary import summary_table
+
     lines = [
-        f"teacher Dice {found['teacher_dice']:.4f}, control {found['control_dice']:.4f} on the validation list; empty "
-        "predictions: "
-        f"{found['empty_predictions'][TEACHER]} and {found['empty_predictions'][CONTROL]}",
-        f"teacher's pixels that agree with the ground truth {found['accuracy']:.2%}, ECE {found['ece']:.4f}, wrong "
-        "pixels with "
-        f"confidence above 0.9: {found['confident_errors']:.1%}, calibrating temperature {found['temperature']:.2f}",
-        *(f"warning: {warning}" for warning in found["warnings"]),
-        *found["advice"],
-        f"{found['decision'].upper()}: {found['reason']}",
+        *summary_table(report),
+        "",
+        f"Of the teacher's pixels {answer['accuracy']:.2%} agree with the ground truth (ECE {answer['ece']:.3f}).",
+        f"Of its wrong pixels {answer['confident_errors']:.1%} have a confidence above 0.9.",
+        f"Temperature that calibrates it: {answer['temperature']:.2f}.",
+        *(f"Warning: {warning}" for warning in answer["warnings"]),
+        *(f"Advice: {advice}" for advice in answer["advice"]),
+        "",
+        f"{answer['decision'].upper()}: {answer['reason']}",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"report: {path}"] if path else lines)
 
 
 if __name__ == "__main__":

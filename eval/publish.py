@@ -14,17 +14,16 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save
-
-from scripts.evaluation.evaluate import Arm, evaluate
-from scripts.networks.tinyusfm import load_trained_student
 from scripts.utils.files import BUNDLE_ROOT, atomic_path
+from scripts.utils.options import STUDENT
+from scripts.utils.screen import tell
 
-from .arms import STUDENT, Plan, parse_run, report_error
-from .compare import STATE
+from .command_line import parse_run, run_program
+
+if TYPE_CHECKING:  # what imports torch is imported where it is used, so that --help answers at once
+    from .arms import Plan
 
 MOST_DICE_CHANGE = 0.0005
 METRICS = ("dice", "iou", "hd95", "hd95_mm", "nsd", "nsd_mm", "sensitivity", "specificity", "pixel_accuracy", "ece")
@@ -32,19 +31,24 @@ METRICS = ("dice", "iou", "hd95", "hd95_mm", "nsd", "nsd_mm", "sensitivity", "sp
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
-    try:
-        options, plan = _parse(sys.argv[1:] if arguments is None else arguments)
-        report = read_json(options.comparison / "report.json", "the report of a finished comparison")
-        figures = eval_metrics(report.get("arms", {}), options.seed)
-        change = publish_weights(plan, find_checkpoint(options.comparison, options.seed), options.bundle / "models")
-        publish_results(report, figures, options.bundle, options.name or options.comparison.resolve().name)
-    except Exception as error:
-        return report_error("publish", error)
-    print(f"models/model.pt, models/model.safetensors: half precision changes the validation Dice by {change:+.5f}")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_program("publish", lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    options, overrides = _parse(arguments)
+    from .arms import Plan
+
+    plan = Plan(options.config_file, overrides, options.comparison.resolve())
+    report = read_json(options.comparison / "report.json", "the report of a finished comparison")
+    figures = eval_metrics(report.get("arms", {}), options.seed)
+    change = publish_weights(plan, find_checkpoint(options.comparison, options.seed), options.bundle / "models")
+    publish_results(report, figures, options.bundle, options.name or options.comparison.resolve().name)
+    tell(f"models/model.pt, models/model.safetensors: half precision changes the validation Dice by {change:+.5f}")
     return 0
 
 
-def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
+def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = argparse.ArgumentParser(
         prog="python -m eval.publish", description=__doc__.splitlines()[0], allow_abbrev=False
     )
@@ -52,8 +56,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--seed", type=int, default=0, help="of the student that is shared")
     parser.add_argument("--name", help="of the results file; the comparison's folder name when left out")
     parser.add_argument("--bundle", type=Path, default=BUNDLE_ROOT, help="the bundle to write to")
-    options, overrides = parse_run(parser, arguments)
-    return options, Plan(options.config_file, overrides, options.comparison.resolve())
+    return parse_run(parser, arguments)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -78,7 +81,9 @@ def find_checkpoint(comparison: Path, seed: int) -> str:
         FileNotFoundError: no comparison, or its checkpoint is gone.
         ValueError: it has no student of this seed.
     """
-    seeds = read_json(comparison / STATE, "a comparison")["arms"].get(STUDENT, {})
+    from .comparison import STATE_FILE
+
+    seeds = read_json(comparison / STATE_FILE, "a comparison")["arms"].get(STUDENT, {})
     if str(seed) not in seeds:
         raise ValueError(
             f"{comparison} has no student of seed {seed}, only of {', '.join(seeds) or 'none'}; pass another --seed."
@@ -96,6 +101,12 @@ def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
     Raises:
         ValueError: the file does not fit the student, or the change is too large.
     """
+    import torch
+    from safetensors.torch import save
+
+    from scripts.evaluation.evaluate import Arm, evaluate
+    from scripts.networks.student import load_trained_student
+
     more = {"student::pretrained": False, "student::checkpoint": None, "test::dataset::data": "$@data.validation"}
     parser = plan.workflow(STUDENT, 0, more).parser
     student = load_trained_student(parser.get_parsed_content("network_def"), checkpoint, "the student's checkpoint")
@@ -148,12 +159,12 @@ def eval_metrics(arms: Mapping[str, Mapping[str, Any]], seed: int, names: Sequen
     """
     if STUDENT not in arms:
         raise ValueError("the report has no arm student; there is nothing to say of the shared one.")
-    found = {name: arms[STUDENT]["metrics"][name]["seed_means"] for name in names if name in arms[STUDENT]["metrics"]}
-    if any(str(seed) not in means for means in found.values()):
-        raise ValueError(
-            f"the report has no student of seed {seed}, only of {', '.join(found['dice'])}; pass another --seed."
-        )
-    return {f"mean_{name}": round(means[str(seed)], 4) for name, means in found.items()}
+    metrics = arms[STUDENT]["metrics"]
+    by_seed = {name: metrics[name]["seed_means"] for name in names if name in metrics}
+    if any(str(seed) not in means for means in by_seed.values()):
+        seeds = ", ".join(by_seed["dice"])
+        raise ValueError(f"the report has no student of seed {seed}, only of {seeds}; pass another --seed.")
+    return {f"mean_{name}": round(means[str(seed)], 4) for name, means in by_seed.items()}
 
 
 if __name__ == "__main__":

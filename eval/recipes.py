@@ -13,7 +13,6 @@ trainings short; overrides go above it.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Mapping
@@ -21,12 +20,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-
 from scripts.utils.files import BUNDLE_ROOT, atomic_path
 from scripts.utils.machine import describe_machine, git_revision, list_versions, without_folders
+from scripts.utils.options import CONTROL, STUDENT
+from scripts.utils.screen import tell
 
-from .arms import CONTROL, STUDENT, Plan, parse_run, report_error, train_arm
+from .command_line import parse_run, run_program
 
 RESULTS = "eval/results/recipes.json"
 CONTROL_BASE, BASE = "control, no teacher", "distillation as it is"
@@ -58,18 +57,20 @@ RECIPES: dict[str, tuple[str, dict[str, Any], str | None]] = {
         BASE,
     ),
 }
-Found = dict[str, dict[str, Any]]
+Results = dict[str, dict[str, Any]]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
-    try:
-        options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-        found = run_all(options, overrides)
-    except Exception as error:
-        return report_error("recipes", error)
-    _write(found, options)
-    print(table(found))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_program("recipes", lambda: _run(arguments), kept="what is trained is kept")
+
+
+def _run(arguments: list[str]) -> int:
+    options, overrides = _parse(arguments)
+    results = run_all(options, overrides)
+    _write(results, options)
+    tell(table(results))
     return 0
 
 
@@ -91,7 +92,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     return options, overrides
 
 
-def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Found:
+def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Results:
     """By recipe: dice (by seed), mean, spread, and gain over the recipe that it adds to."""
     short = {
         "data::img_size": 128,
@@ -105,17 +106,21 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Found:
         "data::datalist": str(write_datalist(options)),
         "teacher::cache_dir": str(options.output_dir.resolve() / "cache"),
     }
-    found: Found = {name: {"dice": {}} for name in RECIPES}
+    from scripts.run.history import KEY_METRIC, read_history
+
+    from .arms import Plan, train_arm  # here and not above: --help can do without torch
+
+    results: Results = {name: {"dice": {}} for name in RECIPES}
     for seed in options.seeds:  # all recipes of a seed first, so that a stopped run can be read
         for name, (arm, changes, _) in RECIPES.items():
-            print(f"recipe: {name}, seed {seed}", flush=True)
+            tell(f"recipe: {name}, seed {seed}")
             folder = options.output_dir.resolve() / name.replace(" ", "_").replace(",", "")
             plan = Plan(options.config_file, {**short, **overrides, **changes}, folder)
             run = train_arm(plan, arm, seed, plan.given_teacher())["run"]
-            found[name]["dice"][str(seed)] = last_dice(Path(run) / "history.csv")
+            results[name]["dice"][str(seed)] = read_history(run)[-1][KEY_METRIC]
     for name, (_, _, base) in RECIPES.items():
-        summarize(found, name, base)
-    return found
+        summarize(results, name, base)
+    return results
 
 
 def write_datalist(options: argparse.Namespace) -> Path:
@@ -127,27 +132,21 @@ def write_datalist(options: argparse.Namespace) -> Path:
     return path
 
 
-def last_dice(history: Path) -> float:
-    """The validation Dice after a run's last epoch."""
-    with open(history, newline="", encoding="utf-8") as file:
-        return float(list(csv.DictReader(file))[-1]["val_mean_dice"])
-
-
-def summarize(found: Found, name: str, base: str | None) -> None:
+def summarize(results: Results, name: str, base: str | None) -> None:
     """Add mean, spread (largest less smallest of the seeds) and gain (mean of the differences seed by seed) to a
     recipe.
     """
-    dice = found[name]["dice"]
-    found[name].update(mean=mean(dice.values()), spread=max(dice.values()) - min(dice.values()))
+    dice = results[name]["dice"]
+    results[name].update(mean=mean(dice.values()), spread=max(dice.values()) - min(dice.values()))
     if base:
-        gains = [dice[seed] - found[base]["dice"][seed] for seed in dice]
-        found[name].update(base=base, gain=mean(gains), gain_spread=max(gains) - min(gains))
+        gains = [dice[seed] - results[base]["dice"][seed] for seed in dice]
+        results[name].update(base=base, gain=mean(gains), gain_spread=max(gains) - min(gains))
 
 
-def table(found: Found) -> str:
+def table(results: Results) -> str:
     """Markdown; a gain inside the spread of the seeds' gains is called noise, and one seed has no spread to say so."""
     lines = ["| recipe | validation Dice, mean of seeds (spread) | gain over its base |", "|---|---|---|"]
-    for name, row in found.items():
+    for name, row in results.items():
         lines.append(f"| {name} | {row['mean']:.3f} ({row['spread']:.3f}) | {_gain(row)} |")
     return "\n".join(lines)
 
@@ -161,13 +160,13 @@ def _gain(row: Mapping[str, Any]) -> str:
     return f"{row['gain']:+.3f}, {word}"
 
 
-def _write(found: Found, options: argparse.Namespace) -> None:
+def _write(results: Results, options: argparse.Namespace) -> None:
     report = {
-        "recipes": found,
+        "recipes": results,
         "seeds": options.seeds,
         "epochs": options.epochs,
         "num_images": options.num_images,
-        "machine": describe_machine(torch.get_num_threads()),
+        "machine": describe_machine(),
         "versions": list_versions(),
         "revision": git_revision(),
         "command": options.command,

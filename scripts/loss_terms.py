@@ -1,42 +1,318 @@
-"""What can be added to the loss, all off by default: a gate on the teacher, the boundary apart, CWD, DIST and MGD.
+"""The terms of the loss, one class each: its weight, what it reads, its checks and its value.
 
-- gate: the teacher counts only where it finds the ground truth (Meng et al. 2019, arXiv:1904.12399) and where it is
-  sure, by a threshold on its top probability (Sohn et al. 2020, arXiv:2001.07685); the task term teaches every pixel in
-  any case.
-- boundary: body and boundary of the label apart, each a mean over its own pixels, after BPKD (Liu et al. 2023,
-  arXiv:2306.08075). BPKD gives each its own form of loss; here both are the Kullback-Leibler divergence of
-  `distill_loss`.
-- cwd: channel-wise distillation of the logits (Shu et al. 2021, arXiv:2011.13256).
-- dist_intra, dist_inter: the relations of DIST (Huang et al. 2022, arXiv:2205.10536) between probabilities.
-- mgd: masked generative distillation of the features (Yang et al. 2022, arXiv:2205.01529).
+- `Task`: the ground truth, half cross-entropy and half Dice (Milletari et al. 2016, arXiv:1606.04797, eq. 3).
+- `Divergence`: the teacher's softened logits (Hinton et al. 2015, arXiv:1503.02531, Sec. 2), over all pixels, or over
+  the boundary or the body of the label (BPKD, Liu et al. 2023, arXiv:2306.08075; BPKD gives each its own form of loss,
+  here both are the same divergence). A gate lets the teacher count only where it finds the label (Meng et al. 2019,
+  arXiv:1904.12399) or where it is sure (a threshold on the top probability, Sohn et al. 2020, arXiv:2001.07685).
+- `Feature`: the teacher's embedding through an adapter (Romero et al. 2015, arXiv:1412.6550).
+- `ChannelWise`: where a class is most likely (CWD, Shu et al. 2021, arXiv:2011.13256).
+- `IntraRelation`, `InterRelation`: relations between probabilities (DIST, Huang et al. 2022, arXiv:2205.10536).
+- `MaskedGeneration`: the embedding, generated from a part of the features (MGD, Yang et al. 2022, arXiv:2205.01529).
 
-Void for two classes: dist_inter, which is refused; the non-target term of decoupled distillation (Zhao et al. 2022,
-arXiv:2203.08679), always 0, which is not offered.
+A new term is a class here and a key in losses.py. Not offered, because it is always 0 for two classes: the non-target
+term of decoupled distillation (Zhao et al. 2022, arXiv:2203.08679).
 
-Logits are float32, teacher and student of one size; one channel x stands for the two classes [0, x].
-Shapes: B batch, C classes, D channels, H W pixels.
+Shapes: B batch, C classes, D channels, H W pixels. One channel of logits x stands for the two classes [0, x].
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
+from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
-GATES = NONE, CONFIDENCE, AGREEMENT, BOTH = ("none", "confidence", "agreement", "both")
+from .utils.options import check_choice, check_num_classes, is_whole
+
+SMOOTH = 1e-5
+GATES = NO_GATE, CONFIDENCE, AGREEMENT, BOTH = ("none", "confidence", "agreement", "both")
+LOGITS, FEATURES = "logits", "features"  # of the teacher: what a term reads
+ALL, BODY, EDGE = "all", "body", "edge"  # pixels that a divergence counts
+
+
+class Batch(NamedTuple):
+    """What the terms read, in float32, the teacher's already of the student's size.
+
+    student_logits, teacher_logits: (B, 1 or C, H, W), unnormalized. label: (B, 1, H, W), class indices.
+    student_features: (B, D, h, w). teacher_features: (B, D', h, w).
+    """
+
+    student_logits: torch.Tensor
+    label: torch.Tensor
+    teacher_logits: torch.Tensor | None = None
+    student_features: torch.Tensor | None = None
+    teacher_features: torch.Tensor | None = None
+
+
+class Term(nn.Module):
+    """One term: a `Batch` -> a scalar, before its weight.
+
+    `key` is the config key of its weight, `reads` what of the teacher it needs, None where it needs none, and `options`
+    what beside the weight decides its value, by config key.
+
+    Args:
+        weight: 0 is off.
+
+    Raises:
+        ValueError: a negative weight.
+    """
+
+    key: str
+    reads: str | None = None
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        if not weight >= 0:
+            off = f"pass --distillation::{self.key} 0 to switch its term off"
+            raise ValueError(f"{self.key} must not be negative, got {weight}; {off}.")
+        self.weight = weight
+        self.options: dict[str, Any] = {}
+
+
+class Task(Term):
+    """0.5 * cross-entropy + 0.5 * Dice against the ground truth: the supervised part.
+
+    Binary: BCE with logits, and the Dice of the foreground. Multi-class: cross-entropy, and the mean Dice over all
+    classes with the background. Cross-entropy is the mean over B, H, W. Dice sums over the whole batch, so that an
+    image without foreground cannot dominate it.
+
+    Args:
+        num_classes: with the background; 2 takes one logit channel.
+    """
+
+    key = "alpha"
+
+    def __init__(self, weight: float = 1.0, num_classes: int = 2) -> None:
+        super().__init__(weight)
+        check_num_classes(num_classes)
+        self.binary = num_classes == 2
+        form = {"sigmoid": True} if self.binary else {"softmax": True, "to_onehot_y": True}
+        self.dice = DiceLoss(batch=True, squared_pred=True, smooth_nr=SMOOTH, smooth_dr=SMOOTH, **form)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        logits, label = batch.student_logits.float(), batch.label
+        if self.binary:
+            label = label.float()
+            entropy = F.binary_cross_entropy_with_logits(logits, label)
+        else:
+            entropy = F.cross_entropy(logits, label[:, 0].long())
+        return 0.5 * entropy + 0.5 * self.dice(logits, label)
+
+
+class Divergence(Term):
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), summed over classes, mean over the region's pixels.
+
+    The mean keeps the term comparable between image sizes, T^2 its gradient between temperatures (Hinton et al., Sec.
+    2). Pixels that a gate leaves out are 0 in the mean, which still divides by all of them: the less the teacher is
+    trusted, the less it weighs against the ground truth.
+
+    Args:
+        key: beta or boundary.
+        temperature: above 0.
+        gate: where the teacher counts: everywhere (`none`), where its top probability reaches `gate_confidence`
+            (`confidence`), where it finds the label (`agreement`), or where both hold (`both`).
+        gate_confidence: between 1 / C and 1, at temperature 1.
+        num_classes: with the background.
+        region: of the pixels that count: `all`, those near an edge of the label (`edge`), or the others (`body`).
+        width: of the edge, in pixels on each side.
+    """
+
+    reads = LOGITS
+
+    def __init__(
+        self,
+        key: str,
+        weight: float,
+        temperature: float = 4.0,
+        gate: str = NO_GATE,
+        gate_confidence: float = 0.9,
+        num_classes: int = 2,
+        region: str = ALL,
+        width: int = 3,
+    ) -> None:
+        self.key = key
+        super().__init__(weight)
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}; pass --distillation::temperature 4.0.")
+        check_choice("distillation::gate", gate, GATES)
+        sure = gate in (CONFIDENCE, BOTH)
+        if sure and not 1 / num_classes < gate_confidence < 1:
+            raise ValueError(
+                f"gate_confidence must be between {1 / num_classes:.2g}, which the top probability of {num_classes} "
+                f"classes always reaches, and 1, got {gate_confidence}; pass --distillation::gate_confidence 0.9."
+            )
+        if not is_whole(width, 1):
+            fix = "pass --distillation::boundary_width 3"
+            raise ValueError(f"boundary_width must be a positive number of pixels, got {width!r}; {fix}.")
+        self.temperature, self.gate, self.gate_confidence = temperature, gate, gate_confidence
+        self.region, self.width = region, width
+        self.options = {
+            **({"gate": gate} if gate != NO_GATE else {}),
+            **({"gate_confidence": gate_confidence} if sure else {}),
+            **({"boundary_width": width} if region == EDGE else {}),
+        }
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        student, teacher = batch.student_logits / self.temperature, batch.teacher_logits / self.temperature
+        if self.region == ALL and self.gate == NO_GATE:
+            return self.temperature**2 * mean_divergence(student, teacher)
+        pixels = self.temperature**2 * divergence(student, teacher)
+        if self.gate != NO_GATE:
+            pixels = pixels * gate_weight(batch.teacher_logits, batch.label, self.gate, self.gate_confidence)
+        if self.region == ALL:
+            return pixels.mean()
+        edge = boundary_mask(batch.label, self.width)
+        return region_mean(pixels, edge if self.region == EDGE else ~edge)
+
+
+class Feature(Term):
+    """Mean squared error, over all elements, between the adapted student features and the teacher's embedding.
+
+    The adapter is a 1x1 convolution and batch norm, without a ReLU at the end: embeddings are signed. It trains with
+    the student and is not part of the shared model.
+
+    Args:
+        student_channels: of the student's features.
+        teacher_channels: of the teacher's embedding.
+    """
+
+    key, reads = "gamma", FEATURES
+
+    def __init__(self, weight: float, student_channels: int = 48, teacher_channels: int = 256) -> None:
+        super().__init__(weight)
+        if weight > 0:
+            convolution = nn.Conv2d(student_channels, teacher_channels, kernel_size=1, bias=False)
+            self.adapter = nn.Sequential(convolution, nn.BatchNorm2d(teacher_channels))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return F.mse_loss(self.adapter(batch.student_features), batch.teacher_features)
+
+
+class ChannelWise(Term):
+    """T^2 * KL(teacher || student) of each channel's softmax over the pixels, summed over H, W, mean over B, channels.
+
+    It tells where a class is most likely, not how likely it is (Shu et al., Sec. 3). One channel of logits is one
+    channel here: the other class's logit is 0 everywhere, and its softmax over the pixels says nothing.
+    """
+
+    key, reads = "cwd", LOGITS
+
+    def __init__(self, weight: float, temperature: float = 4.0) -> None:
+        super().__init__(weight)
+        self.temperature = temperature
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        student = (batch.student_logits.flatten(2) / self.temperature).log_softmax(dim=-1)
+        teacher = (batch.teacher_logits.flatten(2) / self.temperature).log_softmax(dim=-1)
+        channels = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)  # (B, C, HW) -> (B, C)
+        return self.temperature**2 * channels.mean()
+
+
+class IntraRelation(Term):
+    """1 - correlation of student and teacher over all pixels of the batch, mean over the classes' probabilities.
+
+    Not softened, as in the authors' segmentation. With two classes the two correlations are the same: one is taken.
+    """
+
+    key, reads = "dist_intra", LOGITS
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        both = (batch.student_logits, batch.teacher_logits)
+        student, teacher = (probabilities(logits).transpose(0, 1).flatten(1) for logits in both)  # -> (C, BHW)
+        return 1 - correlation(student, teacher).mean()
+
+
+class InterRelation(Term):
+    """1 - correlation of student and teacher over the classes, of each pixel's probabilities, mean over B, H, W.
+
+    Args:
+        num_classes: with the background, above 2.
+
+    Raises:
+        ValueError: it is on for two classes.
+    """
+
+    key, reads = "dist_inter", LOGITS
+
+    def __init__(self, weight: float, num_classes: int) -> None:
+        super().__init__(weight)
+        if num_classes == 2 and weight > 0:
+            raise ValueError(
+                f"dist_inter is {weight}, but it is void for two classes: the probabilities (1 - p, p) of a pixel "
+                "correlate with any other (1 - q, q) by 1 or -1, whatever p and q, so that there is nothing to learn; "
+                "pass --distillation::dist_inter 0 (dist_intra works with two classes)."
+            )
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return 1 - correlation(probabilities(batch.student_logits), probabilities(batch.teacher_logits)).mean()
+
+
+class MaskedGeneration(Term):
+    """Mean squared error, over all elements, of the embedding that is generated from a part of the student's features.
+
+    A 1x1 convolution, a mask of positions that is new in every call, and two 3x3 convolutions with a ReLU between (Yang
+    et al., Sec. 3). The paper sums the error, which would make the weight depend on the sizes. What is trained here is
+    not part of the shared model.
+
+    Args:
+        student_channels: of the student's features.
+        teacher_channels: of the teacher's embedding.
+        mask_ratio: the chance of a position to be masked, from 0 to below 1.
+    """
+
+    key, reads = "mgd", FEATURES
+
+    def __init__(
+        self, weight: float, student_channels: int = 48, teacher_channels: int = 256, mask_ratio: float = 0.75
+    ) -> None:
+        super().__init__(weight)
+        if not 0 <= mask_ratio < 1:
+            raise ValueError(
+                f"mask_ratio must be from 0 to below 1, got {mask_ratio}; pass --distillation::mask_ratio 0.75."
+            )
+        self.mask_ratio, self.options = mask_ratio, {"mask_ratio": mask_ratio}
+        if weight > 0:
+            self.align = nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
+            self.generate = nn.Sequential(
+                nn.Conv2d(teacher_channels, teacher_channels, kernel_size=3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(teacher_channels, teacher_channels, kernel_size=3, padding=1),
+            )
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        aligned = self.align(batch.student_features)
+        kept = torch.rand_like(aligned[:, :1]) >= self.mask_ratio  # (B, 1, h, w)
+        return F.mse_loss(self.generate(aligned * kept), batch.teacher_features)
+
+
+def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """KL(softmax(teacher) || softmax(student)) of each pixel, summed over classes: (B, 1 or C, H, W) -> (B, H, W)."""
+    if student_logits.shape[1] == 1:  # cross-entropy less the teacher's entropy, faster than two channels
+        target = teacher_logits.sigmoid()
+        entropy = F.binary_cross_entropy_with_logits(teacher_logits, target, reduction="none")
+        return (F.binary_cross_entropy_with_logits(student_logits, target, reduction="none") - entropy)[:, 0]
+    student, teacher = student_logits.log_softmax(1), teacher_logits.log_softmax(1)
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
+
+
+def mean_divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """The mean of `divergence` over B, H, W; with one channel of logits the means come first, which is faster."""
+    if student_logits.shape[1] > 1:
+        return divergence(student_logits, teacher_logits).mean()
+    target = teacher_logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(teacher_logits, target)
+    return F.binary_cross_entropy_with_logits(student_logits, target) - entropy
 
 
 def gate_weight(teacher_logits: torch.Tensor, label: torch.Tensor, gate: str, gate_confidence: float) -> torch.Tensor:
-    """1 where the teacher counts, else 0, (B, H, W).
-
-    Args:
-        teacher_logits: (B, 1 or C, H, W), unnormalized.
-        label: (B, 1, H, W), class indices.
-        gate: `confidence` asks for a top probability of `gate_confidence`, `agreement` for the label's class, `both`
-            for both.
-        gate_confidence: at temperature 1.
-    """
-    confidence, prediction = _top_class(teacher_logits)
+    """1 where the teacher counts, else 0: (B, H, W); arguments as `Batch` and `Divergence` have them."""
+    if teacher_logits.shape[1] == 1:
+        confidence, prediction = teacher_logits[:, 0].abs().sigmoid(), (teacher_logits[:, 0] > 0).long()
+    else:
+        confidence, prediction = teacher_logits.softmax(dim=1).max(dim=1)
     counts = torch.ones_like(prediction, dtype=torch.bool)
     if gate in (CONFIDENCE, BOTH):
         counts &= confidence >= gate_confidence
@@ -45,21 +321,10 @@ def gate_weight(teacher_logits: torch.Tensor, label: torch.Tensor, gate: str, ga
     return counts.to(teacher_logits.dtype)
 
 
-def _top_class(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The highest probability and its class, each (B, H, W)."""
-    if logits.shape[1] == 1:
-        return logits[:, 0].abs().sigmoid(), (logits[:, 0] > 0).long()
-    return logits.softmax(dim=1).max(dim=1)
-
-
 def boundary_mask(label: torch.Tensor, width: int) -> torch.Tensor:
-    """Whether a pixel has one of another class within `width` rows and columns, (B, H, W) bool.
+    """Whether a pixel has one of another class within `width` rows and columns: (B, 1, H, W) -> (B, H, W) bool.
 
     The label's dilation differs from its erosion there. The image's border is no boundary.
-
-    Args:
-        label: (B, 1, H, W), class indices.
-        width: pixels on each side of the edge.
     """
     both = torch.cat([label, -label], dim=1).float()  # the erosion is the dilation of the negative
     for _ in range(2):  # along the columns, then along the rows; a 2D pooling takes many times as long on the CPU
@@ -70,148 +335,15 @@ def boundary_mask(label: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def region_mean(values: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
-    """The mean of values over the region's pixels in the whole batch, so that a small region has its full say; 0
-    without pixels.
-
-    Args:
-        values: (B, H, W).
-        region: (B, H, W) bool.
-    """
+    """The mean of values (B, H, W) over a region (B, H, W) bool of the whole batch; 0 where it has no pixel."""
     return (values * region).sum() / region.sum().clamp(min=1)
 
 
-def cwd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * KL(teacher || student) of each channel's softmax over the pixels, summed over H, W, mean over B and
-    channels.
-
-    It tells where a class is most likely, not how likely it is (Shu et al., Sec. 3). One-channel logits x are one
-    channel here: the other class's logit is 0 everywhere, and its softmax over the pixels says nothing.
-
-    Args:
-        student_logits: (B, 1 or C, H, W), unnormalized.
-        teacher_logits: the same shape.
-        temperature: positive.
-    """
-    student = (student_logits.flatten(2) / temperature).log_softmax(dim=-1)
-    teacher = (teacher_logits.flatten(2) / temperature).log_softmax(dim=-1)
-    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)  # (B, C, HW) -> (B, C)
-    return temperature**2 * divergence.mean()
-
-
-def dist_intra_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """1 - the correlation of student and teacher over all pixels of the batch, of each class's probabilities, mean over
-    classes.
-
-    Not softened, as in the authors' segmentation. With two classes the two correlations are the same, so one is taken.
-
-    Args:
-        student_logits: (B, 1 or C, H, W), unnormalized.
-        teacher_logits: the same shape.
-    """
-    student, teacher = (
-        _probabilities(logits).transpose(0, 1).flatten(1)
-        for logits in (student_logits, teacher_logits)  # -> (C, BHW)
-    )
-    return 1 - _correlation(student, teacher).mean()
-
-
-def dist_inter_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """1 - the correlation of student and teacher over the classes, of each pixel's probabilities, mean over B, H, W.
-
-    Args:
-        student_logits: (B, C, H, W), unnormalized; C above 2.
-        teacher_logits: the same shape.
-    """
-    return 1 - _correlation(_probabilities(student_logits), _probabilities(teacher_logits)).mean()
-
-
-def _probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """The softmax over classes; of one channel, the foreground's alone."""
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """The softmax over classes (B, C, H, W); of one channel, the foreground's alone."""
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
 
 
-def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Pearson's, over dimension 1; 0 where one is constant."""
     return F.cosine_similarity(a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True), dim=1)
-
-
-class MaskedGeneration(nn.Module):
-    """Masked generative distillation: from a part of the student's features the whole embedding of the teacher is
-    generated.
-
-    A 1x1 convolution, a mask of positions that is new in every call, and two 3x3 convolutions with a ReLU between (Yang
-    et al., Sec. 3). They train with the student and are not part of the shared model.
-
-    Args:
-        student_channels: of the student's features.
-        teacher_channels: of the teacher's embedding.
-        mask_ratio: the chance of a position to be masked.
-    """
-
-    def __init__(self, student_channels: int = 48, teacher_channels: int = 256, mask_ratio: float = 0.75) -> None:
-        super().__init__()
-        self.mask_ratio = mask_ratio
-        self.align = nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
-        self.generate = nn.Sequential(
-            nn.Conv2d(teacher_channels, teacher_channels, kernel_size=3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(teacher_channels, teacher_channels, kernel_size=3, padding=1),
-        )
-
-    def forward(self, student_features: torch.Tensor, teacher_features: torch.Tensor) -> torch.Tensor:
-        """Mean squared error over all elements; the paper's sum over them would make the weight depend on the sizes.
-
-        Args:
-            student_features: (B, D, h, w).
-            teacher_features: (B, D', h, w).
-        """
-        aligned = self.align(student_features)
-        kept = torch.rand_like(aligned[:, :1]) >= self.mask_ratio  # (B, 1, h, w)
-        return F.mse_loss(self.generate(aligned * kept), teacher_features)
-
-
-def check_options(
-    num_classes: int,
-    gate: str,
-    gate_confidence: float,
-    teacher_temperature: float,
-    boundary_width: int,
-    dist_inter: float,
-    mask_ratio: float,
-) -> None:
-    """Refuse an option out of range and a term that says nothing; arguments as `DistillationLoss` has them."""
-    check_gate(gate, gate_confidence, num_classes)
-    if not teacher_temperature > 0:
-        raise ValueError(
-            f"teacher_temperature must be positive, got {teacher_temperature}; pass "
-            "--distillation::teacher_temperature 1.0, "
-            "which takes the teacher as it is."
-        )
-    if isinstance(boundary_width, bool) or not isinstance(boundary_width, int) or boundary_width < 1:
-        raise ValueError(
-            f"boundary_width must be a positive number of pixels, got {boundary_width!r}; pass "
-            "--distillation::boundary_width 3."
-        )
-    if not 0 <= mask_ratio < 1:
-        raise ValueError(
-            f"mask_ratio must be from 0 to below 1, got {mask_ratio}; pass --distillation::mask_ratio 0.75."
-        )
-    if num_classes == 2 and dist_inter > 0:
-        raise ValueError(
-            f"dist_inter is {dist_inter}, but it is void for two classes: the probabilities (1 - p, p) of a pixel "
-            "correlate with "
-            "any other (1 - q, q) by 1 or -1, whatever p and q, so that there is nothing to learn; pass "
-            "--distillation::dist_inter 0 (dist_intra works with two classes)."
-        )
-
-
-def check_gate(gate: str, gate_confidence: float, num_classes: int) -> None:
-    """Refuse an unknown gate, and a threshold that every pixel passes or none."""
-    if gate not in GATES:
-        raise ValueError(f"distillation::gate must be one of {', '.join(GATES)}, got {gate!r}.")
-    if gate in (CONFIDENCE, BOTH) and not 1 / num_classes < gate_confidence < 1:
-        raise ValueError(
-            f"gate_confidence must be between {1 / num_classes:.2g}, which the top probability of {num_classes} "
-            "classes always "
-            f"reaches, and 1, got {gate_confidence}; pass --distillation::gate_confidence 0.9."
-        )

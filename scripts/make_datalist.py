@@ -1,15 +1,15 @@
-"""Builds a datalist (decathlon JSON) from a BUS-BRA download or from plain folders of images and masks.
+"""Build a datalist (decathlon JSON) from a BUS-BRA download or from plain folders of images and masks.
 
     python -m scripts.make_datalist --dataset_dir BUSBRA --output BUSBRA/dataset.json
     python -m scripts.make_datalist --dataset_dir MYDATA --output MYDATA/dataset.json --format folders
 
-`busbra` reads Images/bus_XXXX-s.png, Masks/mask_XXXX-s.png and bus_data.csv (patient, pathology and more for each
-case). `folders` reads images/ and masks/ (or labels/) with equal file names before the suffix; --patient_regex finds
-the patient in that name (its first group, or the whole match), and without it every image is its own patient.
+`busbra` reads Images/bus_XXXX-s.png, Masks/mask_XXXX-s.png and bus_data.csv with patient, pathology and more for each
+case. `folders` reads images/ and masks/ (or labels/) with equal file names before the suffix. --patient_regex finds
+the patient in that name: its first group, or the whole match. Without it every image is its own patient.
 
-Splits are by patient and stratified by pathology where it is known; byte-identical images and all that belongs to
-their patients stay together. BUS-BRA's official valid_* folds are not used: they put the left and the right breast of
-one patient into training and validation. Paths in the datalist are relative to the dataset folder.
+Splits are by patient, and stratified by pathology where it is known. Patients that share a byte-identical image stay
+together. BUS-BRA's official valid_* folds are not used: they put the left and the right breast of one patient into
+training and validation. Paths in the datalist are relative to the dataset folder.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import json
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from .data.datalist import SPLITS, check_identical_files, check_patients, identical_files
+from .data.splits import SPLITS, check_identical_files, check_patients, identical_files
 from .utils.files import atomic_path
+from .utils.options import check_num_classes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
 _BUSBRA_COLUMNS = {"Pathology": "pathology", "BIRADS": "birads", "Device": "device", "Side": "side"}
 
 
@@ -48,9 +50,9 @@ def busbra_cases(dataset_dir: Path) -> list[dict]:
     if missing:
         raise ValueError(f"{table} has no column {', '.join(missing)}; expected BUS-BRA's ID and Case.")
     pairs = _pairs(dataset_dir, ("Images",), ("Masks",), lambda stem: stem.replace("bus_", "mask_", 1))
-    unknown = [stem for stem, _, _ in pairs if stem not in rows]
-    if unknown:
-        raise ValueError(f"image {unknown[0]} has no row in {table} ({len(unknown)} images have none); add its row.")
+    unlisted = [stem for stem, _, _ in pairs if stem not in rows]
+    if unlisted:
+        raise ValueError(f"image {unlisted[0]} has no row in {table} ({len(unlisted)} images have none); add its row.")
     return [_case(image, label, rows[stem]) for stem, image, label in pairs]
 
 
@@ -84,13 +86,15 @@ def folder_cases(dataset_dir: Path, patient_regex: str | None = None) -> list[di
     return cases
 
 
-def _pairs(dataset_dir: Path, image_dirs: tuple, mask_dirs: tuple, mask_stem=str) -> list[tuple[str, str, str]]:
+def _pairs(
+    dataset_dir: Path, image_dirs: tuple[str, ...], mask_dirs: tuple[str, ...], mask_stem: Callable[[str], str] = str
+) -> list[tuple[str, str, str]]:
     """(stem, image, mask) of every image, paths relative to the dataset folder."""
     images = _files(_first_dir(dataset_dir, image_dirs))
     masks = _files(_first_dir(dataset_dir, mask_dirs))
     if not images:
         raise ValueError(
-            f"folder {_first_dir(dataset_dir, image_dirs)} holds no image; expected {', '.join(SUFFIXES)}."
+            f"folder {_first_dir(dataset_dir, image_dirs)} holds no image; expected {', '.join(IMAGE_SUFFIXES)}."
         )
     without = [path for stem, path in images.items() if mask_stem(stem) not in masks]
     if without:
@@ -110,13 +114,13 @@ def _first_dir(dataset_dir: Path, names: tuple[str, ...]) -> Path:
 
 
 def _stem(path: Path) -> str:
-    return path.name[: -len(next(suffix for suffix in SUFFIXES[::-1] if path.name.lower().endswith(suffix)))]
+    return path.name[: -len(next(suffix for suffix in IMAGE_SUFFIXES[::-1] if path.name.lower().endswith(suffix)))]
 
 
 def _files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and path.name.lower().endswith(SUFFIXES):
+        if not path.name.startswith(".") and path.name.lower().endswith(IMAGE_SUFFIXES):
             if _stem(path) in files:
                 raise ValueError(f"{path} and {files[_stem(path)]} have the same name; expected one file a case.")
             files[_stem(path)] = path
@@ -124,12 +128,16 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def split_by_patient(cases: list[dict], dataset_dir: Path, val: float, test: float, seed: int) -> dict[str, list[dict]]:
-    """The three splits; every patient, and patients that share byte-identical images, in one of them.
+    """The three splits. Every patient is in one of them, and so are patients that share a byte-identical image.
 
     Patients are shuffled and dealt out pathology by pathology, each to the split that lacks most of its share.
 
     Args:
-        val: fraction of the patients; likewise test.
+        cases: with "image" relative to `dataset_dir`, "patient" and, optionally, "pathology".
+        dataset_dir: folder of the dataset.
+        val: fraction of the patients for validation.
+        test: fraction of the patients for the test.
+        seed: of the shuffling.
 
     Raises:
         ValueError: when the fractions leave no training or a split that was asked for is empty.
@@ -174,7 +182,7 @@ def _groups(cases: list[dict], dataset_dir: Path) -> list[list[dict]]:
 
 
 def make_datalist(splits: dict[str, list[dict]], name: str, labels: list[str]) -> dict:
-    """Content of the JSON file."""
+    """Content of the JSON file, with the names of the classes, the background first."""
     return {
         "name": name,
         "description": "split by patient with scripts.make_datalist",
@@ -187,13 +195,13 @@ def make_datalist(splits: dict[str, list[dict]], name: str, labels: list[str]) -
 
 
 def write_json(content: dict, output: Path) -> None:
-    """Writes the file in one step: complete or not at all."""
+    """Write the file in one step: complete or not at all."""
     with atomic_path(output) as partial:
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program; 0, or 1 after a message on stderr."""
+    """Run the program; 0, or 1 after a message on stderr."""
     options = _parser().parse_args(arguments)
     try:
         splits = _run(options)
@@ -232,8 +240,7 @@ def _run(options: argparse.Namespace) -> dict[str, list[dict]]:
 
 
 def _class_names(num_classes: int, labels: str | None) -> list[str]:
-    if num_classes < 2:
-        raise ValueError(f"--num_classes must be at least 2 (with background), got {num_classes}.")
+    check_num_classes(num_classes, "--num_classes")
     if labels is None:
         names = ["lesion"] if num_classes == 2 else [f"class {index}" for index in range(1, num_classes)]
         return ["background", *names]

@@ -1,4 +1,4 @@
-"""Segmentation metrics of class-index masks, per case and in the mean, and their MONAI parts.
+"""Segmentation metrics of class-index masks, per case and in the mean, and their MONAI parts; what logits stand for.
 
 Dice, IoU, HD95, sensitivity, specificity and pixel accuracy (Taha and Hanbury 2015, doi:10.1186/s12880-015-0068-x), and
 NSD, the surface Dice (Nikolov et al. 2018, arXiv:1809.04430). Every class of every case gets a number: no metric is nan
@@ -13,7 +13,7 @@ same edge pixels, of both masks together, that lie within a tolerance of the oth
 lengths are in mm. The paper measures the length of the surface; pixels are counted here, as monai's
 compute_surface_dice does unless it is told otherwise.
 
-Legend: C classes with the background, H rows, W columns.
+Legend: B batch, C classes with the background, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from monai.utils import CommonKeys as Keys
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
+from .utils.options import check_num_classes
+
 METRICS = ("dice", "hd95", "nsd", "iou", "sensitivity", "specificity", "pixel_accuracy")
 LOWER_IS_BETTER = frozenset({"hd95", "hd95_mm", "ece"})
 COUNTS = ("empty_label", "empty_prediction", "both_empty", "one_empty")
@@ -41,6 +43,42 @@ NSD_TOLERANCE = 2.0  # pixels
 NSD_TOLERANCE_MM = 1.0
 _BY_CLASS = METRICS[:-1]
 _LENGTHS = ("hd95", "nsd")  # these depend on the size of a pixel
+TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95 (pixels)",
+    "hd95_mm": "HD95 (mm)",
+    "nsd": f"NSD ({NSD_TOLERANCE:g} pixels)",
+    "nsd_mm": f"NSD ({NSD_TOLERANCE_MM:g} mm)",
+    "ece": "ECE",
+}
+UNITS = {name: TITLES[name].lower() for name in ("hd95", "hd95_mm", "nsd", "nsd_mm")}
+
+
+def metric_title(name: str) -> str:
+    """A metric as a reader knows it, such as "HD95 (pixels)" or "Dice, class 1"."""
+    metric, _, number = name.partition("_class")
+    return TITLES.get(metric, metric.replace("_", " ")) + (f", class {number}" if number else "")
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a small value of a metric is a good one; also of one class, such as hd95_class2."""
+    return name.partition("_class")[0] in LOWER_IS_BETTER
+
+
+def class_logits(logits: torch.Tensor) -> torch.Tensor:
+    """Logits with one channel a class.
+
+    One-channel x (B, 1, H, W) becomes [0, x] (B, 2, H, W), since softmax([0, x])[1] = sigmoid(x). Others are returned
+    as they are.
+    """
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def logits_to_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Probabilities, float32: the sigmoid of one channel (1, H, W), the softmax over the classes of (C, H, W)."""
+    logits = logits.float()
+    return logits.sigmoid() if logits.shape[0] == 1 else logits.softmax(dim=0)
 
 
 def logits_to_classes(logits: torch.Tensor) -> torch.Tensor:
@@ -135,11 +173,6 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 1.0
 
 
-def hausdorff95(prediction: np.ndarray, label: np.ndarray, spacing: float | Sequence[float] | None = None) -> float:
-    """Symmetric 95th percentile Hausdorff distance of boolean masks (H, W); empty masks as in `case_metrics`."""
-    return edge_metrics(prediction, label, spacing)["hd95"]
-
-
 def edge_metrics(
     prediction: np.ndarray, label: np.ndarray, spacing: float | Sequence[float] | None = None
 ) -> dict[str, float]:
@@ -153,7 +186,7 @@ def edge_metrics(
     if not prediction.any() or not label.any():
         return {"hd95": math.hypot(*(np.asarray(label.shape) * pixel)), "nsd": 0.0}
     edges = [np.argwhere(mask & ~binary_erosion(mask)) * pixel for mask in (prediction, label)]
-    directed = [KDTree(other).query(own)[0] for own, other in (edges, edges[::-1])]
+    directed = [KDTree(other).query(edge)[0] for edge, other in (edges, edges[::-1])]
     tolerance = NSD_TOLERANCE if spacing is None else NSD_TOLERANCE_MM
     # 10 pixels of 0.1 mm are 1 mm, wherever rounding puts them
     near = np.concatenate(directed) <= tolerance * (1 + 1e-9)
@@ -183,10 +216,7 @@ class SegmentationMetrics:
     """
 
     def __init__(self, num_classes: int, cases: Iterable[dict] = ()) -> None:
-        if num_classes < 2:
-            raise ValueError(
-                f"num_classes must be at least 2 (background and one class), got {num_classes}; see data::num_classes."
-            )
+        check_num_classes(num_classes)
         self.num_classes = num_classes
         self.cases: list[dict] = list(cases)
 
@@ -218,8 +248,7 @@ class SegmentationMetrics:
         return {name: int(value) for name, value in zip(COUNTS, sums)}
 
     def summary(self) -> dict[str, float]:
-        """`num_cases`, the sums of COUNTS, and the mean of each metric over all cases; AREAS are no metrics and left
-        out.
+        """`num_cases`, the sums of COUNTS, and the mean of each metric over all cases, without AREAS.
 
         `hd95_mm` and `nsd_mm` are there when every case has them.
         """
@@ -280,18 +309,17 @@ class SegmentationScore(Metric):
         cases = self.scores.cases
         if idist.get_world_size() > 1:
             cases = [row for rows in idist.all_gather(cases) for row in rows]
-        found = {row["case"]: row for row in cases}
+        by_case = {row["case"]: row for row in cases}
         # in an order that does not depend on who has seen which case, so that the means are the same to the last bit
-        return SegmentationMetrics(self.num_classes, [found[case] for case in sorted(found)]).summary()
+        return SegmentationMetrics(self.num_classes, [by_case[case] for case in sorted(by_case)]).summary()
 
     def completed(self, engine: Engine, name: str) -> None:
         """Write the means to `engine.state.metrics`."""
         summary = self.compute()
         engine.state.metrics[name] = summary["dice"]
         for metric in METRICS[1:]:
-            engine.state.metrics[name.replace("dice", metric) if "dice" in name else f"{name}_{metric}"] = summary[
-                metric
-            ]
+            title = name.replace("dice", metric) if "dice" in name else f"{name}_{metric}"
+            engine.state.metrics[title] = summary[metric]
 
 
 def _case_names(batch: Any) -> list[str] | None:

@@ -1,17 +1,15 @@
 """The distillation loop: monai's SupervisedTrainer with a frozen teacher beside the student.
 
-Each iteration is SupervisedTrainer's own; when the student's forward is done the teacher sees the same images, and the
-loss reads both. The trainer imports neither a network nor a loss: it is given them. Several ranks (see distributed.py)
-end together.
+The trainer imports neither a network nor a loss: it is given them. Several ranks (see run/distributed.py) end together.
 
-Shapes: B batch, C classes, H W pixels.
+Shapes: B batch, C classes, D channels, H W pixels.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ignite.distributed as idist
@@ -21,16 +19,17 @@ from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTraine
 from monai.handlers import EarlyStopHandler, stopping_fn_from_metric
 from monai.utils import CommonKeys as Keys
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from .run.distributed import naming_lost_ranks
+from .run.distributed import bare, naming_lost_ranks
+from .run.errors import NOTHING_KEPT, stopping, this_command
+from .run.run_folder import LAST_CHECKPOINT, RunFolder
+from .utils.screen import tell
 
 logger = logging.getLogger(__name__)
 
-GO_ON = (
+RESTART_ADVICE = (
     "nothing but the unfinished epoch is lost. torchrun --max-restarts 3 starts all again from the last epoch; without "
-    "it pass "
-    "--training::resume and the run folder."
+    "it pass --training::resume and the run folder."
 )
 # options of SupervisedTrainer that this trainer does not implement: their neutral value, and why
 UNSUPPORTED = {
@@ -43,17 +42,17 @@ UNSUPPORTED = {
 class DistillationTrainer(SupervisedTrainer):
     """Trains the student (`network`) against the labels and a frozen teacher.
 
-    `engine.state.loss_terms` holds the latest detached terms by name: task, distill, feature.
+    `engine.state.loss_terms` holds the latest terms of the loss by name, as numbers.
 
     Args:
         loss_function: called with (student_logits, label, teacher_logits, student_features, teacher_features), the last
-            three None where there are none; returns a named tuple whose first item is the total. Its `needs_teacher`
+            three None where there are none; returns a dict of scalars with the total as `loss`. Its `needs_teacher`
             tells whether the teacher runs at all. It and `network` may come in DistributedDataParallel.
         teacher: images -> named tuple of `logits` and `features`; None trains on the ground truth alone (the control).
             It is frozen here, and is neither in `network` nor in the optimizer. One that `reads_views` is called with
             the batch's item "view" too, by which it finds what it has kept.
         max_grad_norm: gradients of all optimized parameters are clipped to this norm; None does not clip.
-        kwargs: SupervisedTrainer's, but for `compile`.
+        kwargs: SupervisedTrainer's, but for `compile`, `amp` and `accumulation_steps`.
 
     Raises:
         ValueError: the loss needs a teacher and there is none, or an option this trainer does not implement.
@@ -73,38 +72,52 @@ class DistillationTrainer(SupervisedTrainer):
         if needs_teacher and teacher is None:
             raise ValueError(
                 "a term of the loss reads the teacher, but there is no teacher; give one, or set the weights of these "
-                "terms to 0 "
-                "(--distillation::beta 0, and gamma and what else was switched on)."
+                "terms to 0 (--distillation::beta 0, and gamma and what else was switched on)."
             )
-        super().__init__(loss_function=self._objective, **kwargs)
-        self.criterion = loss_function.to(self.state.device)
+        super().__init__(loss_function=loss_function, **kwargs)
+        self.loss_function.to(self.state.device)
         self.teacher = freeze(teacher).to(self.state.device) if needs_teacher else None
         self.max_grad_norm = max_grad_norm
-        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._run_teacher)
-        self.add_event_handler(IterationEvents.LOSS_COMPLETED, self._require_finite_loss)
-        self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip_gradients)
+
+    def _iteration(self, engine: Engine, batchdata: Mapping[str, Any]) -> dict[str, Any]:
+        """One step; monai's events are fired where SupervisedTrainer fires them."""
+        image, label = self.prepare_batch(batchdata, self.state.device, self.non_blocking, **self.to_kwargs)
+        output = self.state.output = {Keys.IMAGE: image, Keys.LABEL: label}
+
+        teacher_logits, teacher_features = self._ask_teacher(image, batchdata)
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=self.optim_set_to_none)
+        student = self.inferer(image, self.network)
+        student_logits, student_features = student if isinstance(student, tuple) else (student, None)
+        output[Keys.PRED] = student_logits
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
+
+        terms = self.loss_function(student_logits, label, teacher_logits, student_features, teacher_features)
+        output[Keys.LOSS] = terms.pop("loss")
+        self.state.loss_terms = {name: float(value.detach()) for name, value in terms.items()}
+        self.fire_event(IterationEvents.LOSS_COMPLETED)
+        self._require_finite(output[Keys.LOSS])
+
+        output[Keys.LOSS].backward()
+        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        self._clip_gradients()
+        self.optimizer.step()
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        return self.state.output
 
     @torch.no_grad()
-    def _run_teacher(self) -> None:
-        self._teacher_output = None
-        if self.teacher:
-            view = (self.state.batch["view"],) if getattr(self.teacher, "reads_views", False) else ()
-            self._teacher_output = self.inferer(self.state.output[Keys.IMAGE], self.teacher, *view)
+    def _ask_teacher(self, image: torch.Tensor, batch: Mapping[str, Any]) -> tuple[torch.Tensor | None, ...]:
+        """Logits (B, 1 or C, h, w) and features (B, D, h', w') of images; (None, None) without a teacher."""
+        if self.teacher is None:
+            return None, None
+        view = (batch["view"],) if getattr(self.teacher, "reads_views", False) else ()
+        return self.inferer(image, self.teacher, *view)
 
-    def _objective(self, student: Any, label: torch.Tensor) -> torch.Tensor:
-        student_logits, student_features = student if isinstance(student, tuple) else (student, None)
-        teacher_logits, teacher_features = self._teacher_output or (None, None)
-        terms = self.criterion(student_logits, label, teacher_logits, student_features, teacher_features)
-        self.state.output[Keys.PRED] = student_logits
-        self.state.loss_terms = {name: float(value.detach()) for name, value in zip(terms._fields[1:], terms[1:])}
-        self._teacher_output = None
-        return terms[0]
-
-    def _require_finite_loss(self) -> None:
-        loss = float(self.state.output[Keys.LOSS].detach())
-        finding = "" if math.isfinite(loss) else f"the loss is {loss} {self.state.loss_terms}"
-        if idist.all_reduce(int(finding != ""), "MAX"):  # of any rank
-            self._stop(finding)
+    def _require_finite(self, loss: torch.Tensor) -> None:
+        value = float(loss.detach())
+        problem = "" if math.isfinite(value) else f"the loss is {value} {self.state.loss_terms}"
+        if idist.all_reduce(int(problem != ""), "MAX"):  # of any rank
+            self._stop(problem)
 
     def _clip_gradients(self) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -113,17 +126,14 @@ class DistillationTrainer(SupervisedTrainer):
         if not math.isfinite(norm):
             self._stop(f"the norm of the gradient is {norm}")
 
-    def _stop(self, finding: str) -> None:
-        """End the run on all ranks before the optimizer's step would spoil the weights; "" is the finding where
-        others made it.
-        """
-        own = (finding, [str(case) for case in self.state.batch.get("case", ["(unknown)"])])
-        found = [(text, cases) for text, cases in idist.all_gather(own) if text]
-        files = ", ".join(case for _, cases in found for case in cases)
+    def _stop(self, problem: str) -> None:
+        """End the run on all ranks before the optimizer's step would spoil the weights; "" is a problem of others."""
+        reports = idist.all_gather((problem, [str(case) for case in self.state.batch.get("case", ["(unknown)"])]))
+        reports = [(text, cases) for text, cases in reports if text]
+        files = ", ".join(case for _, cases in reports for case in cases)
         raise FloatingPointError(
-            f"{found[0][0]} in epoch {self.state.epoch}, iteration {self.state.iteration}; the last good checkpoint is "
-            "kept. "
-            f"Files of the batch: {files}. "
+            f"{reports[0][0]} in epoch {self.state.epoch}, iteration {self.state.iteration}; the last good checkpoint "
+            f"is kept. Files of the batch: {files}. "
             "Look at these files, lower --training::lr, or pass --hardware::precision fp32."
         )
 
@@ -131,23 +141,6 @@ class DistillationTrainer(SupervisedTrainer):
 def freeze(teacher: nn.Module) -> nn.Module:
     """The teacher without gradients and in eval mode; nothing trains it, since it is not part of the network."""
     return teacher.requires_grad_(False).eval()
-
-
-def bare(module: nn.Module) -> nn.Module:
-    """The module itself, taken out of DistributedDataParallel, whose names of weights differ."""
-    return module.module if isinstance(module, DistributedDataParallel) else module
-
-
-def _restore_patience(trainer: Engine, evaluator: Engine, stopper: EarlyStopHandler, val_interval: int) -> None:
-    """Count the validations without a better metric as the run did that this one goes on from."""
-    best = evaluator.state.best_metric_epoch
-    if trainer.state.epoch == 0 or best < 1:
-        return
-    stopper.best_score = evaluator.state.best_metric
-    stopper.counter = (trainer.state.epoch - best) // val_interval
-    if stopper.counter >= stopper.patience:
-        logger.info("the run had stopped early: no better validation in %d", stopper.counter)
-        trainer.terminate()
 
 
 def run_training(
@@ -163,7 +156,7 @@ def run_training(
     seed: int = 0,
     resume: str | None = None,
     val_interval: int = 1,
-    run_folder: Any = None,
+    run_folder: RunFolder | None = None,
     final_evaluation: Callable[[], Any] | None = None,
     on_completion: Callable[[], Any] | None = None,
 ) -> SupervisedTrainer:
@@ -172,18 +165,17 @@ def run_training(
     Args:
         trainer: built from the other arguments by the config.
         evaluator: its key metric decides on early stopping.
-        num_epochs: passes over the training list.
-        lr: AdamW's, of the last layer.
-        warmup_epochs: of linear warm-up.
-        batch_size: images an iteration; of several ranks each takes as many.
-        num_workers: data-loading processes, at most the machine's cores.
-        patience: early stopping after this many validations without a better key metric; 0 never stops early.
-        ema_decay: of the averaged weights that are validated and kept, see `handlers.WeightAverage`; 0 keeps the
-            weights as they are.
+        num_epochs: passes over the training list. [1 or more]
+        lr: learning rate of AdamW, of the last layer. [above 0]
+        warmup_epochs: of linear warm-up. [0 to below num_epochs]
+        batch_size: images an iteration; of several ranks each takes as many. [1 or more]
+        num_workers: data-loading processes, at most the machine's cores. [0 or more]
+        patience: early stopping after this many validations without a better Dice; 0 never stops early. [0 or more]
+        ema_decay: of the averaged weights that are validated and kept; 0 keeps the weights as they are. [0 to below 1]
         seed: of the weights, the order of the images and their augmentation.
         resume: run folder or checkpoint that this run goes on from.
         val_interval: epochs between validations.
-        run_folder: offers `best_model()`, the file of the best weights, for the final evaluation.
+        run_folder: where the run writes.
         final_evaluation: called with the best weights in the network when the training is over; None leaves it out.
         on_completion: called last; None calls nothing.
     """
@@ -192,30 +184,57 @@ def run_training(
     if isinstance(val_interval, str) or not 1 <= val_interval <= num_epochs:
         raise ValueError(f"val_interval must be from 1 to training::num_epochs ({num_epochs}), got {val_interval}.")
     if patience:
-        stopper = EarlyStopHandler(patience, stopping_fn_from_metric(evaluator.state.key_metric_name), trainer)
-        stopper.attach(evaluator)
-        # after the checkpoint's
-        trainer.add_event_handler(Events.STARTED, _restore_patience, evaluator, stopper, val_interval)
+        _stop_early(trainer, evaluator, patience, val_interval)
+    start = f", resumed from {resume}" if resume else ""
     logger.info(
         "training on %s: %d epochs of %s iterations, batch size %d, %d workers, lr %g, %d warm-up epochs, seed %d%s",
-        trainer.state.device,
-        trainer.state.max_epochs,
-        trainer.state.epoch_length,
-        batch_size,
-        num_workers,
-        lr,
-        warmup_epochs,
-        seed,
-        f", resumed from {resume}" if resume else "",
+        *(trainer.state.device, trainer.state.max_epochs, trainer.state.epoch_length, batch_size, num_workers),
+        *(lr, warmup_epochs, seed, start),
     )
-    with naming_lost_ranks(GO_ON):
-        trainer.run()
-        idist.barrier()  # rank 0 has written its last file
-    if final_evaluation:
-        best = run_folder.best_model()
-        logger.info("evaluating %s on the test list", best)
-        bare(trainer.network).load_state_dict(torch.load(best, weights_only=True, map_location=trainer.state.device))
-        final_evaluation()
+    with stopping(lambda: _advice(run_folder)):
+        with naming_lost_ranks(RESTART_ADVICE):
+            trainer.run()
+            idist.barrier()  # rank 0 has written its last file
+        if final_evaluation:
+            _load_best(trainer, run_folder)
+            final_evaluation()
     if on_completion and idist.get_rank() == 0:
         on_completion()
     return trainer
+
+
+def _stop_early(trainer: Engine, evaluator: Engine, patience: int, val_interval: int) -> None:
+    stopper = EarlyStopHandler(patience, stopping_fn_from_metric(evaluator.state.key_metric_name), trainer)
+    stopper.attach(evaluator)
+    # after the checkpoint's handler has restored the epoch
+    trainer.add_event_handler(Events.STARTED, _restore_patience, evaluator, stopper, val_interval)
+
+
+def _restore_patience(trainer: Engine, evaluator: Engine, stopper: EarlyStopHandler, val_interval: int) -> None:
+    """Count the validations without a better metric as the run did that this one goes on from."""
+    best = evaluator.state.best_metric_epoch
+    if trainer.state.epoch == 0 or best < 1:
+        return
+    stopper.best_score = evaluator.state.best_metric
+    stopper.counter = (trainer.state.epoch - best) // val_interval
+    if stopper.counter >= stopper.patience:
+        logger.info("the run had stopped early: no better validation in %d", stopper.counter)
+        trainer.terminate()
+
+
+def _load_best(trainer: SupervisedTrainer, run_folder: RunFolder) -> None:
+    best = run_folder.best_model()
+    if idist.get_rank() == 0:
+        tell(f"evaluating {best.name} on the test list")
+    weights = torch.load(best, weights_only=True, map_location=trainer.state.device)
+    bare(trainer.network).load_state_dict(weights)
+
+
+def _advice(run_folder: RunFolder | None) -> str:
+    """What a training keeps when it is stopped, and the command that goes on."""
+    last = run_folder.models / LAST_CHECKPOINT if run_folder else None
+    if last is None or not last.is_file():
+        return f"{NOTHING_KEPT}; start again with: {this_command()}"
+    epoch = torch.load(last, weights_only=True, map_location="cpu", mmap=True)["progress"]["epoch"]
+    command = this_command(training__resume=str(run_folder.path))
+    return f"the first {epoch} epochs are kept in {run_folder.path}; go on with: {command}"

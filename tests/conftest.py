@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -10,21 +9,13 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from scripts.data.phantoms import write_phantom_dataset
+from scripts.networks.student import STUDENT_SIZES, TEST_SIZE
+from scripts.run.workflow import build_workflow
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 CONFIGS = ROOT / "configs"
-TINY_STUDENT = {
-    "_target_": "scripts.networks.tinyusfm.TinyUSFMSeg",
-    "num_classes": "@data::num_classes",
-    "img_size": "@data::img_size",
-    "embed_dim": 24,
-    "depth": 4,
-    "num_heads": 2,
-    "out_indices": [0, 1, 2, 3],
-    "channels": 16,
-    "return_features": "$@distillation.student_features",
-}
+TINY = STUDENT_SIZES[TEST_SIZE]._asdict()  # arguments of TinyUSFMSeg
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +40,13 @@ def sam_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def lora_checkpoint(tmp_path_factory, sam_checkpoint) -> Path:
     """A teacher of the test size, as fine-tuning writes it."""
-    from scripts.networks.teacher import build_trainable_teacher, export_adapter
+    from scripts.networks.frozen_teacher import FrozenTeacher
+    from scripts.networks.tuning import tunable_teacher
 
     torch.manual_seed(1)
-    teacher = build_trainable_teacher("vit_test", img_size=64, sam_checkpoint=str(sam_checkpoint))
+    teacher = tunable_teacher(FrozenTeacher("vit_test", img_size=64, sam_checkpoint=str(sam_checkpoint)))
     path = tmp_path_factory.mktemp("lora") / "best_epoch001_dice0.5000.pth"
-    torch.save(export_adapter(teacher), path)
+    torch.save(teacher.best_state(), path)
     return path
 
 
@@ -73,7 +65,7 @@ def overrides(phantoms, sam_checkpoint, lora_checkpoint, tmp_path) -> dict:
         "teacher::sam_checkpoint": str(sam_checkpoint),
         "teacher::lora_checkpoint": str(lora_checkpoint),
         "teacher::cache_dir": str(tmp_path / "cache"),
-        "network_def": TINY_STUDENT,
+        "student::model_name": TEST_SIZE,
         "training::num_epochs": 2,
         "training::warmup_epochs": 0,
         "training::batch_size": 3,
@@ -101,15 +93,7 @@ def gpus(monkeypatch):
 
 def workflow(overrides: dict, *overlays: str, run_id: str = "training") -> ConfigWorkflow:
     """A run of configs/train.json and its overlays, not started."""
-    files = [str(CONFIGS / name) for name in ("train.json", *overlays)]
-    return ConfigWorkflow(
-        config_file=files,
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        run_id=run_id,
-        **deepcopy(overrides),  # MONAI sets network_def::channels in the dict it was given
-    )
+    return build_workflow(["train.json", *overlays], overrides, run_id)
 
 
 def run(overrides: dict, *overlays: str, run_id: str = "training") -> ConfigWorkflow:

@@ -30,7 +30,8 @@ def refusal(overrides, tmp_path, capsys):
             merged.pop("network_def")
         with pytest.raises(Exception) as error:
             run(merged, *overlays)
-        assert not (tmp_path / "logs").exists() and not (tmp_path / "model.pt").exists(), "something was written"
+        assert not (tmp_path / "logs").exists(), "something was written"
+        assert not (tmp_path / "model.pt").exists(), "something was written"
         capsys.readouterr()
         _brief_excepthook(error.type, error.value, error.tb)
         shown = capsys.readouterr().err
@@ -107,7 +108,8 @@ def test_command_line_ends_with_one_line_and_a_non_zero_exit(arguments, message,
     )
     assert result.returncode != 0
     assert result.stderr.splitlines()[-1].startswith(f"error: {message}")
-    assert "Traceback" not in result.stderr + result.stdout and result.stderr.count("error:") == 1
+    assert "Traceback" not in result.stderr + result.stdout
+    assert result.stderr.count("error:") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,10 +157,8 @@ def test_mask_of_another_size_is_named(refusal, dataset):
     label = folder / content["validation"][0]["label"]
     Image.new("L", (60, 64)).save(label)
     message = refusal({"data::dataset_dir": str(folder)})
-    assert (
-        f"label {label} has size (60, 64) (width, height) and image" in message
-        and "(64, 64); expected equal sizes" in message
-    )
+    assert f"label {label} has size (60, 64) (width, height) and image" in message
+    assert "(64, 64); expected equal sizes" in message
 
 
 def test_label_value_outside_the_classes_is_named(refusal, dataset):
@@ -250,13 +250,17 @@ def save_student(path, num_classes: int = 2) -> str:
 @pytest.mark.parametrize("key", ["lora_checkpoint", "sam_checkpoint"])
 def test_student_file_given_as_teacher_is_refused(refusal, tmp_path, key):
     message = refusal({f"teacher::{key}": save_student(tmp_path / "student.pt")})
-    assert f"teacher::{key}" in message and "student.pt" in message
-    assert "is a TinyUSFM student" in message and "student::checkpoint" in message
+    assert f"teacher::{key}" in message
+    assert "student.pt" in message
+    assert "is a TinyUSFM student" in message
+    assert "student::checkpoint" in message
 
 
 def test_teacher_file_given_as_student_is_refused(refusal, overrides, lora_checkpoint):
     message = refusal({"network_def": {"_target_": LOAD, "model": TINY_STUDENT, "path": str(lora_checkpoint)}})
-    assert str(lora_checkpoint) in message and "is a LoRA adapter" in message and "teacher::lora_checkpoint" in message
+    assert str(lora_checkpoint) in message
+    assert "is a LoRA adapter" in message
+    assert "teacher::lora_checkpoint" in message
 
 
 def test_teacher_and_student_of_different_classes_are_refused(refusal, sam_checkpoint, tmp_path):
@@ -281,10 +285,8 @@ def test_evaluation_of_a_backbone_without_a_head_is_refused(refusal, tmp_path):
     backbone = {key.replace("backbone.", "model."): v for key, v in state.items() if key.startswith("backbone.")}
     torch.save(backbone, tmp_path / "TinyUSFM.pth")
     message = refusal({"student::checkpoint": str(tmp_path / "TinyUSFM.pth")}, "evaluate.json")
-    assert (
-        "student::checkpoint" in message
-        and "is a pretrained TinyUSFM backbone (model.*), not a TinyUSFM student" in message
-    )
+    assert "student::checkpoint" in message
+    assert "is a pretrained TinyUSFM backbone (model.*), not a TinyUSFM student" in message
 
 
 def test_evaluation_at_another_img_size_is_refused(refusal, tmp_path):

@@ -1,7 +1,11 @@
 """The program that takes adapters in and out: both directions bit by bit, and every refusal."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from conftest import ROOT
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -10,8 +14,8 @@ from scripts.networks.adapters import (
     adapter_state,
     merge_adapter,
     read_adapter,
+    save_checkpoint_file,
     save_peft_adapter,
-    save_seed_checkpoint,
 )
 from scripts.networks.lora import DECODER_ONLY, ENCODER, FULL, add_lora, split_qkv
 from scripts.networks.sam import build_sam
@@ -30,21 +34,21 @@ def convert(source, target):
     return main([str(source), str(target)])
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
+def assert_same(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[key], expected[key]) for key in expected)
 
 
 @pytest.fixture
-def seed_file(tmp_path):
-    save_seed_checkpoint(tuned_state(ENCODER), tmp_path / "a.pth", ENCODER)
+def checkpoint_file(tmp_path):
+    save_checkpoint_file(tuned_state(ENCODER), tmp_path / "a.pth", ENCODER)
     return tmp_path / "a.pth"
 
 
 @pytest.mark.parametrize("module", [ENCODER, FULL])
-def test_seed_file_becomes_a_peft_folder_and_comes_back_bit_exact(tmp_path, capsys, module):
+def test_checkpoint_file_becomes_a_peft_folder_and_comes_back_bit_exact(tmp_path, capsys, module):
     state = tuned_state(module)
-    save_seed_checkpoint(state, tmp_path / "a.pth", module)
+    save_checkpoint_file(state, tmp_path / "a.pth", module)
     assert convert(tmp_path / "a.pth", tmp_path / "adapter") == 0
     assert f"wrote {tmp_path / 'adapter'}: {module}, rank 2, 3 mask tokens" in capsys.readouterr().out
     assert convert(tmp_path / "adapter", tmp_path / "b.pth") == 0
@@ -53,7 +57,7 @@ def test_seed_file_becomes_a_peft_folder_and_comes_back_bit_exact(tmp_path, caps
     assert_same(content, state)
 
 
-def test_peft_folder_becomes_a_seed_file_and_comes_back_bit_exact(tmp_path):
+def test_peft_folder_becomes_a_checkpoint_file_and_comes_back_bit_exact(tmp_path):
     save_peft_adapter(tuned_state(FULL), tmp_path / "adapter")
     assert convert(tmp_path / "adapter" / "adapter_model.safetensors", tmp_path / "a.pth") == 0
     assert convert(tmp_path / "a.pth", tmp_path / "again") == 0
@@ -61,8 +65,8 @@ def test_peft_folder_becomes_a_seed_file_and_comes_back_bit_exact(tmp_path):
     assert_same(second, first)
 
 
-def test_peft_itself_loads_the_folder(seed_file, tmp_path):
-    assert convert(seed_file, tmp_path / "adapter") == 0
+def test_peft_itself_loads_the_folder(checkpoint_file, tmp_path):
+    assert convert(checkpoint_file, tmp_path / "adapter") == 0
     sam = build_sam("vit_test", 32, 3)
     split_qkv(sam.image_encoder)
     assert_same(adapter_state(PeftModel.from_pretrained(sam, str(tmp_path / "adapter")), ENCODER), tuned_state(ENCODER))
@@ -71,7 +75,7 @@ def test_peft_itself_loads_the_folder(seed_file, tmp_path):
 @pytest.mark.parametrize("module", [ENCODER, DECODER_ONLY])
 def test_half_rounds_to_fp16_and_merges_to_the_same_teacher_by_a_hair(tmp_path, module):
     state = tuned_state(module)
-    save_seed_checkpoint(state, tmp_path / "a.pth", module)
+    save_checkpoint_file(state, tmp_path / "a.pth", module)
     assert main([str(tmp_path / "a.pth"), str(tmp_path / "half.pth"), "--half"]) == 0
     adapters = [read_adapter(tmp_path / name) for name in ("a.pth", "half.pth")]
     assert_same(adapters[1].state, {key: tensor.half() for key, tensor in state.items()})
@@ -88,8 +92,8 @@ def test_half_rounds_to_fp16_and_merges_to_the_same_teacher_by_a_hair(tmp_path, 
         torch.testing.assert_close(half[key], tensor, atol=2e-2, rtol=1e-3)
 
 
-def test_half_goes_to_a_peft_folder_too(seed_file, tmp_path):
-    assert main([str(seed_file), str(tmp_path / "adapter"), "--half"]) == 0
+def test_half_goes_to_a_peft_folder_too(checkpoint_file, tmp_path):
+    assert main([str(checkpoint_file), str(tmp_path / "adapter"), "--half"]) == 0
     assert {tensor.dtype for tensor in load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()} == {
         torch.float16
     }
@@ -103,36 +107,38 @@ def refusal(capsys):
         capsys.readouterr()
         assert convert(source, target) == 1
         shown = capsys.readouterr()
-        assert shown.out == "" and shown.err.startswith("error: ") and shown.err.count("\n") == 1
+        assert shown.out == ""
+        assert shown.err.startswith("error: ")
+        assert shown.err.count("\n") == 1
         return shown.err
 
     return try_convert
 
 
-def test_existing_target_is_refused_and_kept(seed_file, tmp_path, refusal):
+def test_existing_target_is_refused_and_kept(checkpoint_file, tmp_path, refusal):
     (tmp_path / "adapter").mkdir()
     assert f"TARGET {tmp_path / 'adapter'} already exists; remove it or choose another name" in refusal(
-        seed_file, tmp_path / "adapter"
+        checkpoint_file, tmp_path / "adapter"
     )
     assert list((tmp_path / "adapter").iterdir()) == []
     save_peft_adapter(tuned_state(ENCODER), tmp_path / "peft")
-    before = seed_file.read_bytes()
-    assert "already exists" in refusal(tmp_path / "peft", seed_file)
-    assert seed_file.read_bytes() == before
+    before = checkpoint_file.read_bytes()
+    assert "already exists" in refusal(tmp_path / "peft", checkpoint_file)
+    assert checkpoint_file.read_bytes() == before
 
 
 def test_mask_decoder_without_lora_is_refused(tmp_path, refusal):
-    save_seed_checkpoint(tuned_state(DECODER_ONLY), tmp_path / "d.pth", DECODER_ONLY)
+    save_checkpoint_file(tuned_state(DECODER_ONLY), tmp_path / "d.pth", DECODER_ONLY)
     message = refusal(tmp_path / "d.pth", tmp_path / "adapter")
     assert (
-        f"SOURCE {tmp_path / 'd.pth'} is a tuned mask_decoder without LoRA, which peft has no form for; use it as a "
+        f"SOURCE {tmp_path / 'd.pth'} is a tuned mask_decoder without LoRA, which peft has no format for; use it as a "
         ".pth file" in message
     )
     assert not (tmp_path / "adapter").exists()
 
 
-def test_target_of_the_sources_form_is_refused(seed_file, tmp_path, refusal):
-    assert "TARGET must be a folder, since SOURCE is a file; got" in refusal(seed_file, tmp_path / "b.pth")
+def test_target_of_the_sources_format_is_refused(checkpoint_file, tmp_path, refusal):
+    assert "TARGET must be a folder, since SOURCE is a file; got" in refusal(checkpoint_file, tmp_path / "b.pth")
     save_peft_adapter(tuned_state(ENCODER), tmp_path / "peft")
     assert "TARGET must be a file that ends in .pth, since SOURCE is a peft folder; got" in refusal(
         tmp_path / "peft", tmp_path / "b"
@@ -142,7 +148,7 @@ def test_target_of_the_sources_form_is_refused(seed_file, tmp_path, refusal):
 def test_values_beyond_fp16_are_refused_and_nothing_is_written(tmp_path, capsys):
     state = tuned_state(ENCODER)
     state["prompt_encoder.no_mask_embed.weight"] *= 1e6
-    save_seed_checkpoint(state, tmp_path / "a.pth", ENCODER)
+    save_checkpoint_file(state, tmp_path / "a.pth", ENCODER)
     assert main([str(tmp_path / "a.pth"), str(tmp_path / "half.pth"), "--half"]) == 1
     assert "has values that fp16 cannot hold, first in prompt_encoder.no_mask_embed.weight" in capsys.readouterr().err
     assert not (tmp_path / "half.pth").exists()
@@ -153,10 +159,24 @@ def test_source_that_is_no_adapter_is_refused(tmp_path, refusal):
         tmp_path / "gone.pth", tmp_path / "x"
     )
     torch.save({"decode_head.conv_seg.weight": torch.ones(1)}, tmp_path / "student.pt")
-    assert (
-        "SOURCE" in (message := refusal(tmp_path / "student.pt", tmp_path / "x")) and "is a TinyUSFM student" in message
-    )
+    message = refusal(tmp_path / "student.pt", tmp_path / "x")
+    assert "SOURCE" in message
+    assert "is a TinyUSFM student" in message
     (tmp_path / "empty").mkdir()
     assert "is no peft adapter folder: adapter_config.json does not exist" in refusal(
         tmp_path / "empty", tmp_path / "x.pth"
     )
+
+
+def test_help_answers_without_torch():
+    code = """
+import sys
+from scripts.convert_adapter import main
+try:
+    main(["--help"])
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "SOURCE TARGET" in result.stdout

@@ -5,30 +5,37 @@ import torch
 from torch.nn import functional as F
 
 from scripts.loss_terms import (
+    Batch,
+    ChannelWise,
+    Divergence,
+    Feature,
+    InterRelation,
+    IntraRelation,
     MaskedGeneration,
+    Task,
+    Term,
     boundary_mask,
-    check_gate,
-    check_options,
-    cwd_loss,
-    dist_inter_loss,
-    dist_intra_loss,
+    divergence,
     gate_weight,
+    mean_divergence,
     region_mean,
 )
 
-OPTIONS = {
-    "num_classes": 2,
-    "gate": "none",
-    "gate_confidence": 0.9,
-    "teacher_temperature": 1.0,
-    "boundary_width": 3,
-    "dist_inter": 0.0,
-    "mask_ratio": 0.75,
-}
+NOTHING = torch.empty(0)  # in the place of what a term does not read
 
 
 def random_logits(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def of_logits(term: Term, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The value of a term that compares logits."""
+    return term(Batch(student, NOTHING, teacher))
+
+
+def of_features(term: Term, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The value of a term that compares features with an embedding."""
+    return term(Batch(NOTHING, NOTHING, None, student, teacher))
 
 
 def logit(p: float) -> float:
@@ -76,7 +83,8 @@ def test_boundary_is_width_pixels_on_each_side_of_the_edge():
 
 
 def test_border_of_the_image_is_no_boundary():
-    assert not boundary_mask(torch.ones(1, 1, 6, 6), 2).any() and not boundary_mask(torch.zeros(2, 1, 6, 6), 2).any()
+    assert not boundary_mask(torch.ones(1, 1, 6, 6), 2).any()
+    assert not boundary_mask(torch.zeros(2, 1, 6, 6), 2).any()
 
 
 def test_boundary_between_any_two_classes_equals_a_search_of_the_neighbors():
@@ -92,7 +100,8 @@ def test_boundary_between_any_two_classes_equals_a_search_of_the_neighbors():
 
 def test_region_mean_is_over_the_regions_pixels_and_0_without_any():
     values = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])
-    assert region_mean(values, values > 2).item() == 4.5 and region_mean(values, values > 9).item() == 0
+    assert region_mean(values, values > 2).item() == 4.5
+    assert region_mean(values, values > 9).item() == 0
 
 
 # channel-wise distillation
@@ -102,27 +111,26 @@ def test_cwd_of_two_pixels_equals_hand_computed_value():
     student, teacher, temperature = torch.zeros(1, 1, 1, 2), torch.tensor([2.0, 0.0]).view(1, 1, 1, 2), 2.0
     p = 1 / (1 + math.exp(-1.0))
     expected = 4 * (p * math.log(p / 0.5) + (1 - p) * math.log((1 - p) / 0.5))
-    assert cwd_loss(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-5)
+    assert of_logits(ChannelWise(1.0, temperature), student, teacher).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_cwd_sums_pixels_and_averages_batch_and_channels():
     student, teacher = random_logits(3, 4, 5, 6), random_logits(3, 4, 5, 6, seed=1)
     p, q = ((logits / 3).flatten(2).softmax(-1) for logits in (teacher, student))
-    torch.testing.assert_close(cwd_loss(student, teacher, 3.0), 9 * (p * (p.log() - q.log())).sum() / (3 * 4))
+    torch.testing.assert_close(of_logits(ChannelWise(1.0, 3.0), student, teacher), 9 * (p * (p.log() - q.log())).sum() / (3 * 4))
 
 
 def test_cwd_is_zero_for_logits_that_are_identical_up_to_a_channels_shift():
     logits = random_logits(2, 3, 8, 8)
     shifted = logits + torch.tensor([1.0, -2.0, 5.0]).view(1, 3, 1, 1)
-    assert cwd_loss(logits, logits, 4.0).item() == 0 and cwd_loss(shifted, logits, 4.0).item() == pytest.approx(
-        0, abs=1e-5
-    )
+    assert of_logits(ChannelWise(1.0, 4.0), logits, logits).item() == 0
+    assert of_logits(ChannelWise(1.0, 4.0), shifted, logits).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_cwd_of_a_constant_channel_says_nothing():
     student, teacher = random_logits(2, 1, 4, 4), random_logits(2, 1, 4, 4, seed=1)
     pairs = [torch.cat([torch.zeros_like(logits), logits], dim=1) for logits in (student, teacher)]
-    torch.testing.assert_close(2 * cwd_loss(*pairs, 4.0), cwd_loss(student, teacher, 4.0))
+    torch.testing.assert_close(2 * of_logits(ChannelWise(1.0, 4.0), *pairs), of_logits(ChannelWise(1.0, 4.0), student, teacher))
 
 
 # relations
@@ -136,22 +144,22 @@ def test_dist_intra_is_one_less_the_classes_mean_correlation_over_all_pixels():
     student, teacher = random_logits(2, 3, 5, 4), random_logits(2, 3, 5, 4, seed=1)
     p, q = student.softmax(1), teacher.softmax(1)
     expected = 1 - sum(pearson(p[:, c], q[:, c]) for c in range(3)) / 3
-    torch.testing.assert_close(dist_intra_loss(student, teacher), expected)
+    torch.testing.assert_close(of_logits(IntraRelation(1.0), student, teacher), expected)
 
 
 def test_dist_intra_of_one_channel_equals_that_of_its_two_classes():
     student, teacher = random_logits(2, 1, 5, 4), random_logits(2, 1, 5, 4, seed=1)
-    loss = dist_intra_loss(student, teacher)
+    loss = of_logits(IntraRelation(1.0), student, teacher)
     torch.testing.assert_close(loss, 1 - pearson(student.sigmoid(), teacher.sigmoid()))
     pairs = [torch.cat([torch.zeros_like(logits), logits], dim=1) for logits in (student, teacher)]
-    torch.testing.assert_close(dist_intra_loss(*pairs), loss)
+    torch.testing.assert_close(of_logits(IntraRelation(1.0), *pairs), loss)
 
 
 def test_dist_inter_is_one_less_the_pixels_mean_correlation_over_the_classes():
     student, teacher = random_logits(1, 4, 2, 3), random_logits(1, 4, 2, 3, seed=1)
     p, q = student.softmax(1)[0].flatten(1), teacher.softmax(1)[0].flatten(1)
     expected = 1 - sum(pearson(p[:, i], q[:, i]) for i in range(6)) / 6
-    torch.testing.assert_close(dist_inter_loss(student, teacher), expected)
+    torch.testing.assert_close(of_logits(InterRelation(1.0, INTER), student, teacher), expected)
 
 
 @pytest.mark.parametrize("loss", [dist_intra_loss, dist_inter_loss])
@@ -162,7 +170,7 @@ def test_relations_are_zero_for_identical_logits(loss):
 
 def test_dist_inter_of_two_classes_never_has_a_gradient_which_is_why_it_is_refused():
     student = random_logits(1, 2, 4, 4).requires_grad_()
-    loss = dist_inter_loss(student, random_logits(1, 2, 4, 4, seed=1))
+    loss = of_logits(InterRelation(1.0, INTER), student, random_logits(1, 2, 4, 4, seed=1))
     loss.backward()
     assert (16 * loss / 2).item() == pytest.approx(round((16 * loss / 2).item()), abs=1e-4)  # each pixel is 0 or 2
     assert student.grad.abs().max() < 1e-5
@@ -170,13 +178,14 @@ def test_dist_inter_of_two_classes_never_has_a_gradient_which_is_why_it_is_refus
 
 def test_relation_to_a_constant_teacher_is_one_with_a_finite_gradient():
     student = random_logits(1, 1, 4, 4).requires_grad_()
-    loss = dist_intra_loss(student, torch.zeros(1, 1, 4, 4))
+    loss = of_logits(IntraRelation(1.0), student, torch.zeros(1, 1, 4, 4))
     loss.backward()
-    assert loss.item() == 1 and torch.isfinite(student.grad).all()
+    assert loss.item() == 1
+    assert torch.isfinite(student.grad).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("loss", [lambda s, t: cwd_loss(s, t, 4.0), dist_intra_loss])
+@pytest.mark.parametrize("loss", [lambda s, t: of_logits(ChannelWise(1.0, 4.0), s, t), dist_intra_loss])
 def test_gradient_points_towards_the_teacher(loss, channels):
     student, teacher = random_logits(1, channels, 6, 6).requires_grad_(), random_logits(1, channels, 6, 6, seed=1)
     before = loss(student, teacher)
@@ -210,7 +219,8 @@ def test_masked_positions_lack_all_channels_and_their_share_is_the_ratio():
     block.generate.register_forward_pre_hook(lambda _, inputs: generated.append(inputs[0]))
     block(ones, ones)
     block(ones, ones)
-    assert torch.equal(generated[0][:, 0], generated[0][:, 1]) and not torch.equal(generated[0], generated[1])
+    assert torch.equal(generated[0][:, 0], generated[0][:, 1])
+    assert not torch.equal(generated[0], generated[1])
 
 
 def test_generation_is_the_papers_block():

@@ -1,15 +1,20 @@
+"""Datalists from a BUS-BRA download and from plain folders: the splits, and every refusal."""
+
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, SHARED
 from PIL import Image
 
 from scripts.data.datalist import SegmentationData
 from scripts.make_datalist import main
 
-NATIVE = Path(__file__).parents[2] / "shared" / "data" / "busbra_native"
+NATIVE = SHARED / "busbra_native"
 
 
 def save(path, seed):
@@ -76,11 +81,13 @@ def test_busbra_is_split_by_patient_and_stratified_by_pathology(busbra):
 def test_busbra_datalist_is_accepted_as_it_is(busbra):
     _, content = run(busbra)
     data = SegmentationData(busbra)
-    assert data.labels == ["background", "lesion"] and data.name == "BUSBRA"
+    assert data.labels == ["background", "lesion"]
+    assert data.name == "BUSBRA"
     first = content["training"][0]
     assert first["label"] == first["image"].replace("Images/bus_", "Masks/mask_")
     assert set(first) == {"image", "label", "patient", "pathology", "birads", "device", "side"}
-    assert isinstance(first["patient"], int) and first["birads"] == 4
+    assert isinstance(first["patient"], int)
+    assert first["birads"] == 4
 
 
 def test_the_seed_fixes_the_split(busbra):
@@ -104,7 +111,8 @@ def test_shared_busbra_native_works(tmp_path):
 
 def test_folders_find_the_patient_in_the_name(plain):
     code, content = run(plain, "--format", "folders", "--patient_regex", r"^(p\d+)_", "--name", "mine")
-    assert code == 0 and content["name"] == "mine"
+    assert code == 0
+    assert content["name"] == "mine"
     assert [len(content[split]) for split in ("training", "validation", "test")] == [14, 2, 4]
     assert not patients(content, "training") & (patients(content, "validation") | patients(content, "test"))
     assert len(SegmentationData(plain).training) == 14
@@ -127,7 +135,8 @@ def test_suffixes_of_image_and_mask_may_differ(plain):
 
 def test_no_test_split_when_none_is_asked_for(plain):
     code, content = run(plain, "--format", "folders", "--test", 0)
-    assert code == 0 and content["test"] == []
+    assert code == 0
+    assert content["test"] == []
 
 
 def test_class_names_are_written(plain):
@@ -177,7 +186,7 @@ def test_existing_output_is_kept_without_overwrite(plain, capsys):
         (("--val", 0), "--val must be above 0"),
         (("--val", 0.5, "--test", 0.5), "their sum below 1, got 0.5 and 0.5"),
         (("--val", 0.01), "leave the split validation empty"),
-        (("--num_classes", 1), "--num_classes must be at least 2"),
+        (("--num_classes", 1), "--num_classes must be an integer of at least 2"),
         (("--labels", "a,b,c"), "--labels must name 2 classes"),
         (("--patient_regex", "("), "'(' is no regular expression"),
         (("--patient_regex", "^q"), "does not match the image name 'p0_0'"),
@@ -214,3 +223,16 @@ def test_wrong_tables_are_refused(busbra, capsys):
 def test_two_images_of_one_name_are_refused(plain, capsys):
     save(plain / "images" / "p0_0.bmp", 99)
     assert "have the same name; expected one file a case" in refused(capsys, plain, "--format", "folders")
+
+
+def test_run_needs_neither_torch_nor_monai(busbra):
+    arguments = ["--dataset_dir", str(busbra), "--output", str(busbra / "dataset.json")]
+    code = f"""
+import sys
+from scripts.make_datalist import main
+assert main({arguments!r}) == 0
+assert not {{"torch", "monai"}} & set(sys.modules), sorted(sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (busbra / "dataset.json").is_file()

@@ -26,9 +26,12 @@ from scripts.metrics import (
     SegmentationMetrics,
     SegmentationScore,
     case_metrics,
+    class_logits,
     edge_metrics,
-    hausdorff95,
     logits_to_classes,
+    logits_to_probabilities,
+    lower_is_better,
+    metric_title,
 )
 
 
@@ -89,7 +92,6 @@ def test_hd95_and_nsd_agree_with_distance_transforms_on_200_random_masks(spacing
     pixel = np.broadcast_to(1.0 if spacing is None else spacing, 2)
     for prediction, label in random_pairs(0):
         ours = edge_metrics(prediction, label, spacing)
-        assert ours["hd95"] == hausdorff95(prediction, label, spacing)
         assert ours["hd95"] == pytest.approx(reference_hd95(prediction, label, pixel), abs=1e-6)
         assert ours["nsd"] == pytest.approx(
             reference_nsd(prediction, label, pixel, 2 if spacing is None else 1), abs=1e-6
@@ -99,7 +101,8 @@ def test_hd95_and_nsd_agree_with_distance_transforms_on_200_random_masks(spacing
 def test_random_masks_have_the_hard_kinds_among_them():
     pairs = list(random_pairs(1))
     pixels = [mask.sum() for pair in pairs for mask in pair]
-    assert pixels.count(0) > 20 and pixels.count(1) > 20
+    assert pixels.count(0) > 20
+    assert pixels.count(1) > 20
     empty = [(prediction.any(), label.any()) for prediction, label in pairs]
     assert all(empty.count(kind) > 1 for kind in [(False, False), (False, True), (True, False), (True, True)])
 
@@ -308,7 +311,7 @@ def test_metric_added_to_the_rows_is_averaged():
 def test_no_cases_and_too_few_classes_are_refused():
     with pytest.raises(ValueError, match="no cases to summarize"):
         SegmentationMetrics(2).summary()
-    with pytest.raises(ValueError, match="num_classes must be at least 2 .* got 1"):
+    with pytest.raises(ValueError, match="data::num_classes must be an integer of at least 2 .* got 1"):
         SegmentationMetrics(1)
 
 
@@ -318,7 +321,26 @@ def test_logits_become_class_indices():
     several = torch.tensor([[[[3.0, 0.0]], [[1.0, 1.0]], [[2.0, 5.0]]]])  # (1, 3, 1, 2)
     assert logits_to_classes(several).tolist() == [[[[0, 2]]]]
     one = LogitsToClassesd(keys="pred")({"pred": MetaTensor(several[0], meta={"filename_or_obj": "a.png"})})["pred"]
-    assert one.shape == (1, 1, 2) and one.dtype == torch.uint8 and one.meta["filename_or_obj"] == "a.png"
+    assert one.shape == (1, 1, 2)
+    assert one.dtype == torch.uint8
+    assert one.meta["filename_or_obj"] == "a.png"
+
+
+def test_probabilities_and_class_logits_mean_the_same():
+    logits = torch.tensor([[[-1.0, 0.0, 2.0]]])  # (1, 1, 3), one case
+    assert logits_to_probabilities(logits).tolist() == logits.sigmoid().tolist()
+    two = class_logits(logits[None])[0]
+    assert two[0].tolist() == [[0, 0, 0]]
+    torch.testing.assert_close(logits_to_probabilities(two)[1:], logits.sigmoid())
+    torch.testing.assert_close(class_logits(two[None])[0], two)
+
+
+def test_titles_and_directions_of_metrics():
+    titles = ["Dice", "HD95 (pixels)", "NSD (1 mm)", "pixel accuracy", "Dice, class 2"]
+    assert [metric_title(name) for name in ("dice", "hd95", "nsd_mm", "pixel_accuracy", "dice_class2")] == titles
+    assert lower_is_better("hd95_mm")
+    assert lower_is_better("hd95_class2")
+    assert not lower_is_better("dice")
 
 
 def evaluator(items, num_classes, name="val_mean_dice", batch_size=2):

@@ -72,7 +72,8 @@ def test_run_folder_holds_what_the_readme_says(distilled):
 
 def test_loss_falls_and_terms_are_logged_apart(distilled):
     history = read_history(distilled[1])
-    assert len(history) == 20 and {"task", "distill", "feature", "val_mean_dice", "lr"} <= set(history[0])
+    assert len(history) == 20
+    assert {"task", "distill", "feature", "val_mean_dice", "lr"} <= set(history[0])
     for term in ("loss", "task", "feature"):
         assert float(history[-1][term]) < 0.9 * float(history[0][term])
     assert all(float(row["distill"]) > 0 for row in history)
@@ -95,15 +96,16 @@ def test_from_scratch_learns_the_embedding_with_the_backbone_and_asks_the_teache
         flow.parser.get_parsed_content("data").training
     )
     loss = flow.parser.get_parsed_content("loss")
-    assert (
-        loss.student_features == "backbone" and loss.adapter[0].in_channels == TINY_STUDENT["embed_dim"] and loss.whiten
-    )
+    assert loss.student_features == "backbone"
+    assert loss.adapter[0].in_channels == TINY_STUDENT["embed_dim"]
+    assert loss.whiten
 
 
 def test_control_takes_from_scratch_below_its_own_overlay(overrides):
     flow = workflow({**overrides, "distillation::student_channels": 24}, "from_scratch.json", "train_student.json")
     flow.initialize()
-    assert flow.trainer.teacher is None and flow.parser.get_parsed_content("loss").student_features is None
+    assert flow.trainer.teacher is None
+    assert flow.parser.get_parsed_content("loss").student_features is None
     assert flow.parser.get_parsed_content("optimizer").param_groups[0]["initial_lr"] == 1e-3
     assert flow.parser.get_parsed_content("augmentation").transforms[0].rotate_degrees == 20
 
@@ -116,7 +118,8 @@ def test_further_training_shifts_the_views_and_has_channel_wise_distillation(ove
     }
     flow = run({**overrides, **own}, "from_scratch.json", "train_further.json")
     assert flow.parser.get_parsed_content("augmentation").transforms[0].shift_fraction == 0.1
-    assert float(read_history(run_folder)[0]["cwd"]) > 0 and float(read_history(run_folder)[0]["feature"]) > 0
+    assert float(read_history(run_folder)[0]["cwd"]) > 0
+    assert float(read_history(run_folder)[0]["feature"]) > 0
 
 
 def test_published_model_is_the_best_student_without_teacher_or_adapter(distilled):
@@ -134,7 +137,8 @@ def test_teacher_is_bit_identical_after_training(distilled, sam_checkpoint, lora
     if used.resolved_precision == "bf16":
         store_in_bf16(fresh)
     assert fingerprint(used.members[0].state_dict()) == fingerprint(fresh.state_dict())
-    assert not any(p.requires_grad for p in used.parameters()) and not used.training
+    assert not any(p.requires_grad for p in used.parameters())
+    assert not used.training
 
 
 def test_optimizer_holds_student_and_adapter_and_not_the_teacher(distilled):
@@ -146,12 +150,14 @@ def test_optimizer_holds_student_and_adapter_and_not_the_teacher(distilled):
 
 def test_config_snapshot_has_the_overrides(distilled):
     config = json.loads((distilled[1] / "config.json").read_text())
-    assert config["training"]["num_epochs"] == 20 and config["distillation"]["gamma"] == 0.1
+    assert config["training"]["num_epochs"] == 20
+    assert config["distillation"]["gamma"] == 0.1
 
 
 def test_panels_are_pictures(distilled):
     with Image.open(distilled[1] / "visualizations" / "epoch_010.png") as picture:
-        assert picture.width > 600 and len(np.unique(np.asarray(picture.convert("L")))) > 50
+        assert picture.width > 600
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])
@@ -173,7 +179,8 @@ def test_resumed_run_equals_the_whole_run(overrides, run_folder, ema_decay):
     resumed = torch.load(stopped / "models" / "last.pt", weights_only=True)
     for name in ("network", "average") if ema_decay else ("network",):
         assert fingerprint(resumed[name]) == fingerprint(whole[name])
-    assert resumed["progress"] == whole["progress"] and ("average" in whole) == (ema_decay > 0)
+    assert resumed["progress"] == whole["progress"]
+    assert ("average" in whole) == (ema_decay > 0)
     rows = [{k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(stopped)]
     assert rows == [
         {k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(run_folder)
@@ -205,10 +212,8 @@ def test_run_resumed_with_other_values_is_refused_and_nothing_is_written(overrid
     run({**overrides, "training::num_epochs": 1}, "train_student.json")
     before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")}
     content = torch.load(run_folder / "models" / "last.pt", weights_only=True)
-    assert (
-        content["progress"]["settings"]["training::lr"] == 1e-4
-        and "optimizer::layer_decay" in content["progress"]["settings"]
-    )
+    assert content["progress"]["settings"]["training::lr"] == 1e-4
+    assert "optimizer::layer_decay" in content["progress"]["settings"]
     resumed = {**overrides, "training::resume": str(run_folder)}
     refused = {
         "training::lr was 0.0001 and is 0.01": {"training::lr": 0.01},
@@ -217,7 +222,8 @@ def test_run_resumed_with_other_values_is_refused_and_nothing_is_written(overrid
     for message, changes in refused.items():
         with pytest.raises(Exception) as error:
             run({**resumed, **changes}, "train_student.json")
-        assert isinstance(root_cause(error.value), ValueError) and re.search(message, str(root_cause(error.value)))
+        assert isinstance(root_cause(error.value), ValueError)
+        assert re.search(message, str(root_cause(error.value)))
     assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*")} == before
 
 
@@ -274,7 +280,8 @@ def test_run_resumed_with_another_teacher_or_other_views_is_refused(one_epoch, n
     with pytest.raises(Exception) as error:
         flow.initialize()
         flow.parser.get_parsed_content("train::trainer")
-    assert isinstance(root_cause(error.value), ValueError) and re.search(message, str(root_cause(error.value)))
+    assert isinstance(root_cause(error.value), ValueError)
+    assert re.search(message, str(root_cause(error.value)))
 
 
 def test_run_resumed_with_other_lists_is_refused_and_another_spelling_of_its_folder_is_not(
@@ -297,7 +304,8 @@ def test_online_and_cached_teacher_have_the_same_key(one_epoch):
     for mode in ("online", "warp"):
         parser = workflow({**one_epoch, "distillation::mode": mode, "training::resume": None}).parser
         found.append(teacher_key(parser.get_parsed_content("frozen_teacher")))
-    assert found[0] == found[1] and teacher_key(None) == "none"
+    assert found[0] == found[1]
+    assert teacher_key(None) == "none"
 
 
 def test_control_trains_the_same_student_without_a_teacher(overrides, run_folder):
@@ -321,7 +329,8 @@ def test_fine_tuned_teacher_is_what_distillation_reads(overrides, run_folder):
     content = torch.load(best, weights_only=True)
     image = torch.rand(2, 1, 64, 64)
     torch.testing.assert_close(teacher(image).logits, tuned(image), atol=1e-4, rtol=1e-4)
-    assert content["adaptation_mode"] == "sam_lora_image_encoder" and "w_a_000" in content
+    assert content["adaptation_mode"] == "sam_lora_image_encoder"
+    assert "w_a_000" in content
 
 
 def test_multiclass_needs_overrides_only(overrides, tmp_path, sam_checkpoint):

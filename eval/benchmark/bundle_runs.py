@@ -6,7 +6,6 @@ seconds.
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 import time
@@ -16,17 +15,15 @@ from typing import Any
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
+from scripts.run.history import KEY_METRIC, read_history
+from scripts.run.run_folder import find_best
+
 from .cases import CONFIGS, workflow
 from .measure import peak_memory
 from .settings import Settings
 
 CONTROL = "train_student.json"
 PANEL_WRITER = "scripts.handlers.PanelWriter"
-TINY_STUDENT = {
-    "_target_": "scripts.networks.tinyusfm.TinyUSFMSeg",
-    "num_classes": "@data::num_classes",
-    "img_size": "@data::img_size",
-}
 
 
 def train(
@@ -48,7 +45,7 @@ def train(
     else:
         flow = workflow(settings, {**overrides, **_distillation(settings, mode, model, settings.num_images)})
     start = _run(flow)
-    history = read_history(_folder(settings, name) / "history.csv")
+    history = summarize_history(_folder(settings, name))
     return {**history, "start_seconds": start, "teacher_loaded": _teacher_loaded(flow), **peak_memory(settings.device)}
 
 
@@ -90,17 +87,16 @@ def best_model(settings: Settings, name: str) -> Path:
     Raises:
         FileNotFoundError: there is no such run.
     """
-    found = sorted((_folder(settings, name) / "models").glob("best_epoch*"))
-    if not found:
+    best = find_best(_folder(settings, name) / "models")
+    if best is None:
         raise FileNotFoundError(f"the run {name} has left no weights; it must run first.")
-    return found[-1]
+    return best
 
 
-def read_history(path: Path) -> dict[str, float]:
-    """Figures from a run's history.csv."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    seconds, waits = ([float(row[key]) for row in rows] for key in ("seconds", "data_wait"))
+def summarize_history(folder: Path) -> dict[str, float]:
+    """Figures from a run's history."""
+    rows = read_history(folder)
+    seconds, waits = ([row[key] for row in rows] for key in ("seconds", "data_wait"))
     later = seconds[1:] or seconds
     median = statistics.median(later)
     return {
@@ -109,7 +105,7 @@ def read_history(path: Path) -> dict[str, float]:
         "spread": (max(later) - min(later)) / median,
         "data_wait": statistics.median(waits[1:] or waits),
         "epochs": len(rows),
-        "val_dice": float(rows[-1]["val_mean_dice"]),
+        "val_dice": rows[-1][KEY_METRIC],
     }
 
 
@@ -121,7 +117,7 @@ def _run(flow: ConfigWorkflow, start_only: bool = False) -> float:
     """
     flow.initialize()
     began = time.perf_counter()
-    flow.parser.get_parsed_content("frozen_teacher")  # loads the weights where they are needed
+    flow.parser.get_parsed_content("cached_teacher")  # loads the weights where they are needed
     teacher_seconds = time.perf_counter() - began
     trainer, starts = flow.parser.get_parsed_content("train::trainer"), []
 
@@ -138,7 +134,7 @@ def _run(flow: ConfigWorkflow, start_only: bool = False) -> float:
 
 def _teacher_loaded(flow: ConfigWorkflow) -> bool:
     """Whether the weights are in memory after a run; never those of a control, which has no teacher."""
-    teacher = flow.parser.get_parsed_content("frozen_teacher")
+    teacher = flow.parser.get_parsed_content("cached_teacher")
     return teacher is not None and getattr(teacher, "teacher", teacher).is_loaded
 
 
@@ -156,7 +152,7 @@ def _overrides(settings: Settings, name: str, epochs: int) -> dict[str, Any]:
         "training::batch_size": settings.batch_size,
         "training::lr": settings.lr,
     }
-    return {**overrides, "network_def": {**TINY_STUDENT, **settings.student}} if settings.student else overrides
+    return {**overrides, "student::model_name": settings.student}
 
 
 def _panel_writer() -> str:

@@ -14,11 +14,9 @@ from monai.bundle import ConfigWorkflow
 
 from scripts.data.dataset import ViewDataset
 from scripts.data.phantoms import write_phantom_dataset
-from scripts.utils.files import BUNDLE_ROOT
+from scripts.run.workflow import build_workflow
 
 from .settings import Settings
-
-CONFIGS = BUNDLE_ROOT / "configs"
 
 
 def write_datalists(settings: Settings, dataset_dir: str | None = None) -> None:
@@ -67,21 +65,13 @@ def workflow(settings: Settings, overrides: dict[str, Any], *overlays: str) -> C
         overlays: files in configs/.
     """
     data = {
-        "bundle_root": str(BUNDLE_ROOT),
         "data::dataset_dir": str(settings.folder / "cases"),
         "data::datalist": f"{settings.num_images}.json",
         "data::img_size": settings.img_size,
         "hardware::gpu_ids": [0] if settings.device == "cuda" else [],
         "training::seed": settings.seed,
     }
-    return ConfigWorkflow(
-        config_file=[str(CONFIGS / name) for name in ("train.json", *overlays)],
-        meta_file=str(CONFIGS / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        run_id="training",
-        **{**data, **overrides},
-    )
+    return build_workflow(["train.json", *overlays], {**data, **overrides})
 
 
 def list_views(
@@ -97,7 +87,10 @@ def list_views(
     """
     parser = workflow(settings, {"data::img_size": img_size or settings.img_size}).parser
     augmentation = parser.get_parsed_content("augmentation") if augmented else None
-    data, transform = getattr(parser.get_parsed_content("data"), split), parser.get_parsed_content("preprocessing")
+    data, transform = (
+        getattr(parser.get_parsed_content("data"), split),
+        parser.get_parsed_content("train::preprocessing"),
+    )
     return ViewDataset(data, transform, augmentation, settings.seed)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .bundle_runs import fill, train
-from .reference_loop import seed_loop
+from .reference_loop import reference_loop
 from .settings import LITE_MEDSAM, Settings
 from .students import BF16, EXPORTS, FP32, OURS, export, infer, train_step
 from .teachers import FORMS, teacher_pass, write_weights
@@ -36,7 +36,7 @@ class Contender(NamedTuple):
 def list_contenders(settings: Settings) -> list[Contender]:
     """All of them, those on the GPU last, where there is one."""
     found = [Contender(f"weights_{model}", write_weights, {"model": model}) for model in _models(settings)]
-    on_device = _trainings(settings) + _seeds(settings) + _teachers(settings) + _students()
+    on_device = _trainings(settings) + _references(settings) + _teachers(settings) + _students()
     found += on_device + _exports() + _scaling(settings)
     if torch.cuda.is_available() and not settings.quick:
         found += [_on_gpu(contender) for contender in on_device if not contender.name.endswith(KEPT)]  # it is the CPU's
@@ -95,10 +95,11 @@ def _fill(name: str, mode: str, model: str, num_images: int) -> Contender:
     return Contender(name, fill, options, (f"weights_{model}",))
 
 
-def _seeds(settings: Settings) -> list[Contender]:
-    """The seed's loops."""
+def _references(settings: Settings) -> list[Contender]:
+    """The reference loops."""
     found = [
-        Contender(f"seed_{model}", seed_loop, {"model": model}, (f"weights_{model}",)) for model in settings.models
+        Contender(f"reference_{model}", reference_loop, {"model": model}, (f"weights_{model}",))
+        for model in settings.models
     ]
     return found + [_kept(contender) for contender in found]
 

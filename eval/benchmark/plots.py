@@ -21,7 +21,7 @@ from .settings import SAM_NAMES
 DPI = 100
 # name, contender and figure of numerator and denominator; {} is the SAM size
 SPEED_UPS = (
-    ("epoch: seed / ours, cache complete", "seed_{}.epoch_seconds", "replay_{}.epoch_seconds"),
+    ("epoch: reference / ours, cache complete", "reference_{}.epoch_seconds", "replay_{}.epoch_seconds"),
     (
         "teacher pass: stock fp32 / fast bf16",
         "teacher_{}_stock_fp32.image_seconds",
@@ -39,7 +39,12 @@ GROWTH = (
     "teachers, seconds an image over GFLOP",
     "cache vit_b, seconds to fill over images",
 )
-MEMORY = ("control", *(f"replay_{name}" for name in SAM_NAMES), "online_vit_b", *(f"seed_{name}" for name in SAM_NAMES))
+MEMORY = (
+    "control",
+    *(f"replay_{name}" for name in SAM_NAMES),
+    "online_vit_b",
+    *(f"reference_{name}" for name in SAM_NAMES),
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

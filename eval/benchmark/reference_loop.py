@@ -1,8 +1,8 @@
-"""The seed's loop written plainly: the stock teacher in fp32 in every step, an eager fp32 student, views made image by
-image.
+"""The reference implementation's loop, written plainly.
 
-The seed's manual leaves out what its loop does beside this (reading files, logging), so that the true loop is slower.
-Its allocator is as it comes, unless asked otherwise.
+The stock teacher runs in fp32 in every step beside an eager fp32 student, and views are made image by image. What the
+reference does beside this (reading files, logging) is left out, so that its true loop is slower. Its allocator is as it
+comes, unless asked otherwise.
 
 Shapes: B batch, C classes, H W pixels.
 """
@@ -18,7 +18,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from scripts.data.dataset import ViewLoader, ViewSampler
-from scripts.losses import TaskLoss, class_logits, resize
+from scripts.loss_terms import Batch, Task
+from scripts.losses import resize
+from scripts.metrics import class_logits
 from scripts.utils.hardware import keep_freed_memory, worker_count
 
 from .cases import list_views
@@ -28,11 +30,11 @@ from .students import MAX_NORM, build_student
 from .teachers import stock_teacher
 
 TEMPERATURE, ALPHA, BETA = 4.0, 0.5, 0.5
-NUM_WORKERS = 8  # the seed's; no more than the machine has cores
+NUM_WORKERS = 8  # of the reference implementation; no more than the machine has cores
 WARMUP = 2  # steps; 1 where the teacher takes so long that page faults do not show
 
 
-def seed_loop(settings: Settings, model: str, keep_memory: bool = False) -> dict[str, float]:
+def reference_loop(settings: Settings, model: str, keep_memory: bool = False) -> dict[str, float]:
     """Figures of a few steps, and the seconds that an epoch of them takes.
 
     Args:
@@ -49,14 +51,14 @@ def seed_loop(settings: Settings, model: str, keep_memory: bool = False) -> dict
     optimizer = torch.optim.AdamW(student.train().parameters(), lr=settings.lr)
     loader = _loader(settings)
     batches, seconds, waits = _endless(loader), [], []
-    for _ in range((WARMUP if model == "vit_b" else 1) + settings.seed_steps):
+    for _ in range((WARMUP if model == "vit_b" else 1) + settings.reference_steps):
         start = time.perf_counter()
         batch = next(batches)
         waits.append(time.perf_counter() - start)
         _step(batch["image"].to(settings.device), batch["label"].to(settings.device), teacher, student, optimizer)
         wait_for(settings.device)
         seconds.append(time.perf_counter() - start)
-    timed, waited = seconds[-settings.seed_steps :], waits[-settings.seed_steps :]
+    timed, waited = seconds[-settings.reference_steps :], waits[-settings.reference_steps :]
     figures = step_figures(timed, settings.batch_size, settings.device)
     return {**figures, "epoch_seconds": statistics.median(timed) * len(loader), "data_wait": sum(waited) / sum(timed)}
 
@@ -67,12 +69,12 @@ def _step(
     with torch.no_grad():
         teacher_logits = teacher(image).logits
     optimizer.zero_grad()
-    seed_loss(student(image), label, teacher_logits).backward()
+    reference_loss(student(image), label, teacher_logits).backward()
     nn.utils.clip_grad_norm_(student.parameters(), MAX_NORM)
     optimizer.step()
 
 
-def seed_loss(student_logits: torch.Tensor, label: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+def reference_loss(student_logits: torch.Tensor, label: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
     """alpha * task + beta * T^2 KL(teacher || student), the classes [0, x] in two channels, mean over B, H, W.
 
     Args:
@@ -84,7 +86,7 @@ def seed_loss(student_logits: torch.Tensor, label: torch.Tensor, teacher_logits:
         F.log_softmax(class_logits(logits) / TEMPERATURE, dim=1) for logits in (student_logits, teacher)
     )
     distill = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1).mean()
-    return ALPHA * TaskLoss(2)(student_logits, label) + BETA * TEMPERATURE**2 * distill
+    return ALPHA * Task()(Batch(student_logits, label)) + BETA * TEMPERATURE**2 * distill
 
 
 def _loader(settings: Settings) -> ViewLoader:

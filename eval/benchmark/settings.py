@@ -24,7 +24,7 @@ class Settings:
         device: `cpu` or `cuda`.
         seed: of weights, order and views.
         models: name in the tables -> SAM size that is built for it.
-        student: keyword arguments of TinyUSFMSeg beyond its defaults.
+        student: student::model_name.
         checkpoint: of a trained student whose exports are compared; the control's is taken when None.
         img_size: the student's, in pixels; likewise teacher_size.
         student_sizes: of the scaling fit, in pixels; likewise teacher_sizes.
@@ -34,7 +34,7 @@ class Settings:
             Fewer where a data set has fewer.
         views: of an image in `replay`.
         epochs: of a training; the first is left out of its median.
-        steps: timed steps; likewise seed_steps, of the seed's loop.
+        steps: timed steps; likewise reference_steps, of the reference loop.
         lr: of the trainings, high so that few steps give masks to compare exports on.
         quick: whether this is the test size.
     """
@@ -44,7 +44,7 @@ class Settings:
     device: str = "cpu"
     seed: int = 0
     models: dict[str, str] = field(default_factory=lambda: {name: name for name in SAM_NAMES})
-    student: dict[str, Any] = field(default_factory=dict)
+    student: str = "TinyUSFM_Seg"
     checkpoint: str | None = None
     img_size: int = 224
     teacher_size: int = 256
@@ -57,7 +57,7 @@ class Settings:
     views: int = 2
     epochs: int = 9
     steps: int = 8
-    seed_steps: int = 2
+    reference_steps: int = 2
     lr: float = 1e-3
     quick: bool = False
 
@@ -82,7 +82,7 @@ class Settings:
 
     def teacher(self, model: str, img_size: int | None = None) -> dict[str, Any]:
         """The config section `teacher` of a model whose files `write_weights` made; keyword arguments of
-        build_teacher too.
+        FrozenTeacher too.
         """
         lite = model == LITE_MEDSAM
         return {
@@ -103,7 +103,7 @@ def quick_settings(work: str, threads: int, checkpoint: str | None = None) -> Se
         threads,
         checkpoint=checkpoint,
         models=dict.fromkeys(SAM_NAMES, "vit_test"),
-        student={"embed_dim": 24, "depth": 4, "num_heads": 2, "out_indices": [0, 1, 2, 3], "channels": 16},
+        student="TinyUSFM_Test",
         img_size=64,
         teacher_size=64,
         student_sizes=(32, 64, 96),
@@ -114,6 +114,6 @@ def quick_settings(work: str, threads: int, checkpoint: str | None = None) -> Se
         views=1,
         epochs=2,
         steps=1,
-        seed_steps=1,
+        reference_steps=1,
         quick=True,
     )

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from scripts.export.formats import FORMS, load_runner
-from scripts.losses import DistillationLoss
-from scripts.networks.tinyusfm import TinyUSFMSeg, load_trained_student
+from scripts.losses import distillation_loss
+from scripts.networks.student import STUDENT_SIZES, load_trained_student
+from scripts.networks.tinyusfm import TinyUSFMSeg
 from scripts.optimization import build_optimizer
 from scripts.utils.hardware import Hardware, keep_freed_memory
 from scripts.utils.machine import without_folders
@@ -36,7 +37,7 @@ MAX_NORM = 1.0
 
 def build_student(settings: Settings, img_size: int | None = None) -> TinyUSFMSeg:
     """The run's student with random weights."""
-    return TinyUSFMSeg(img_size=img_size or settings.img_size, **settings.student)
+    return TinyUSFMSeg(img_size=img_size or settings.img_size, **STUDENT_SIZES[settings.student]._asdict())
 
 
 def train_step(
@@ -55,7 +56,7 @@ def train_step(
     torch.manual_seed(settings.seed)
     device, size = settings.device, img_size or settings.img_size
     hardware = Hardware([0] if device == "cuda" else []) if form == OURS else None
-    student, loss = build_student(settings, size).to(device).train(), DistillationLoss()
+    student, loss = build_student(settings, size).to(device).train(), distillation_loss()
     optimizer = build_optimizer(student, lr=settings.lr)
     images, labels = (x.to(device) for x in load_cases(settings, size, settings.batch_size))
     teacher_logits = torch.randn(settings.batch_size, 1, settings.teacher_size, settings.teacher_size, device=device)
@@ -64,7 +65,7 @@ def train_step(
         with hardware.autocast() if hardware else torch.autocast(device, enabled=False):
             logits = student(images)
         optimizer.zero_grad()
-        loss(logits, labels, teacher_logits).total.backward()
+        loss(logits, labels, teacher_logits)["loss"].backward()
         nn.utils.clip_grad_norm_(student.parameters(), MAX_NORM)
         optimizer.step()
 

@@ -17,17 +17,12 @@ from segment_anything.modeling import Sam
 from torch import nn
 
 from scripts.networks.adapters import Adapter, merge_adapter, read_adapter
+from scripts.networks.frozen_teacher import FrozenTeacher, store_in_bf16
 from scripts.networks.lite_medsam import build_lite_medsam, rename_key, shipped_checkpoint
-from scripts.networks.lora import DECODER_ONLY
+from scripts.networks.lora_names import DECODER_ONLY
 from scripts.networks.sam import build_sam, load_sam_checkpoint
-from scripts.networks.teacher import (
-    SamTeacher,
-    build_teacher,
-    build_trainable_teacher,
-    default_normalization,
-    export_adapter,
-    store_in_bf16,
-)
+from scripts.networks.teacher import SamTeacher, default_normalization
+from scripts.networks.tuning import tunable_teacher
 from scripts.networks.weights import load_strict, read_state_dict
 from scripts.utils.hardware import keep_freed_memory
 
@@ -70,7 +65,7 @@ def _linear(weight: torch.Tensor) -> nn.Linear:
 
 
 def write_weights(settings: Settings, model: str) -> dict[str, float]:
-    """Write a base file of random weights and the adapter of a fine-tuning that both the seed's way and ours read.
+    """Write a base file of random weights and the adapter of a fine-tuning that both the reference way and ours read.
 
     Position tables and LoRA's B, zero in a new network, are drawn too, so that nothing in the pass is idle.
     """
@@ -81,9 +76,9 @@ def write_weights(settings: Settings, model: str) -> dict[str, float]:
         _draw(sam, ("rel_pos_h", "rel_pos_w", "pos_embed"))
         torch.save(sam.state_dict(), files["sam_checkpoint"])
         del sam
-    teacher = build_trainable_teacher(**{**files, "lora_checkpoint": None})
+    teacher = tunable_teacher(FrozenTeacher(**{**files, "lora_checkpoint": None}))
     _draw(teacher, ("lora_B.default.weight",))
-    torch.save(export_adapter(teacher), files["lora_checkpoint"])
+    torch.save(teacher.best_state(), files["lora_checkpoint"])
     return {"parameters": sum(p.numel() for p in teacher.parameters())}
 
 
@@ -144,7 +139,7 @@ def teacher_pass(
     device, bf16, stock = settings.device, form.endswith("bf16"), form == "stock_fp32"
     if keep_memory or not stock:
         keep_freed_memory()
-    teacher = stock_teacher(settings, model) if stock else build_teacher(**settings.teacher(model, img_size))
+    teacher = stock_teacher(settings, model) if stock else _fast_teacher(settings, model, img_size)
     batch, steps = 2 if model in SMALL_BATCHES else 4, min(STEPS, settings.steps)
     images, _ = load_cases(settings, teacher.img_size, batch * (steps + 1))
     teacher, batches, logits = teacher.to(device), cycle(images.to(device).split(batch)), []
@@ -159,6 +154,10 @@ def teacher_pass(
     if img_size is None:
         figures.update(_compare_with_stock(settings, model, form, torch.cat(logits).float().cpu()))
     return figures
+
+
+def _fast_teacher(settings: Settings, model: str, img_size: int | None) -> SamTeacher:
+    return FrozenTeacher(**settings.teacher(model, img_size), precision="fp32").load()[0]
 
 
 def _compare_with_stock(settings: Settings, model: str, form: str, logits: torch.Tensor) -> dict[str, float]:

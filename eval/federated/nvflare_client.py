@@ -16,8 +16,9 @@ import torch
 from monai.fl.utils.constants import FlStatistics
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from eval.arms import parse_overrides
-from eval.federated.averaging import KEY_METRIC, make_client
+from eval.command_line import parse_overrides
+from eval.federated.averaging import make_client
+from eval.federated.options import KEY_METRIC
 
 
 def main(arguments: list[str]) -> None:

@@ -16,16 +16,15 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
-
-from scripts.run.config_check import RESERVED
 from scripts.utils.files import BUNDLE_ROOT
+from scripts.utils.screen import tell
 
-from ..arms import parse_overrides, report_error
-from .averaging import KEY_METRIC, TRAINING, check_options, federation_parser
+from ..command_line import parse_overrides, run_program
+from .options import KEY_METRIC, TRAINING, check_options, federation_parser
 
 CLIENT = "eval/federated/nvflare_client.py"  # below the working directory, as NVFlare wants it
 GLOBAL_MODEL = "server/simulate_job/app_server/FL_global_model.pt"
@@ -33,11 +32,8 @@ GLOBAL_MODEL = "server/simulate_job/app_server/FL_global_model.pt"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 1 after a message on stderr, or when the job fails."""
-    try:
-        options, overrides = _parse(sys.argv[1:] if arguments is None else arguments)
-        return run_job(options, overrides)
-    except Exception as error:
-        return report_error("nvflare_job", error)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_program("nvflare_job", lambda: run_job(*_parse(arguments)))
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -71,14 +67,8 @@ def run_job(options: argparse.Namespace, overrides: list[str]) -> int:
     folder = options.output_dir.resolve()
     schedule = ["--training::num_epochs", str(options.rounds * options.local_epochs)]
     files = [str(Path(file).resolve()) for file in options.config_file]
-    common = [
-        "--bundle_root",
-        str(BUNDLE_ROOT),
-        "--output_dir",
-        str(folder / "sites"),
-        "--local_epochs",
-        str(options.local_epochs),
-    ]
+    places = {"--bundle_root": BUNDLE_ROOT, "--output_dir": folder / "sites", "--local_epochs": options.local_epochs}
+    common = [str(word) for pair in places.items() for word in pair]
     common += ["--config_file", *files] if files else []
     sites = {f"site-{i}": str(Path(path).resolve()) for i, path in enumerate(options.dataset_dirs, 1)}
     recipe = FedAvgRecipe(
@@ -92,7 +82,7 @@ def run_job(options: argparse.Namespace, overrides: list[str]) -> int:
         command=f"{sys.executable} -u",
     )
     words = {site: [*common, "--dataset_dir", path, *schedule, *overrides] for site, path in sites.items()}
-    set_per_site_config(recipe, {site: {"train_args": shlex.join(own)} for site, own in words.items()})
+    set_per_site_config(recipe, {site: {"train_args": shlex.join(arguments)} for site, arguments in words.items()})
     if options.export:
         recipe.export(str(folder / "job"))
         return 0
@@ -102,24 +92,18 @@ def run_job(options: argparse.Namespace, overrides: list[str]) -> int:
     model = Path(recipe.execute(environment).get_result()) / GLOBAL_MODEL
     if environment.last_run_failed or not model.is_file():
         raise OSError(f"the job has failed and left no {model}; the clients' messages are above.")
-    print("global model:", model)
+    tell(f"global model: {model}")
     return 0
 
 
 def initial_student(overrides: list[str], config_files: Sequence[str] = ()) -> dict[str, Any]:
-    """The student that the first round starts from, as NVFlare's server builds it: the class and the arguments of
-    `network_def`.
-    """
-    files = [*(str(BUNDLE_ROOT / name) for name in TRAINING), *config_files]
-    workflow = ConfigWorkflow(
-        files, logging_file=False, workflow_type="train", bundle_root=str(BUNDLE_ROOT), **parse_overrides(overrides)
-    )
-    component = workflow.parser["network_def"]
-    names = [name for name in component if name not in RESERVED]
-    return {
-        "class_path": component["_target_"],
-        "args": {name: workflow.parser.get_parsed_content(f"network_def::{name}") for name in names},
-    }
+    """The student that the first round starts from, as NVFlare's server builds it: a class and its arguments."""
+    from scripts.run.workflow import build_workflow
+
+    workflow = build_workflow([*(BUNDLE_ROOT / name for name in TRAINING), *config_files], parse_overrides(overrides))
+    sizes = {name: workflow.parser.get_parsed_content(f"data::{name}") for name in ("num_classes", "img_size")}
+    student = workflow.parser.get_parsed_content("student")
+    return {"class_path": "scripts.networks.student.student_from_choices", "args": {**sizes, **asdict(student)}}
 
 
 if __name__ == "__main__":

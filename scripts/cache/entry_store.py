@@ -9,8 +9,6 @@ folder: the same key always means the same content, and a file takes its name on
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..utils.digests import entry_digest
 from ..utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class EntryStore:
             logger.warning("cache entry %s is damaged (%s): it counts as missing.", path, error)
             return None
         labels = {name: metadata.get(name, "") for name in LABELS}
-        if checksum(tensors, labels) != metadata.get(CHECKSUM):
+        if entry_digest(tensors, labels) != metadata.get(CHECKSUM):
             logger.warning("cache entry %s is damaged (its checksum differs): it counts as missing.", path)
             return None
         if labels != self._labels(key):
@@ -79,22 +78,12 @@ class EntryStore:
         try:
             # not flushed to the disk: after a crash of the machine the checksum tells
             with atomic_path(path, flush=False) as partial:
-                save_file(tensors, partial, {**labels, CHECKSUM: checksum(tensors, labels)})
+                save_file(tensors, partial, {**labels, CHECKSUM: entry_digest(tensors, labels)})
         except (OSError, SafetensorError) as error:
             raise OSError(getattr(error, "errno", None) or errno.EIO, explain(self.folder, error)) from error
 
     def _labels(self, key: str) -> dict[str, str]:
         return dict(zip(LABELS, (self.owner, key)))
-
-
-def checksum(tensors: Mapping[str, torch.Tensor], labels: Mapping[str, str] | None = None) -> str:
-    """BLAKE2b in hex over names, types, shapes and bytes, whatever the order, and over labels."""
-    digest = hashlib.blake2b(json.dumps(labels or {}, sort_keys=True).encode(), digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def explain(folder: Path, error: BaseException) -> str:

@@ -9,14 +9,13 @@ Shapes: B batch, H W pixels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..networks.weights import fingerprint
+from ..utils.digests import array_digest, weights_digest
 from .entry_store import EntryStore
 
 
@@ -29,7 +28,7 @@ class OutputCache:
     """
 
     def __init__(self, directory: str | Path, network: nn.Module) -> None:
-        weights = fingerprint(network.state_dict())
+        weights = weights_digest(network.state_dict())
         self.store = EntryStore(Path(directory) / weights[:16], weights)
         self.hits = self.misses = 0
 
@@ -56,6 +55,4 @@ class OutputCache:
 def _key(image: torch.Tensor) -> str:
     device = image.device.type
     precision = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else str(image.dtype)
-    digest = hashlib.blake2b(image.contiguous().cpu().numpy(), digest_size=20)
-    digest.update(f"{tuple(image.shape)} {precision}".encode())
-    return digest.hexdigest()
+    return array_digest(image.cpu().numpy(), f"{tuple(image.shape)} {precision}")

@@ -7,8 +7,6 @@ again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,9 @@ from monai.data import DataLoader
 from monai.transforms import Compose
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
-from tqdm import tqdm
+
+from ..utils.digests import content_digest, json_digest
+from ..utils.screen import track
 
 BASE = -1  # the number of the view before augmentation
 _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
@@ -112,11 +112,11 @@ class ViewDataset(Dataset):
         parts = [self._file_digest(index), self.settings["preprocessing"]]
         if self.augmentation is not None and number != BASE:
             parts += [self.settings["augmentation"], _seed_from(self.seed, index, number)]
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=20).hexdigest()
+        return json_digest(parts)
 
     def _file_digest(self, index: int) -> str:
         if self._digests[index] is None:
-            self._digests[index] = hashlib.blake2b(Path(self.data[index][CommonKeys.IMAGE]).read_bytes()).hexdigest()
+            self._digests[index] = content_digest(Path(self.data[index][CommonKeys.IMAGE]).read_bytes())
         return self._digests[index]
 
     def fill(self) -> None:
@@ -125,11 +125,8 @@ class ViewDataset(Dataset):
         if not missing:
             return
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            progress = tqdm(
-                pool.map(self._prepared, missing), "Reading images", len(missing), leave=False, disable=None
-            )
             try:
-                for _ in progress:
+                for _ in track(pool.map(self._prepared, missing), "reading images", len(missing)):
                     pass
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -153,14 +150,6 @@ class ViewDataset(Dataset):
                 cause = cause.__cause__
             raise cause or error from None
         return {key: torch.as_tensor(result[key]) for key in _KEYS if key in result}
-
-
-def view_settings(dataset: Dataset) -> dict[str, str | int | None]:
-    """What the views of a data set depend on beside files and seed, by config key; nothing where it does not tell."""
-    settings = getattr(dataset, "settings", None)
-    if settings is None:
-        return {}
-    return {"transform": settings["preprocessing"], "augmentation": settings["augmentation"], "views": dataset.views}
 
 
 class ViewSampler(Sampler):

@@ -1,10 +1,9 @@
-"""Calibration: is a network right as often as it is confident? Expected calibration error, reliability bins,
-temperature.
+"""Calibration: is a network right as often as it is confident? Expected calibration error, bins and temperature.
 
 Guo et al. 2017, arXiv:1706.04599: top-label confidence (Sec. 2), 15 bins of equal width (eq. 3), one temperature by
-validation (Sec. 4.2). Here every pixel is one sample, and most pixels are easy background: errors of all networks are
-small, so compare them on the same images only. With two classes no confidence is below 0.5, and the lower bins stay
-empty. Emptying a prediction may well improve its calibration: ECE is no measure of quality.
+validation (Sec. 4.2). Here every pixel is one sample. Most pixels are easy background, so that the errors of all
+networks are small: compare them on the same images only. With two classes no confidence is below 0.5, and the lower
+bins stay empty. Emptying a prediction can improve its calibration: ECE is no measure of quality.
 
 Legend: C classes with the background, H rows, W columns, N pixels, M bins.
 """
@@ -20,7 +19,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
-from ..losses import class_logits
+from ..metrics import class_logits
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +28,6 @@ CONFIDENT = 0.9
 TEMPERATURES = (0.05, 20.0)
 MAX_PIXELS = 1_000_000
 SEED = 0
-
-
-def logits_to_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Probabilities, float32: the sigmoid of one channel (1, H, W), the softmax over the classes of (C, H, W)."""
-    logits = logits.float()
-    return logits.sigmoid() if logits.shape[0] == 1 else logits.softmax(dim=0)
 
 
 class Reliability:
@@ -77,10 +70,9 @@ class Reliability:
         """The figures over all pixels.
 
         Returns:
-            ece: expected calibration error. accuracy, mean_confidence. confident_errors: share of the wrong pixels
-                whose
-            confidence is above 0.9; 0 when none is wrong. bins: by confidence, each with low, high, count, and the mean
-            confidence and accuracy of its pixels, None where it has no pixels.
+            A dict of ece (expected calibration error), accuracy, mean_confidence, confident_errors and bins.
+            confident_errors is the share of the wrong pixels whose confidence is above 0.9; 0 when none is wrong. A bin
+            has low, high, count, and the mean confidence and accuracy of its pixels, None where it has no pixels.
         """
         count, confidence, correct = self.bins.sum(dim=1).tolist()
         if not count:
@@ -125,10 +117,10 @@ def _top_label(probabilities: torch.Tensor, label: torch.Tensor) -> tuple[torch.
 def fit_temperature(logits: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> float:
     """The temperature T whose softmax(logits / T) makes the labels most likely (Guo et al., Sec. 4.2).
 
-    The mean negative log-likelihood of pixels has one minimum over T, as it is convex in 1 / T; it is searched over log
-    T. Of more than a million pixels in all, a fixed random choice is taken, from each case the same share. T above 1:
-    the network is too confident. T lies between 0.05 and 20; a warning is logged when it is one of them, as with a
-    network without errors, which no T makes confident enough.
+    The mean negative log-likelihood of pixels has one minimum over T, as it is convex in 1 / T. It is searched over log
+    T. Of more than a million pixels in all, a fixed random choice is taken, from each case the same share. T above 1
+    means that the network is too confident. T lies between 0.05 and 20. A warning is logged when it is one of them, as
+    with a network without errors, which no T makes confident enough.
 
     Args:
         logits: of the validation cases, each (C, H, W), or (1, H, W) for two classes; unnormalized.
@@ -143,18 +135,16 @@ def fit_temperature(logits: Sequence[torch.Tensor], labels: Sequence[torch.Tenso
         return float(F.cross_entropy(logits / math.exp(log_temperature), labels))
 
     bounds = tuple(map(math.log, TEMPERATURES))
-    found = minimize_scalar(likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x
-    if min(abs(found - bound) for bound in bounds) < 1e-3:
+    best = minimize_scalar(likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x
+    if min(abs(best - bound) for bound in bounds) < 1e-3:
         logger.warning(
-            "the best temperature, %.3g, is at the end of %s to %s: do not rely on it.", math.exp(found), *TEMPERATURES
+            "the best temperature, %.3g, is at the end of %s to %s: do not rely on it.", math.exp(best), *TEMPERATURES
         )
-    return math.exp(found)
+    return math.exp(best)
 
 
 def _sample_pixels(logits: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (N, C), float64, with one column a class, and class indices (N,), of at most MAX_PIXELS pixels of all
-    cases.
-    """
+    """Logits (N, C), float64, and class indices (N,), of at most MAX_PIXELS pixels of all cases."""
     if len(logits) != len(labels):
         raise ValueError(f"there are {len(logits)} logits and {len(labels)} labels, expected one label for each case.")
     if not logits:
@@ -170,11 +160,8 @@ def _sample_pixels(logits: Sequence[torch.Tensor], labels: Sequence[torch.Tensor
         except ValueError as error:
             raise ValueError(f"case {i}: {error}") from None
         pixels = class_logits(case_logits.detach().cpu().double()[None])[0].flatten(1)  # (C, H, W) -> (C, HW)
-        chosen = (
-            slice(None)
-            if share == 1
-            else torch.randperm(label.numel(), generator=generator)[: int(share * label.numel())]
-        )
+        size = label.numel()
+        chosen = slice(None) if share == 1 else torch.randperm(size, generator=generator)[: int(share * size)]
         columns.append(pixels[:, chosen])
         classes.append(label.detach().cpu().flatten()[chosen].long())
     return torch.cat(columns, dim=1).T.contiguous(), torch.cat(classes)

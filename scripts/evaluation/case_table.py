@@ -1,7 +1,7 @@
-"""Rows of cases that several arms and seeds were evaluated on: checked, put in order, and what is to be said of them.
+"""Rows of cases that several arms and seeds were evaluated on: checked, put in order, and their warnings.
 
-A row is a dict, one a case, arm and seed: case, patient, arm, seed, metrics, areas, counts and columns of the datalist.
-All arms and seeds hold the same cases. A case without a patient counts as one of its own.
+A row is a dict, one a case, arm and seed. It holds case, patient, arm, seed, metrics, areas, counts and columns of the
+datalist. All arms and seeds hold the same cases. A case without a patient counts as a patient of its own.
 
 Legend: S seeds of an arm, N cases.
 """
@@ -63,26 +63,25 @@ def _check_cases(runs: Mapping[str, Mapping[Any, Mapping[str, Row]]]) -> None:
     for name, cases in named[1:]:
         lacking, others = [c for c in expected if c not in cases], [c for c in cases if c not in expected]
         if lacking or others:
-            found = [f"lacks {len(lacking)} of {len(expected)} ({_some(lacking)})"] if lacking else []
-            found += [f"has {len(others)} more ({_some(others)})"] if others else []
+            faults = [f"lacks {len(lacking)} of {len(expected)} ({_some(lacking)})"] if lacking else []
+            faults += [f"has {len(others)} more ({_some(others)})"] if others else []
             raise ValueError(
-                f"{name} does not have the cases of {first}: it {' and '.join(found)}; evaluate all arms on the same "
+                f"{name} does not have the cases of {first}: it {' and '.join(faults)}; evaluate all arms on the same "
                 "list."
             )
 
 
 def _check_patients(rows: Sequence[Row]) -> None:
     """A case has the same patient in every arm and seed."""
-    known: dict[str, tuple[str, str]] = {}
+    patients: dict[str, tuple[str, str]] = {}
     for row in rows:
         patient = _patient(row)
-        other = known.setdefault(row["case"], patient)
+        other = patients.setdefault(row["case"], patient)
         if patient != other:
             names = [name if kind == "patient" else "none" for kind, name in (other, patient)]
             raise ValueError(
-                f"case {row['case']} has the patient {names[0]} in one row and {names[1]} in arm {row['arm']}, seed "
-                f"{row['seed']}; "
-                "evaluate all arms on the same list."
+                f"case {row['case']} has the patient {names[0]} in one row and {names[1]} in arm {row['arm']}, "
+                f"seed {row['seed']}; evaluate all arms on the same list."
             )
 
 
@@ -93,6 +92,7 @@ def _patient(row: Row) -> tuple[str, str]:
 
 
 def is_missing(value: Any) -> bool:
+    """Whether a value is None, an empty text or nan."""
     return (
         value is None
         or (isinstance(value, str) and not value.strip())
@@ -167,15 +167,15 @@ def parse_number(value: Any) -> float | None:
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the figures must know, a sentence each: missing patients, one seed, empty predictions, few
-    patients.
+    """What a reader of the figures must know: missing patients, one seed, empty predictions, few patients.
 
     It raises nothing for rows that `check_rows` refuses, so that a report can still tell what it can.
     """
     if not rows:
         return ["There are no cases: nothing was measured."]
     runs = _group(rows)
-    notes = [_patients_note(rows), *(note for arm, seeds in runs.items() for note in _arm_notes(arm, seeds))]
+    notes = [_patients_note(rows), one_seed_note([arm for arm, seeds in runs.items() if len(seeds) == 1])]
+    notes += [note for arm, seeds in runs.items() for note in _empty_notes(arm, seeds)]
     num_patients = len({_patient(row) for row in rows})
     if num_patients < FEW_PATIENTS:
         notes.append(
@@ -191,18 +191,26 @@ def _patients_note(rows: Sequence[Row]) -> str:
         return ""
     return (
         f"{len(missing)} of {plural(len(cases), 'case')} without a patient ({_some(missing)}), each counted as one of "
-        "its own: "
-        "if some share a patient, the intervals are too narrow; add patient to the datalist."
+        "its own: if some share a patient, the intervals are too narrow; add patient to the datalist."
     )
 
 
-def _arm_notes(arm: str, seeds: Mapping[Any, Mapping[str, Row]]) -> list[str]:
-    notes = [f"Arm {arm} has one seed: the spread between seeds is unknown."] if len(seeds) == 1 else []
+def one_seed_note(arms: Sequence[str]) -> str:
+    """A sentence on the arms that were trained with one seed; empty where there are none."""
+    if not arms:
+        return ""
+    one = f"Arm {arms[0]} has one seed"
+    several = f"Arms {', '.join(arms[:-1])} and {arms[-1]} have one seed each"
+    return f"{one if len(arms) == 1 else several}: the spread between seeds is unknown."
+
+
+def _empty_notes(arm: str, seeds: Mapping[Any, Mapping[str, Row]]) -> list[str]:
     empty = [seed for seed, cases in seeds.items() if all(row.get("predicted_area") == 0 for row in cases.values())]
     if len(empty) == len(seeds):
-        return [*notes, f"All predictions of arm {arm} are empty: the network finds nothing in any case."]
-    return [*notes, *(f"All predictions of arm {arm}, seed {seed}, are empty." for seed in empty)]
+        return [f"All predictions of arm {arm} are empty: the network finds nothing in any case."]
+    return [f"All predictions of arm {arm}, seed {seed}, are empty." for seed in empty]
 
 
 def plural(number: int, noun: str) -> str:
+    """Such as "1 case" or "2 cases"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

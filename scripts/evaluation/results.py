@@ -1,7 +1,6 @@
-"""The results of an evaluation as files: test_results.txt to read, metrics.csv with every case, summary.json with the
-means.
+"""The results of an evaluation as files: test_results.txt to read, metrics.csv of every case, summary.json of means.
 
-Rows are dicts, one a case, arm and seed: case, patient, arm, seed, columns of the datalist, metrics, areas and counts.
+Rows are those of case_table.py.
 """
 
 from __future__ import annotations
@@ -14,20 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metrics import AREAS, COUNTS, METRICS
+from ..metrics import AREAS, COUNTS, METRICS, UNITS
 from ..utils.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
 NUM_WORST = 5
-UNITS = {"hd95": "hd95 (pixels)", "hd95_mm": "hd95 (mm)", "nsd": "nsd (2 pixels)", "nsd_mm": "nsd (1 mm)"}
-TABLE = "metrics.csv"
+METRICS_FILE = "metrics.csv"
 
 
 def write_results(
     rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, float]], output_dir: Path
 ) -> None:
-    """Write the three files, each in one step, and tell the readable one.
+    """Write the three files, each in one step.
 
     Args:
         rows: of all arms.
@@ -35,28 +33,25 @@ def write_results(
         output_dir: made when it is not there.
     """
     contents = {
-        TABLE: table(rows),
+        METRICS_FILE: table(rows),
         "summary.json": json.dumps(summary, indent=4) + "\n",
         "test_results.txt": results_text(summary, rows),
     }
     for name, content in contents.items():
         with atomic_path(output_dir / name) as partial:
             partial.write_text(content, encoding="utf-8", newline="")
-    logger.info("results in %s\n%s", output_dir, contents["test_results.txt"])
+    logger.info("results written to %s: %s", output_dir, ", ".join(contents))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """CSV with a row a case, arm and seed; what is in mm is blank where the size of a pixel is unknown."""
     names = dict.fromkeys(key for row in rows for key in row)
-    first, last = (
-        ["case", "patient", "arm", "seed"],
-        [*AREAS, *(key for key in names if key.endswith("_area_mm2")), *COUNTS],
-    )
+    first = ["case", "patient", "arm", "seed"]
+    areas = [*AREAS, *(key for key in names if key.endswith("_area_mm2"))]
+    last = [key for key in dict.fromkeys([*areas, *COUNTS]) if key in names]
     between = [key for key in names if key not in first and key not in last]
     file = io.StringIO()
-    writer = csv.DictWriter(
-        file, [*first, *between, *(key for key in dict.fromkeys(last) if key in names)], lineterminator="\n"
-    )
+    writer = csv.DictWriter(file, [*first, *between, *last], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
@@ -93,26 +88,26 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         ValueError: a file that is no such table, or a table without rows.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a {TABLE} of an evaluation.")
+        raise FileNotFoundError(f"{path} does not exist; expected a {METRICS_FILE} of an evaluation.")
     with open(path, newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     if not lines:
-        raise ValueError(f"{path} has no rows; expected a {TABLE} of an evaluation.")
+        raise ValueError(f"{path} has no rows; expected a {METRICS_FILE} of an evaluation.")
     for number, line in enumerate(lines, 1):
         missing = [key for key in ("case", "arm", "seed", "dice") if not line.get(key)]
         if missing:
-            raise ValueError(f"row {number} of {path} has no {missing[0]}; expected a {TABLE} of an evaluation.")
+            raise ValueError(f"row {number} of {path} has no {missing[0]}; expected a {METRICS_FILE} of an evaluation.")
     rows = [{key: _value(key, text, str(path)) for key, text in line.items() if text} for line in lines]
     return [{"patient": "", **row} for row in rows]
 
 
-def _value(key: str, text: str, where: str) -> str | int | float:
+def _value(key: str, text: str, path: str) -> str | int | float:
     """A number in the columns that hold measurements; names, patients and columns of the datalist stay texts."""
     kind = int if key == "seed" or key in COUNTS or key in AREAS else float if is_measured(key) else str
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{where} has {text!r} in the column {key}, expected a number.") from None
+        raise ValueError(f"{path} has {text!r} in the column {key}, expected a number.") from None
 
 
 def is_measured(key: str) -> bool:

@@ -1,11 +1,8 @@
 """Statistics of cases that several arms and seeds were evaluated on: means with intervals, and comparisons.
 
-Images of one patient are alike, so patients are what is resampled and tested, not cases: the bootstrap is the cluster
-bootstrap of Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x, with percentile intervals. It covers which
-patients were drawn, not how a training turns out; for that there is the spread of the seeds.
-
-Rows are those of case_table.py. Imported as scripts.evaluation.statistics, it leaves Python's own `statistics` as it
-is.
+Images of one patient are alike, so patients are resampled and tested, not cases. The bootstrap is the cluster bootstrap
+of Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x, with percentile intervals. It covers which patients were
+drawn, not how a training turns out: for that there is the spread of the seeds.
 
 Legend: S seeds of an arm, N cases.
 """
@@ -18,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import wilcoxon
 
-from ..metrics import COUNTS, LOWER_IS_BETTER
-from .case_table import FEW_PATIENTS, CaseTable, Row, parse_number, plural
+from ..metrics import COUNTS, TITLES, lower_is_better
+from ..utils.options import ARMS
+from .case_table import FEW_PATIENTS, CaseTable, parse_number, plural
 
 TEST = "Wilcoxon signed-rank on patients' mean differences"
 # Means over seeds differ in their last bits by the order of addition; equal values must stay ties, and ties at 0 zeros.
 DIGITS = 12
+LENGTH_UNITS = {"hd95": "pixels", "hd95_mm": "mm"}
 
 
 class Interval(NamedTuple):
@@ -44,7 +43,7 @@ def cluster_bootstrap(
     """The mean over all values and its percentile interval when whole clusters are drawn with replacement.
 
     Each resample draws as many clusters as there are and takes the mean over all their values, so that a cluster weighs
-    by its size. One cluster gives an interval without width, which tells nothing.
+    by its size. One cluster gives an interval without width, which says nothing.
 
     Args:
         values: (N,), finite.
@@ -86,23 +85,21 @@ def _spread(values: np.ndarray) -> float | None:
     return round(float(np.ptp(values.mean(axis=1))), DIGITS) if len(values) > 1 else None
 
 
-def summarize_arms(rows: Sequence[Row], metrics: Sequence[str], **bootstrap: Any) -> dict[str, dict[str, Any]]:
+def summarize_arms(table: CaseTable, metrics: Sequence[str], **bootstrap: Any) -> dict[str, dict[str, Any]]:
     """By arm: num_cases, num_patients, num_seeds, metrics and counts.
 
-    A case's value is its mean over the arm's seeds; mean, low and high are of those over patients
-    (`cluster_bootstrap`). seed_means are the means over cases of each seed, seed_spread the largest less the smallest,
-    None with one seed. Counts of empty masks are summed over cases and seeds.
+    A case's value is its mean over the arm's seeds. mean, low and high are of those over patients
+    (`cluster_bootstrap`). seed_means are the means over cases of each seed. seed_spread is the largest less the
+    smallest, None with one seed. Counts of empty masks are summed over cases and seeds.
 
     Args:
-        rows: see the module.
+        table: of all arms.
         metrics: names that all rows have.
         bootstrap: options of `cluster_bootstrap`.
 
     Raises:
-        ValueError: rows that cannot be compared (`check_rows`), an unknown metric, or a value that is missing or not
-            finite.
+        ValueError: an unknown metric, or a value that is missing or not finite.
     """
-    table = CaseTable(rows)
     return {arm: _summarize(table, arm, metrics, bootstrap) for arm in table.runs}
 
 
@@ -125,46 +122,35 @@ def _summarize_metric(table: CaseTable, arm: str, metric: str, bootstrap: Mappin
 
 
 def compare_arms(
-    rows: Sequence[Row], arm: str, reference: str, metric: str, margin: float | None = None, **bootstrap: Any
+    table: CaseTable, arm: str, reference: str, metric: str, margin: float | None = None, **bootstrap: Any
 ) -> dict[str, Any]:
-    """Two arms, paired on cases: the difference with its interval, a test, and a verdict in plain words.
+    """Two arms, paired on cases: the difference with its interval, a test, and the verdict of `describe_difference`.
 
-    The difference is arm less reference, in the mean over cases; a case's value is its mean over the arm's seeds. The
-    interval is over patients (`cluster_bootstrap`), the p-value two-sided, of the Wilcoxon signed-rank test on the mean
-    difference of each patient, which are independent where the cases are not; it is 1 when all are 0.
+    The difference is arm less reference, in the mean over cases. A case's value is its mean over the arm's seeds. The
+    interval is over patients (`cluster_bootstrap`). The p-value is two-sided, of the Wilcoxon signed-rank test on the
+    mean difference of each patient, since patients are independent and cases are not. It is 1 when all are 0.
 
-    For the verdict the difference is turned so that a gain is positive whether the metric is better higher or lower. It
-    is noise when its size is at most the larger of the two arms' seed spreads (largest less smallest mean of a seed),
-    whatever the interval says; an arm with one seed adds nothing to the spread and is named. Else it is better or worse
-    when the interval is on one side of 0. The arm is non-inferior when the lower end of the interval of the gain is
-    above -margin; with one patient it is never shown to be. Below FEW_PATIENTS the verdict says that it is not to be
-    relied on.
+    seed_spread is the larger of the two arms' spreads (largest less smallest mean of a seed). An arm with one seed has
+    none. non_inferior is whether the lower end of the interval of the gain is above -margin, with two patients or more.
 
     Args:
-        rows: see the module.
+        table: of both arms.
         arm: such as student.
         reference: such as control or teacher.
         metric: a name that all rows of both arms have.
-        margin: shortfall in the metric that still counts as equal, positive, to be chosen before the results are seen;
+        margin: shortfall in the metric that still counts as equal, positive, to be chosen before the results are seen.
             None skips non-inferiority.
         bootstrap: options of `cluster_bootstrap`.
 
     Raises:
-        ValueError: as `summarize_arms`, an unknown arm, or a margin that is not positive.
+        ValueError: an unknown arm or metric, a value that is missing or not finite, or a margin that is not positive.
     """
     margin = _check_margin(margin)
-    table = CaseTable(rows)
     values = [table.values(name, metric) for name in (arm, reference)]
     differences = np.round(values[0].mean(axis=0) - values[1].mean(axis=0), DIGITS)
     interval = cluster_bootstrap(differences, table.clusters, **bootstrap)
-    spread = max((s for s in map(_spread, values) if s is not None), default=None)
-    gain = Interval(-interval.mean, -interval.high, -interval.low) if _lower_is_better(metric) else interval
-    non_inferior = None if margin is None else table.num_patients > 1 and gain.low > -margin
-    parts = [] if margin is None else [_non_inferiority(gain, margin, table.num_patients)]
-    parts += [_superiority(gain, spread, table.num_patients), *_unknown_spread({arm: values[0], reference: values[1]})]
-    if table.num_patients < FEW_PATIENTS:
-        parts.append(f"only {plural(table.num_patients, 'patient')}: not to be relied on")
-    return {
+    worst = _gain(interval, metric).low
+    row = {
         "arm": arm,
         "reference": reference,
         "metric": metric,
@@ -174,11 +160,11 @@ def compare_arms(
         "p_value": _wilcoxon(differences, table.clusters),
         "test": TEST,
         "num_patients": table.num_patients,
-        "seed_spread": spread,
+        "seed_spread": max((spread for spread in map(_spread, values) if spread is not None), default=None),
         "margin": margin,
-        "non_inferior": non_inferior,
-        "verdict": "; ".join(parts),
+        "non_inferior": None if margin is None else table.num_patients > 1 and worst > -margin,
     }
+    return {**row, "verdict": describe_difference(row)}
 
 
 def _check_margin(margin: Any) -> float | None:
@@ -188,9 +174,9 @@ def _check_margin(margin: Any) -> float | None:
     return number
 
 
-def _lower_is_better(metric: str) -> bool:
-    """Also of one class, such as hd95_class2."""
-    return metric.split("_class")[0] in LOWER_IS_BETTER
+def _gain(interval: Interval, metric: str) -> Interval:
+    """The interval of a difference, turned so that above 0 is better."""
+    return Interval(-interval.mean, -interval.high, -interval.low) if lower_is_better(metric) else interval
 
 
 def _wilcoxon(differences: np.ndarray, clusters: Sequence[Hashable]) -> float:
@@ -199,40 +185,57 @@ def _wilcoxon(differences: np.ndarray, clusters: Sequence[Hashable]) -> float:
     return float(wilcoxon(means).pvalue) if means.any() else 1.0
 
 
-def _non_inferiority(gain: Interval, margin: float, num_patients: int) -> str:
-    if num_patients < 2:
-        return "not shown to be non-inferior: one patient gives no interval"
-    if gain.low > -margin:
-        return f"non-inferior: the lower end of the gain {_text(gain.low)} is above the margin {_text(-margin)}"
-    return (
-        f"not shown to be non-inferior: the lower end of the gain {_text(gain.low)} is not above the margin "
-        f"{_text(-margin)}"
-    )
+def describe_difference(row: Mapping[str, Any]) -> str:
+    """What a comparison found, the number first: "Better than the control by 0.036 Dice (95 % CI 0.022 to 0.049)."
+
+    The difference is noise when its size is at most the spread of the seeds, whatever the interval says. Otherwise the
+    arm is better or worse when the interval is on one side of 0. Below FEW_PATIENTS a second sentence says so.
+
+    Args:
+        row: of `compare_arms`, or of the comparisons in a report.json.
+    """
+    sentence = _describe_size(row)
+    if row["margin"] is not None:
+        shown = "shown" if row["non_inferior"] else "not shown"
+        sentence += f"; non-inferiority at {_text(row['margin'], row['metric'])} {shown}"
+    if row["num_patients"] < FEW_PATIENTS:
+        sentence += f". Only {plural(row['num_patients'], 'patient')}: do not rely on it"
+    return f"{sentence}."
 
 
-def _superiority(gain: Interval, spread: float | None, num_patients: int) -> str:
-    """Noise, better, worse, or nothing to tell, with the figures."""
-    mean = round(gain.mean, DIGITS)
-    size, word = abs(mean), "gain" if mean > 0 else "shortfall" if mean < 0 else "difference"
-    if spread is not None and size <= spread:
-        return f"noise: the {word} {_text(size)} is inside the spread of the seeds ({_text(spread)})"
-    if num_patients < 2:
-        return "no difference can be told: one patient gives no interval"
-    if gain.low <= 0 <= gain.high:
-        ends = f"{_text(gain.low)} to {_text(gain.high)}"
-        return f"no difference can be told: the interval holds 0 (gain {_text(gain.mean)}, {ends})"
+def _describe_size(row: Mapping[str, Any]) -> str:
+    """Noise, no difference, better or worse."""
+    metric, spread = row["metric"], row["seed_spread"]
+    reference = f"the {row['reference']}" if row["reference"] in ARMS else row["reference"]
+    interval = Interval(row["difference"], row["low"], row["high"])
+    amount = f"{_text(abs(interval.mean), metric)} {_unit(metric)}"
+    if spread is not None and abs(round(interval.mean, DIGITS)) <= spread:
+        return (
+            f"Difference to {reference} of {amount} is inside the spread of the seeds ({_text(spread, metric)}): noise"
+        )
+    gain = _gain(interval, metric)
+    if row["num_patients"] < 2 or gain.low <= 0 <= gain.high:
+        signed = f"{'-' if interval.mean < 0 else '+'}{amount}"
+        ends = "one patient gives no interval" if row["num_patients"] < 2 else _ends(interval, metric)
+        return f"No difference to {reference} can be told: {signed} ({ends})"
     if gain.low > 0:
-        return f"better: the gain {_text(size)} has the interval {_text(gain.low)} to {_text(gain.high)}"
-    return f"worse: the shortfall {_text(size)} has the interval {_text(-gain.high)} to {_text(-gain.low)}"
+        return f"Better than {reference} by {amount} ({_ends(gain, metric)})"
+    return f"Worse than {reference} by {amount} ({_ends(Interval(-gain.mean, -gain.high, -gain.low), metric)})"
 
 
-def _unknown_spread(values: Mapping[str, np.ndarray]) -> list[str]:
-    """A note on arms with one seed."""
-    names = [name for name, seeds in values.items() if len(seeds) == 1]
-    of = "" if len(names) == len(values) else f" for {' and '.join(names)}"
-    return [f"with one seed the spread between seeds is unknown{of}"] if names else []
+def _ends(interval: Interval, metric: str) -> str:
+    return f"95 % CI {_text(interval.low, metric)} to {_text(interval.high, metric)}"
 
 
-def _text(value: float) -> str:
-    """Three decimals, or two digits of what they would show as 0; no minus zero."""
-    return f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value + 0.0:.3f}"
+def _unit(metric: str) -> str:
+    """What a difference is counted in, such as "Dice" or "pixels of HD95 of class 2"."""
+    name, _, number = metric.partition("_class")
+    title = TITLES.get(name, name.replace("_", " ")).partition(" (")[0]
+    unit = f"{LENGTH_UNITS[name]} of {title}" if name in LENGTH_UNITS else title
+    return f"{unit} of class {number}" if number else unit
+
+
+def _text(value: float, metric: str) -> str:
+    """Three decimals, of a length two, or two digits of what they would show as 0; no minus zero."""
+    decimals = 2 if metric.partition("_class")[0] in LENGTH_UNITS else 3
+    return f"{value:.1e}" if 0 < abs(value) < 0.5 * 10**-decimals else f"{value + 0.0:.{decimals}f}"

@@ -1,7 +1,5 @@
 """What an evaluation looks like inside: the metric of groups of cases, and the agreement of lesion areas.
 
-Rows are those of case_table.py. Imported with statistics.py, whose intervals it gives to every group.
-
 Legend: N cases.
 """
 
@@ -12,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .case_table import CaseTable, Row, is_blank, is_missing, parse_number
+from .case_table import CaseTable, is_blank, is_missing, parse_number
 from .statistics import cluster_bootstrap
 
 LESION_SIZE = "lesion size"
@@ -23,26 +21,24 @@ MAX_GROUPS = 8
 
 
 def subgroup_table(
-    rows: Sequence[Row], columns: Sequence[str], metric: str = "dice", **bootstrap: Any
+    table: CaseTable, columns: Sequence[str], metric: str = "dice", **bootstrap: Any
 ) -> list[dict[str, Any]]:
-    """A dict a column and group: column, group, num_cases, and by arm the mean of the metric with its interval over
-    patients.
+    """A dict a column and group: column, group, num_cases, and by arm the mean of the metric with its interval.
 
-    Groups are the values of a column; those of a column of numbers with more than 8 different ones are thirds of the
-    cases, named by their smallest and largest. Empty and None are the group unknown, the last. The column "lesion size"
-    is the thirds of label_area in pixels: small, medium and large; labels without a pixel are "no lesion". A group of
-    one patient has an interval without width.
+    Groups are the values of a column. A column of numbers with more than 8 different ones is cut into thirds of the
+    cases, named by their smallest and largest number. Empty and None are the group unknown, the last. The column
+    "lesion size" is the thirds of label_area in pixels: small, medium and large. Labels without a pixel are
+    "no lesion". The interval is over patients: a group of one patient has one without width.
 
     Args:
-        rows: see the module.
+        table: of all arms.
         columns: of the datalist, or "lesion size".
         metric: a name that all rows have.
         bootstrap: options of `cluster_bootstrap`.
 
     Raises:
-        ValueError: as `summarize_arms`, or a column that no row has.
+        ValueError: a column or metric that no row has, or a value that is missing or not finite.
     """
-    table = CaseTable(rows)
     values = {arm: table.values(arm, metric).mean(axis=0) for arm in table.runs}
     return [
         {
@@ -60,7 +56,9 @@ def _group_means(
     values: Mapping[str, np.ndarray], table: CaseTable, cases: Sequence[int], bootstrap: Mapping[str, Any]
 ) -> dict[str, dict[str, float]]:
     clusters = [table.clusters[i] for i in cases]
-    return {arm: cluster_bootstrap(found[cases], clusters, **bootstrap)._asdict() for arm, found in values.items()}
+    return {
+        arm: cluster_bootstrap(arm_values[cases], clusters, **bootstrap)._asdict() for arm, arm_values in values.items()
+    }
 
 
 def _groups(table: CaseTable, column: str) -> dict[str, list[int]]:
@@ -75,18 +73,18 @@ def _groups(table: CaseTable, column: str) -> dict[str, list[int]]:
     return _group_values([row.get(column) for row in table.first.values()])
 
 
-def _group_values(found: Sequence[Any]) -> dict[str, list[int]]:
+def _group_values(values: Sequence[Any]) -> dict[str, list[int]]:
     """Groups of a column's values, numbers in rising order and texts in the alphabet's."""
-    names = [UNKNOWN if is_missing(value) else None for value in found]
-    numbers = [parse_number(value) for value in found]
+    names = [UNKNOWN if is_missing(value) else None for value in values]
+    numbers = [parse_number(value) for value in values]
     if any(name is None and number is None for name, number in zip(names, numbers)):
-        texts = [name or str(value).strip() for name, value in zip(names, found)]
+        texts = [name or str(value).strip() for name, value in zip(names, values)]
         return _collect(texts, [*sorted({text for text in texts if text != UNKNOWN}), UNKNOWN])
-    known = sorted({number for name, number in zip(names, numbers) if name is None})
-    if len(known) > MAX_GROUPS:
+    distinct = sorted({number for name, number in zip(names, numbers) if name is None})
+    if len(distinct) > MAX_GROUPS:
         return _collect(*_name_thirds(names, numbers))
     titles = [name or f"{number:.12g}" for name, number in zip(names, numbers)]
-    return _collect(titles, [*(f"{n:.12g}" for n in known), UNKNOWN])
+    return _collect(titles, [*(f"{number:.12g}" for number in distinct), UNKNOWN])
 
 
 def _name_thirds(names: Sequence[str | None], numbers: Sequence[float]) -> tuple[list[str], list[str]]:
@@ -99,8 +97,8 @@ def _name_thirds(names: Sequence[str | None], numbers: Sequence[float]) -> tuple
 
 def _fill_thirds(names: Sequence[str | None], numbers: Sequence[float], thirds: Sequence[Any]) -> list[Any]:
     """The names, None replaced by the third that its number is in; equal numbers are in the same third."""
-    known = [number for name, number in zip(names, numbers) if name is None]
-    cuts = np.quantile(known, [1 / 3, 2 / 3]) if known else np.zeros(2)
+    unnamed = [number for name, number in zip(names, numbers) if name is None]
+    cuts = np.quantile(unnamed, [1 / 3, 2 / 3]) if unnamed else np.zeros(2)
     return [thirds[int((number > cuts).sum())] if name is None else name for name, number in zip(names, numbers)]
 
 
@@ -109,26 +107,23 @@ def _collect(names: Sequence[str], order: Iterable[str]) -> dict[str, list[int]]
     return {name: [i for i, other in enumerate(names) if other == name] for name in order if name in names}
 
 
-def bland_altman(rows: Sequence[Row], arm: str) -> dict[str, Any]:
-    """Agreement of an arm's predicted areas with the labels' (Bland and Altman 1986,
-    doi:10.1016/S0140-6736(86)90837-8).
+def bland_altman(table: CaseTable, arm: str) -> dict[str, Any]:
+    """Agreement of an arm's predicted areas with the labels' areas.
 
-    A point is [mean of both areas, predicted less label], of a case, in the order of cases; areas are means over the
-    arm's seeds. bias is the mean difference, low and high are bias -+ 1.96 standard deviations (N - 1) of the
-    differences: limits for single cases, taken as independent. With one case they are the bias. Areas are in mm2 when
-    all rows of all arms have them, so that arms can be compared, else all are in pixels.
+    Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8. A point is [mean of both areas, predicted less label] of a
+    case, in the order of cases. Areas are means over the arm's seeds. bias is the mean difference. low and high are
+    bias -+ 1.96 standard deviations (N - 1) of the differences: limits for single cases, taken as independent. With one
+    case they are the bias. Areas are in mm2 when all rows of the table have them, else in pixels.
 
     Args:
-        rows: see the module.
+        table: with the arm.
         arm: of the predictions.
 
     Raises:
-        ValueError: rows that cannot be compared (`check_rows`), an unknown arm, or an area that is missing or not
-            finite.
+        ValueError: an unknown arm, or an area that is missing or not finite.
     """
-    table = CaseTable(rows)
     names = "label_area", "predicted_area"
-    in_mm = not any(is_blank(row, f"{name}_mm2") for row in rows for name in names)
+    in_mm = not any(is_blank(row, f"{name}_mm2") for row in table.all_rows for name in names)
     label, predicted = (table.values(arm, f"{name}_mm2" if in_mm else name).mean(axis=0) for name in names)
     differences = predicted - label
     bias, deviation = float(differences.mean()), float(differences.std(ddof=1)) if len(differences) > 1 else 0.0

@@ -1,8 +1,8 @@
-"""The student in forms that run without this bundle: how each is written, and how it is run.
+"""The student in formats that run without this bundle: how each is written, and how it is run.
 
 Surprise: OpenVINO computes in bf16 by itself where the processor can, so fp32 has to be asked for.
 
-Legend: B batch, C classes, H W pixels; H = W = img_size at both ends of a form.
+Legend: B batch, C classes, H W pixels; H = W = img_size at both ends of a format.
 """
 
 from __future__ import annotations
@@ -20,56 +20,59 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ..networks.tinyusfm import TinyUSFMSeg, load_trained_student, logit_channels
+from ..networks.student import load_trained_student
+from ..networks.tinyusfm import TinyUSFMSeg
+from ..utils.options import check_num_classes, logit_channels
+from .names import ALL_FORMATS, EXPORT_RECORD, FILES, ONNX, ONNX_INT8, OPENVINO, SAFETENSORS, TORCHSCRIPT
 
-SAFETENSORS, TORCHSCRIPT, ONNX, ONNX_INT8 = "student.safetensors", "student.ts", "student.onnx", "student_int8.onnx"
-OPENVINO = ("student.xml", "student.bin")
-RECORD = "export.json"
 INPUT, OUTPUT = "image", "logits"
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Limit(NamedTuple):
-    """The most that a form may differ from torch.
+    """The most that a format may differ from torch.
 
-    key: of what `export.Check.compare` returns. value: above it, up or down, the form is refused.
+    key: of what `check.Check.compare` returns. value: a format with a larger absolute difference is refused.
     """
 
     key: str
     value: float
 
 
-LOGITS = Limit("max_logit_difference", 1e-4)
-DICE = Limit("dice_change", 0.002)
+LOGIT_LIMIT = Limit("max_logit_difference", 1e-4)
+DICE_LIMIT = Limit("dice_change", 0.002)
 
 
 class Setup(NamedTuple):
-    """What a form is run for; threads None leaves their number to the library."""
+    """What a format is run for; threads None leaves their number to the library."""
 
     img_size: int
     num_classes: int
     threads: int | None
 
 
-class Form(NamedTuple):
-    """One row of FORMS.
+class Format(NamedTuple):
+    """One row of FORMATS.
 
-    start: (path, setup) -> Runner. write: (student, folder, images to calibrate on) -> the files in the folder; None
-    where a checkpoint is run as it is. files: the first is the one to start. needs: modules to write and run it. lacks:
-    what this processor lacks to run it, None where it lacks nothing.
+    start: (path, setup) -> Runner.
+    write: (student, folder, images to calibrate on) writes the files; None where a checkpoint is run as it is.
+    files: names in the folder, the first is the one to start.
+    limit: of the difference from torch.
+    needs: modules to write and run it.
+    lacks: () -> what this processor lacks to run it, None where it lacks nothing.
     """
 
     start: Callable[[Path, Setup], Runner]
     write: Callable[[TinyUSFMSeg, Path, Sequence[torch.Tensor]], None] | None = None
     files: tuple[str, ...] = ()
-    limit: Limit = LOGITS
+    limit: Limit = LOGIT_LIMIT
     needs: tuple[str, ...] = ()
     lacks: Callable[[], str | None] = lambda: None
 
 
 def library(name: str) -> ModuleType:
-    """A module of the extra `export`, imported when it is needed.
+    """A module of the extra `export`, imported only where it is used.
 
     Raises:
         ImportError: naming the extra.
@@ -80,7 +83,18 @@ def library(name: str) -> ModuleType:
         raise ImportError(f"{name} cannot be imported ({error}); run pip install .[export]") from None
 
 
+def read_student(path: Path, img_size: int, num_classes: int) -> TinyUSFMSeg:
+    """The trained student of a checkpoint or a safetensors file, on the CPU, in eval mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is no student, or one of another img_size or num_classes.
+    """
+    return load_trained_student(TinyUSFMSeg(num_classes=num_classes, img_size=img_size), path).eval()
+
+
 def torch_runner(network: nn.Module, threads: int | None, bf16: bool = False) -> Runner:
+    """The runner of a network in torch; `threads` is then the number of the whole process."""
     if threads:
         torch.set_num_threads(threads)
 
@@ -93,8 +107,7 @@ def torch_runner(network: nn.Module, threads: int | None, bf16: bool = False) ->
 
 
 def _start_torch(path: Path, setup: Setup, bf16: bool = False) -> Runner:
-    student = load_trained_student(TinyUSFMSeg(num_classes=setup.num_classes, img_size=setup.img_size), path)
-    return torch_runner(student.eval(), setup.threads, bf16)
+    return torch_runner(read_student(path, setup.img_size, setup.num_classes), setup.threads, bf16)
 
 
 def _start_torchscript(path: Path, setup: Setup) -> Runner:
@@ -115,11 +128,11 @@ def _start_openvino(path: Path, setup: Setup, precision: str = "f32") -> Runner:
     openvino = library("openvino")
     core, threads = openvino.Core(), {"INFERENCE_NUM_THREADS": setup.threads} if setup.threads else {}
     compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": precision, **threads})
-    found = compiled.get_property("INFERENCE_PRECISION_HINT")
-    if found != getattr(openvino.Type, precision):
+    actual = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if actual != getattr(openvino.Type, precision):
         raise ValueError(
-            f"{path.name} would run in {found.get_type_name()} on this processor, not in {precision}; choose the form "
-            "openvino."
+            f"{path.name} would run in {actual.get_type_name()} on this processor, not in {precision}; choose the "
+            "format openvino."
         )
     # its own requests do not check the size of an image
     return lambda images: torch.from_numpy(compiled({INPUT: _array(images)})[OUTPUT].copy())
@@ -145,7 +158,7 @@ def _write_torchscript(student: TinyUSFMSeg, folder: Path, images: Sequence[torc
 
 
 def _write_onnx(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
-    if (folder / ONNX).exists():  # two forms are made from it
+    if (folder / ONNX).exists():  # several formats are made from it
         return
     library("onnxscript")
     example = torch.zeros(2, 1, student.img_size, student.img_size)  # a batch of 1 would be taken as fixed
@@ -169,9 +182,10 @@ def _write_openvino(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.T
 
 
 def _write_onnx_int8(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
-    """Convolutions and linear layers in int8, their weights by channel; attention products and classifier stay fp32.
+    """Convolutions and linear layers in int8, with weights quantized per channel.
 
-    Symmetric activations are what OpenVINO runs fastest. The classifier in int8 would cut off the largest logits.
+    The attention products stay in fp32, and so does the classifier: in int8 it would cut off the largest logits.
+    Activations are symmetric, since OpenVINO runs these fastest.
     """
     onnx, quantization = library("onnx"), library("onnxruntime.quantization")
     prepared = folder / "prepared.onnx"
@@ -198,7 +212,7 @@ def _int8_nodes(graph: Any) -> list[str]:
 
 
 class _CalibrationImages:
-    """What onnxruntime.quantization calls a CalibrationDataReader."""
+    """A CalibrationDataReader of onnxruntime.quantization."""
 
     def __init__(self, images: Sequence[torch.Tensor]) -> None:
         self._images = iter(images)
@@ -209,73 +223,110 @@ class _CalibrationImages:
 
 
 _TO_ONNX = ("onnx", "onnxscript")
-FORMS = {
-    "torch": Form(_start_torch),
-    "torch_bf16": Form(partial(_start_torch, bf16=True), limit=DICE),
-    "safetensors": Form(_start_torch, _write_safetensors, (SAFETENSORS,)),
-    "torchscript": Form(_start_torchscript, _write_torchscript, (TORCHSCRIPT,)),
-    "onnx": Form(_start_onnx, _write_onnx, (ONNX,), LOGITS, (*_TO_ONNX, "onnxruntime")),
-    "onnx_int8": Form(_start_onnx, _write_onnx_int8, (ONNX_INT8,), DICE, (*_TO_ONNX, "onnxruntime")),
-    "openvino": Form(_start_openvino, _write_openvino, OPENVINO, LOGITS, (*_TO_ONNX, "openvino")),
-    "openvino_bf16": Form(
+FORMATS = {
+    "torch": Format(_start_torch),
+    "torch_bf16": Format(partial(_start_torch, bf16=True), limit=DICE_LIMIT),
+    "safetensors": Format(_start_torch, _write_safetensors, FILES["safetensors"]),
+    "torchscript": Format(_start_torchscript, _write_torchscript, FILES["torchscript"]),
+    "onnx": Format(_start_onnx, _write_onnx, FILES["onnx"], needs=(*_TO_ONNX, "onnxruntime")),
+    "onnx_int8": Format(
+        _start_onnx, _write_onnx_int8, FILES["onnx_int8"], DICE_LIMIT, needs=(*_TO_ONNX, "onnxruntime")
+    ),
+    "openvino": Format(_start_openvino, _write_openvino, FILES["openvino"], needs=(*_TO_ONNX, "openvino")),
+    "openvino_bf16": Format(
         partial(_start_openvino, precision="bf16"),
         _write_openvino,
-        OPENVINO,
-        DICE,
-        (*_TO_ONNX, "openvino"),
-        _openvino_lacks_bf16,
+        FILES["openvino_bf16"],
+        DICE_LIMIT,
+        needs=(*_TO_ONNX, "openvino"),
+        lacks=_openvino_lacks_bf16,
     ),
-    "openvino_int8": Form(
-        _start_openvino, _write_onnx_int8, (ONNX_INT8,), DICE, (*_TO_ONNX, "onnxruntime", "openvino")
+    "openvino_int8": Format(
+        _start_openvino,
+        _write_onnx_int8,
+        FILES["openvino_int8"],
+        DICE_LIMIT,
+        needs=(*_TO_ONNX, "onnxruntime", "openvino"),
     ),
 }
 
 
-def find_form(name: str) -> Form:
-    if name not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {name!r}.")
-    return FORMS[name]
+def find_format(name: str) -> Format:
+    """The row of FORMATS with this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {name!r}.")
+    return FORMATS[name]
 
 
-def load_runner(form: str, path: str | Path, img_size: int, threads: int | None = None, num_classes: int = 2) -> Runner:
-    """A function images (B, 1, img_size, img_size) float in [0, 1] -> logits (B, 1 or C, img_size, img_size) float32,
-    on the CPU.
+def choose_formats(names: Sequence[str]) -> list[str]:
+    """The formats with these names, or for `all` every format that this processor runs. Prints what is left out.
+
+    Raises:
+        ImportError: a library that a format needs is not installed.
+        ValueError: an unknown name, or `all` beside others.
+    """
+    written = [name for name, format in FORMATS.items() if format.write]
+    wants_all = list(names) == [ALL_FORMATS]
+    for name in names:
+        if name not in written and not wants_all:
+            raise ValueError(f"--formats must be {ALL_FORMATS}, or of {', '.join(written)}, got {name!r}.")
+    chosen = written if wants_all else list(names)
+    for module in dict.fromkeys(module for name in chosen for module in FORMATS[name].needs):
+        library(module)
+    if not wants_all:
+        return chosen
+    lacking = {name: lacks for name in written if (lacks := FORMATS[name].lacks())}
+    for name, lacks in lacking.items():
+        print(f"{name} is left out: this processor has no {lacks}")
+    return [name for name in written if name not in lacking]
+
+
+def load_runner(
+    format: str, path: str | Path, img_size: int, threads: int | None = None, num_classes: int = 2
+) -> Runner:
+    """A function that runs a student on the CPU.
+
+    It takes images (B, 1, img_size, img_size), float in [0, 1], and gives logits (B, 1 or C, img_size, img_size),
+    float32.
 
     Args:
-        form: a key of FORMS.
-        path: a file that the form runs, or the folder of an export; a checkpoint for torch and torch_bf16.
+        format: a key of FORMATS.
+        path: a file that the format runs, or the folder of an export; a checkpoint for torch and torch_bf16.
         img_size: side of the images in pixels, as in the training.
-        threads: of the computation; for torch's forms this sets the number of the whole process. None leaves it to the
-            library.
+        threads: of the computation. For torch's formats this sets the number of the whole process. None leaves it to
+            the library.
         num_classes: with the background.
 
     Raises:
         FileNotFoundError: no such file.
-        ImportError: the form's library is not installed.
-        ValueError: an unknown form, or a file that is damaged or for another img_size or num_classes.
+        ImportError: the format's library is not installed.
+        ValueError: an unknown format, or a file that is damaged or for another img_size or num_classes.
     """
-    known, path = find_form(form), Path(path)
-    if path.is_dir() and known.files:
-        path = path / known.files[0]
+    row, path = find_format(format), Path(path)
+    check_num_classes(num_classes, "num_classes")
+    if path.is_dir() and row.files:
+        path = path / row.files[0]
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is no file; expected one that runs as {form}: see python -m scripts.export --help."
+            f"{path} is no file; expected one that runs as {format}: see python -m scripts.export --help."
         )
     try:
-        runner = known.start(path, Setup(img_size, num_classes, threads))
+        runner = row.start(path, Setup(img_size, num_classes, threads))
         logits = runner(torch.zeros(1, 1, img_size, img_size))
     except (ValueError, ImportError):
         raise
     except Exception as error:  # each library has its own
         raise ValueError(
-            f"{path} does not run as {form} on an image of {img_size} x {img_size} pixels ({type(error).__name__}); "
-            "pass the "
-            f"img_size that its {RECORD} names, or write it again with python -m scripts.export.check."
+            f"{path} does not run as {format} on an image of {img_size} x {img_size} pixels ({type(error).__name__}); "
+            f"pass the img_size that its {EXPORT_RECORD} names, or write it again with python -m scripts.export."
         ) from error
     if logits.shape[1] != logit_channels(num_classes):
         raise ValueError(
             f"{path} gives {logits.shape[1]} channels of logits, but {num_classes} classes have "
-            f"{logit_channels(num_classes)}; "
-            f"pass the num_classes that its {RECORD} names."
+            f"{logit_channels(num_classes)}; pass the num_classes that its {EXPORT_RECORD} names."
         )
     return runner

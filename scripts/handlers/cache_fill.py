@@ -7,15 +7,15 @@ from functools import partial
 
 import torch
 from ignite.engine import Engine, Events
-from monai.transforms import Resize
-from monai.utils import CommonKeys, convert_to_tensor
+from monai.utils import CommonKeys
 from torch import nn
 from torch.utils.data import Dataset
 
+from ..data.transforms import resize_image
+
 
 class CacheFill:
-    """Calls the teacher's `fill` when the training starts, with the images that panels and final evaluation will ask
-    about.
+    """Calls the teacher's `fill` when the training starts, with the images that panels and final evaluation ask about.
 
     Args:
         teacher: one without `fill` (online), or None (the control), has nothing to do.
@@ -42,20 +42,24 @@ class CacheFill:
     def __call__(self) -> None:
         """Fill the cache, once: a trainer that runs again, as in each round of a federation, finds it filled."""
         if not self.filled:
-            self.teacher.fill(self._images())
+            self.teacher.fill(self._images(), self._count())
         self.filled = True
+
+    def _count(self) -> int:
+        return self._num_drawn() + (len(self.evaluation.keywords["dataset"]) if self._evaluates_teacher() else 0)
+
+    def _num_drawn(self) -> int:
+        return min(self.num_panels, len(self.panels)) if self.panels is not None else 0
+
+    def _evaluates_teacher(self) -> bool:
+        networks = self.evaluation.keywords["networks"].values() if self.evaluation is not None else ()
+        return any(network is self.teacher for network in networks)
 
     def _images(self) -> Iterator[torch.Tensor]:
         """Images (1, H, W), one by one, exactly as the teacher will be given them."""
-        for index in range(min(self.num_panels, len(self.panels)) if self.panels is not None else 0):
+        for index in range(self._num_drawn()):
             yield self.panels[index][CommonKeys.IMAGE]
-        arguments = self.evaluation.keywords if self.evaluation is not None else {}
-        if any(network is self.teacher for network in arguments.get("networks", {}).values()):
-            yield from _resized(arguments["dataset"], arguments["img_size"])
-
-
-def _resized(dataset: Dataset, img_size: int) -> Iterator[torch.Tensor]:
-    resize = Resize((img_size, img_size), mode="bilinear", anti_aliasing=True)  # as scripts.evaluation.evaluate.predict
-    for index in range(len(dataset)):
-        image = convert_to_tensor(dataset[index][CommonKeys.IMAGE], track_meta=False).float()
-        yield convert_to_tensor(resize(image), track_meta=False)
+        if self._evaluates_teacher():
+            dataset, img_size = (self.evaluation.keywords[key] for key in ("dataset", "img_size"))
+            for index in range(len(dataset)):
+                yield resize_image(torch.as_tensor(dataset[index][CommonKeys.IMAGE]).float(), img_size)

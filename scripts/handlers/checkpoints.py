@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,8 +19,9 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from ..run.run_folder import BEST, LAST_CHECKPOINT
+from ..run.run_folder import BEST, LAST_CHECKPOINT, WHOLE, find_best
 from ..utils.files import atomic_path
+from ..utils.screen import tell
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +47,17 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def misfits(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    """What keeps the state dict `saved` from being loaded into one like `own`: a line for each key that differs."""
-    found = []
-    for key in [*own, *(key for key in saved if key not in own)]:
+def misfits(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """What keeps the state dict `saved` from being loaded into one like `current`: a line for each key that differs."""
+    lines = []
+    for key in [*current, *(key for key in saved if key not in current)]:
         if key not in saved:
-            found.append(f"{key} is missing in the checkpoint")
-        elif key not in own:
-            found.append(f"{key} is in the checkpoint only")
-        elif _shape(saved[key]) != _shape(own[key]):
-            found.append(f"{key} is {_shape(saved[key])} in the checkpoint and {_shape(own[key])} in this run")
-    return found
+            lines.append(f"{key} is missing in the checkpoint")
+        elif key not in current:
+            lines.append(f"{key} is in the checkpoint only")
+        elif _shape(saved[key]) != _shape(current[key]):
+            lines.append(f"{key} is {_shape(saved[key])} in the checkpoint and {_shape(current[key])} in this run")
+    return lines
 
 
 def _shape(value: Any) -> tuple | None:
@@ -67,8 +67,11 @@ def _shape(value: Any) -> tuple | None:
 class Checkpoints:
     """Saves and resumes a training.
 
-    In `folder`: `best_epoch{N}_dice{D}{suffix}` (weights alone, the latest best), `checkpoint_epoch{N}.pt` and
-    `last.pt` (everything that a resumed run needs). Of several ranks the first writes, and all of them read.
+    In `folder`: `best_epoch{N}_dice{D}` (weights alone, the latest best), `checkpoint_epoch{N}.pt` and `last.pt`
+    (everything that a resumed run needs). Of several ranks the first writes, and all of them read.
+
+    The best file holds the network's state dict, with the suffix .pt. A network with `best_state` and `best_suffix`,
+    such as a teacher that is tuned, decides on both itself.
 
     Args:
         folder: the run's models folder.
@@ -76,15 +79,12 @@ class Checkpoints:
         evaluator: its key metric decides what is best; higher is better.
         states: what last.pt holds by name; each offers state_dict and load_state_dict. None is left out.
         interval: epochs between the checkpoints that are kept.
-        export: network -> what the best file holds; None takes its state_dict.
-        suffix: of the best file.
         model_file: gets a copy of the run's best file when the training is complete, such as the bundle's
             models/model.pt; None publishes nothing.
         resume: checkpoint that the training goes on from.
-        restarted: whether the program was started again by what had started it, see `RunFolder`: a run that has
-            completed its epochs then goes on with what follows them.
         settings: what a resumed run must have in common with the earlier one, nested as the configuration is; the
             restored states would silently win over other values.
+        unfinished: whether a run that has completed its epochs goes on with what follows them.
     """
 
     def __init__(
@@ -94,26 +94,23 @@ class Checkpoints:
         evaluator: Engine,
         states: dict[str, Any | None],
         interval: int = 20,
-        export: Callable[[nn.Module], dict] | None = None,
-        suffix: str = ".pt",
         model_file: str | Path | None = None,
         resume: str | Path | None = None,
         settings: dict[str, Any] | None = None,
-        restarted: bool = False,
+        unfinished: bool = False,
     ) -> None:
         if interval < 1:
             raise ValueError(f"the checkpoint interval must be at least 1 epoch, got {interval}.")
         self.folder = Path(folder)
-        self.network = network
+        self.best_state = getattr(network, "best_state", network.state_dict)
+        self.best_suffix = getattr(network, "best_suffix", WHOLE)
         self.evaluator = evaluator
         self.states = {name: state for name, state in states.items() if state is not None}
         self.interval = interval
-        self.export = export or nn.Module.state_dict
-        self.suffix = suffix
         self.model_file = Path(model_file) if model_file else None
         self.resume = Path(resume) if resume else None
         self.settings = flatten(settings or {})
-        self.restarted = restarted
+        self.unfinished = unfinished
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, after the validation handler and before all that read the epoch at the start.
@@ -147,30 +144,38 @@ class Checkpoints:
 
     def publish(self) -> None:
         """Copy the run's best file to `model_file`; a run without one leaves what is there."""
-        found = sorted(self.folder.glob(BEST + "*"), key=lambda path: path.stat().st_mtime)
-        if not found:
+        best = find_best(self.folder)
+        if best is None:
             logger.warning("%s holds no %s* file: %s is not written", self.folder, BEST, self.model_file)
             return
         with atomic_path(self.model_file) as partial:
-            shutil.copyfile(found[-1], partial)
-        logger.info("published %s as %s", found[-1], self.model_file)
+            shutil.copyfile(best, partial)
+        tell(f"best weights: {best}, copied to {self.model_file}")
 
     def restore(self, engine: Engine) -> None:
         """Load `resume` into the network and all states, and set the trainer to its epoch."""
-        content = _load(self.resume)
+        content = self._read()
         progress = content.pop("progress")
         for name, state in content.items():
             self.states[name].load_state_dict(state)
         engine.state.epoch = progress["epoch"]
         engine.state.iteration = progress["epoch"] * engine.state.epoch_length
         # else, in a checkpoint's new folder, the best weights are still to be found
-        if any(self.folder.glob(BEST + "*")):
+        if find_best(self.folder):
             self.evaluator.state.best_metric = progress["best_metric"]
             self.evaluator.state.best_metric_epoch = progress["best_metric_epoch"]
-        logger.info("resumed after epoch %d from %s", progress["epoch"], self.resume)
+        tell(f"resumed after epoch {progress['epoch']} from {self.resume}")
+
+    def _read(self, mmap: bool = False) -> dict[str, Any]:
+        """The checkpoint to resume from, its states under today's names."""
+        content = _load(self.resume, mmap)
+        for name, state in self.states.items():
+            if name in content and hasattr(state, "rename_former"):
+                content[name] = state.rename_former(content[name])
+        return content
 
     def _check(self, engine: Engine) -> None:
-        content = _load(self.resume, mmap=True)
+        content = self._read(mmap=True)
         if "progress" in content:
             self._check_settings(content["progress"].get("settings", {}))
         expected = sorted([*self.states, "progress"])
@@ -197,7 +202,7 @@ class Checkpoints:
             )
 
     def _check_epoch(self, epoch: int, max_epochs: int) -> None:
-        if epoch >= max_epochs and not self.restarted:
+        if epoch >= max_epochs and not self.unfinished:
             raise ValueError(
                 f"training::resume: {self.resume} has completed {epoch} epochs of {max_epochs}; "
                 "pass a higher --training::num_epochs to go on."
@@ -215,12 +220,12 @@ class Checkpoints:
 
     def _check_shapes(self, content: dict[str, Any]) -> None:
         for name, state in self.states.items():
-            found = misfits(content[name], state.state_dict()) if isinstance(state, nn.Module) else []
-            if found:
-                more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+            lines = misfits(content[name], state.state_dict()) if isinstance(state, nn.Module) else []
+            if lines:
+                more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
                 raise ValueError(
                     f"training::resume: the {name} in {self.resume} does not fit this run's: "
-                    f"{'; '.join(found[:5])}{more}. "
+                    f"{'; '.join(lines[:5])}{more}. "
                     "Pass the configuration of the run that wrote it (config.json in its folder)."
                 )
 
@@ -235,8 +240,8 @@ class Checkpoints:
 
     def _save_best(self, epoch: int, metric: float) -> None:
         former = set(self.folder.glob(BEST + "*"))
-        path = self.folder / f"{BEST}{epoch:03d}_dice{metric:.4f}{self.suffix}"
-        save_atomically(self.export(self.network), path)
+        path = self.folder / f"{BEST}{epoch:03d}_dice{metric:.4f}{self.best_suffix}"
+        save_atomically(self.best_state(), path)
         for old in former - {path}:
             old.unlink()
         logger.info("new best in epoch %d: Dice %.4f, %s", epoch, metric, path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,45 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar as IgniteProgressBar
 
-from ..utils.files import atomic_path
+from ..run.history import append_row
+from ..utils.screen import Progress, duration, tell
 
 logger = logging.getLogger(__name__)
 
 
-class ProgressBar(IgniteProgressBar):
-    """A bar an epoch on stderr, with the latest loss terms; options as ignite's."""
+class ProgressBar:
+    """How far an epoch has come, with the latest terms of the loss: a bar on a terminal, otherwise a line a minute.
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{"persist": False, "bar_format": None, **kwargs})
+    Args:
+        desc: what the engine does, such as train.
+    """
 
-    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, desc: str) -> None:
+        self.desc = desc
+        self.progress: Progress | None = None
+
+    def attach(self, engine: Engine) -> None:
         """Register with a trainer or an evaluator; of several ranks with the first."""
-        if idist.get_rank() > 0:
-            return
-        super().attach(engine, *args, output_transform=lambda _: getattr(engine.state, "loss_terms", {}), **kwargs)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_STARTED, self._open)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
+            engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+
+    def _open(self, engine: Engine) -> None:
+        epochs = f" {engine.state.epoch}/{engine.state.max_epochs}" if engine.state.max_epochs > 1 else ""
+        self.progress = Progress(f"{self.desc}{epochs}", engine.state.epoch_length, "batches")
+
+    def _update(self, engine: Engine) -> None:
+        terms = getattr(engine.state, "loss_terms", {})
+        self.progress.update(1, **{name: f"{value:.3g}" for name, value in terms.items()})
+        if self.progress.done == self.progress.total:  # before the lines that an epoch ends with
+            self.progress.close()
+
+    def _fail(self, error: BaseException) -> None:
+        if self.progress:
+            self.progress.close()
+        raise error
 
 
 class EpochSeed:
@@ -57,9 +78,10 @@ class EpochSeed:
 
 
 class EpochSummary:
-    """One line an epoch in the log and a row in history.csv: mean loss and its terms, rate, time, share of it spent
-    waiting for data, and the validation metrics. Losses are means over the images of all ranks; the times are the first
-    rank's.
+    """An epoch as a line on the screen, a longer one in the log, and a row of history.csv.
+
+    The row has the mean loss and its terms, the rate, the time, the share of it spent waiting for data, and the
+    validation metrics. Losses are means over the images of all ranks; the times are the first rank's.
 
     Args:
         folder: the run's folder.
@@ -67,8 +89,10 @@ class EpochSummary:
     """
 
     def __init__(self, folder: str | Path, evaluator: Engine | None = None) -> None:
-        self.path = Path(folder) / "history.csv"
+        self.folder = Path(folder)
         self.evaluator = evaluator
+        self.epochs = 0  # of this process
+        self.begun = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, after the validation handler and before the checkpoints.
@@ -85,8 +109,8 @@ class EpochSummary:
     def _start(self, engine: Engine) -> None:
         self.sums: dict[str, float] = {}
         self.images = 0
-        self.started = self.wait_started = time.perf_counter()
-        self.stopped = self.started
+        self.started = self.wait_started = self.stopped = time.perf_counter()
+        self.begun = self.begun or self.started
         self.waiting = 0.0
 
     def _wait(self, engine: Engine) -> None:
@@ -107,33 +131,46 @@ class EpochSummary:
     def _summarize(self, engine: Engine) -> None:
         seconds = self.stopped - self.started
         images = idist.all_reduce(self.images)
-        row = {
-            "epoch": engine.state.epoch,
-            **{name: idist.all_reduce(total) / images for name, total in self.sums.items()},
-        }
+        means = {name: idist.all_reduce(total) / images for name, total in self.sums.items()}
+        row = {"epoch": engine.state.epoch, **means}
         row["lr"] = max(group["lr"] for group in engine.optimizer.param_groups)
         row["seconds"] = seconds
         row["data_wait"] = self.waiting / seconds
         if self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch:
             row.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
+        self.epochs += 1
         if idist.get_rank() == 0:
-            logger.info("epoch %d of %d: %s", engine.state.epoch, engine.state.max_epochs, _format(row))
-            self._append(row)
+            left = (time.perf_counter() - self.begun) / self.epochs * (engine.state.max_epochs - engine.state.epoch)
+            tell(epoch_line(row, engine.state.max_epochs, self._best(), left))
+            logger.info("epoch %d: %s", engine.state.epoch, _details(row))
+            append_row(self.folder, row)
 
-    def _append(self, row: dict[str, float]) -> None:
-        rows = []
-        if self.path.is_file():
-            with open(self.path, newline="") as file:
-                rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
-        rows.append(row)
-        columns = list(dict.fromkeys(name for one in rows for name in one))
-        with atomic_path(self.path) as partial, open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
+    def _best(self) -> tuple[float, int] | None:
+        """The best key metric so far and its epoch."""
+        state = self.evaluator.state if self.evaluator is not None else None
+        epoch = getattr(state, "best_metric_epoch", -1)
+        return (float(state.best_metric), epoch) if epoch > 0 and math.isfinite(state.best_metric) else None
 
 
-def _format(row: dict[str, float]) -> str:
+def epoch_line(row: dict[str, float], max_epochs: int, best: tuple[float, int] | None, left: float) -> str:
+    """An epoch in one line of at most 110 characters.
+
+    Args:
+        row: of history.csv.
+        max_epochs: of the training.
+        best: the best validation Dice so far and its epoch; None where there is none.
+        left: seconds until the last epoch ends.
+    """
+    width = len(str(max_epochs))
+    dice = f"{row['val_mean_dice']:.4f}" if "val_mean_dice" in row else "     -"
+    record = f"{best[0]:.4f} (epoch {best[1]:>{width}})" if best else "-"
+    return (
+        f"epoch {row['epoch']:>{width}}/{max_epochs}  loss {row['loss']:<8.4g}  Dice {dice}  best {record}  "
+        f"{row['seconds']:.1f} s  left {duration(left)}"
+    )
+
+
+def _details(row: dict[str, float]) -> str:
     shown = {name: f"{value:.4g}" for name, value in row.items() if name not in ("epoch", "seconds", "data_wait")}
     timing = f"{row['seconds']:.1f} s, {row['data_wait']:.0%} waiting for data"
     return ", ".join(f"{name} {value}" for name, value in shown.items()) + f" ({timing})"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from ..run.run_folder import LAUNCH
+from ..run.run_folder import LAUNCH, RunFolder
 from ..utils.files import atomic_path
+from ..utils.screen import take_early_records, tell
 
-OWN_LOGGER = logging.getLogger("scripts")
+BUNDLE_LOGGER = logging.getLogger("scripts")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -20,27 +20,16 @@ class RunRecord:
     """Makes the run's folder when the training starts, and writes config.json and the log there.
 
     Args:
-        folder: the run's folder.
+        run_folder: of the run; a new run must not write into a folder that exists, a resumed one appends to its log.
         config: the configuration as run, with all overrides.
-        log_name: of the log file; a resumed run appends to it.
-        resumed: whether the run goes on in the folder of an earlier one; a new run must not write into an existing
-            folder.
-        launch: see `RunFolder`; None leaves no record of it.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        config: dict,
-        log_name: str = "distill.log",
-        resumed: bool = False,
-        launch: str | None = None,
-    ) -> None:
-        self.folder = Path(folder)
+    def __init__(self, run_folder: RunFolder, config: dict) -> None:
+        self.folder = run_folder.path
+        self.resumed = run_folder.resumed
+        self.launch = run_folder.launch
+        self.log_name = run_folder.log_name
         self.config = config
-        self.log_name = log_name
-        self.resumed = resumed
-        self.launch = launch
         self.log_handler: logging.Handler | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -67,10 +56,12 @@ class RunRecord:
         self.log_handler = logging.FileHandler(self.folder / self.log_name)
         self.log_handler.setFormatter(logging.Formatter(LOG_FORMAT))
         self.log_handler.setLevel(logging.INFO)
+        for record in take_early_records():
+            self.log_handler.emit(record)
         logging.getLogger().addHandler(self.log_handler)
-        self.former_level = OWN_LOGGER.level
-        OWN_LOGGER.setLevel(logging.INFO)  # whatever the program around us shows, the file has it all
-        logging.getLogger(__name__).info("run folder: %s", self.folder)
+        self.former_level = BUNDLE_LOGGER.level
+        BUNDLE_LOGGER.setLevel(logging.INFO)  # whatever the program around us shows, the file has it all
+        tell(f"run folder: {self.folder}")
 
     def _make_folder(self) -> None:
         try:
@@ -85,7 +76,7 @@ class RunRecord:
 
     def stop(self) -> None:
         """Close the log."""
-        OWN_LOGGER.setLevel(self.former_level)
+        BUNDLE_LOGGER.setLevel(self.former_level)
         logging.getLogger().removeHandler(self.log_handler)
         self.log_handler.close()
         self.log_handler = None

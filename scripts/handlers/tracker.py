@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ignite.engine import Engine, Events
 
+from ..run.distributed import bare
 from ..run.tracking import Record
-from ..trainer import bare
 
 
 class Tracker:

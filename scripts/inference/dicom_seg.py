@@ -18,8 +18,8 @@ import numpy as np
 from ..data.dicom import pixel_spacing, read_dataset
 from ..utils.files import BUNDLE_ROOT
 
-NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-REPEATED = (  # in the SEG; they may be empty, and an anonymized file may lack them
+REFERENCED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+COPIED = (  # into the SEG; they may be empty, and an anonymized file may lack them
     "PatientID",
     "PatientName",
     "PatientBirthDate",
@@ -29,13 +29,13 @@ REPEATED = (  # in the SEG; they may be empty, and an anonymized file may lack t
     "StudyDate",
     "StudyTime",
 )
-METADATA = BUNDLE_ROOT / "configs" / "metadata.json"
+METADATA_FILE = BUNDLE_ROOT / "configs" / "metadata.json"
 _LESION = ("49755003", "Morphologically Abnormal Structure"), ("52988006", "Lesion")  # category and type in SNOMED CT
 _OTHER = ("91723000", "Anatomical Structure"), ("91723000", "Anatomical Structure")
 
 
 def need_highdicom() -> ModuleType:
-    """highdicom, imported when it is needed.
+    """highdicom, imported only where it is used: it is an optional dependency.
 
     Raises:
         ValueError: it is not installed.
@@ -44,17 +44,18 @@ def need_highdicom() -> ModuleType:
         import highdicom
     except ImportError as error:
         raise ValueError(f"output_format dicom_seg needs the extra dicom ({error}); run pip install .[dicom]") from None
-    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of ten modules that it copies for each image
+    logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs ten lines for each image
     return highdicom
 
 
 def check_source(source: str | Path) -> None:
-    """
+    """Refuse an image that no SEG can refer to.
+
     Raises:
         ValueError: a DICOM image lacks what its SEG has to refer to.
     """
     dataset = read_dataset(source)
-    missing = [name for name in NEEDED if not dataset.get(name)]
+    missing = [name for name in REFERENCED if not dataset.get(name)]
     if missing:
         raise ValueError(
             f"file {source} gives no DICOM SEG, since it has no {', '.join(missing)}; pass --output_format auto."
@@ -62,7 +63,7 @@ def check_source(source: str | Path) -> None:
 
 
 def write_segmentation(source: str | Path, mask: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
-    """Write the segments of a still or a loop; of a loop every frame, in its order.
+    """Write the segments of a still, or of all frames of a loop in their order.
 
     Args:
         source: the DICOM image.
@@ -88,17 +89,17 @@ def write_segmentation(source: str | Path, mask: np.ndarray, class_names: Sequen
 
 
 def _segmentation(dataset: Any, segments: np.ndarray, class_names: Sequence[str]) -> Any:
-    """A SEG of one frame (1, H, W, S). highdicom takes no loop of an image that has no place in the patient."""
+    """A SEG of one frame (1, H, W, S). highdicom takes no loop without a position in the patient."""
     highdicom = need_highdicom()
-    for name in REPEATED:
+    for name in COPIED:
         if name not in dataset:
             setattr(dataset, name, None)
     spacing = pixel_spacing(dataset)
     measures = highdicom.PixelMeasuresSequence(pixel_spacing=spacing[::-1], slice_thickness=None) if spacing else None
     if measures:
-        measures[0].SliceThickness = None  # not known, but readers look for it
+        measures[0].SliceThickness = None  # there is none, but readers look for it
     _as_one_frame(dataset)
-    version = json.loads(METADATA.read_text())["version"]
+    version = json.loads(METADATA_FILE.read_text())["version"]
     segmentation = highdicom.seg.Segmentation(
         source_images=[dataset],
         pixel_array=segments,
@@ -122,7 +123,7 @@ def _segmentation(dataset: Any, segments: np.ndarray, class_names: Sequence[str]
 
 
 def _as_one_frame(dataset: Any) -> None:
-    """Gives a loop what highdicom looks for in images of several frames, which those of ultrasound have not."""
+    """Add to a loop what highdicom looks for in images of several frames and ultrasound lacks."""
     from pydicom.dataset import Dataset
 
     if "NumberOfFrames" in dataset:
@@ -151,13 +152,13 @@ def _description(number: int, name: str, version: str) -> Any:
 
 
 def _extend(segmentation: Any, segments: np.ndarray) -> None:
-    """A SEG of one frame becomes one of all frames (N, H, W, S): TemporalPositionIndex tells its groups apart."""
+    """Turn a SEG of one frame into one of all frames (N, H, W, S), told apart by TemporalPositionIndex."""
     from pydicom.dataset import Dataset
     from pydicom.pixels.utils import pack_bits
     from pydicom.tag import Tag
 
     first = list(segmentation.PerFrameFunctionalGroupsSequence)
-    groups = [_of_frame(group, number) for number in range(1, len(segments) + 1) for group in first]
+    groups = [_frame_group(group, number) for number in range(1, len(segments) + 1) for group in first]
     segmentation.PerFrameFunctionalGroupsSequence = groups
     index = Dataset()
     index.DimensionOrganizationUID = segmentation.DimensionOrganizationSequence[0].DimensionOrganizationUID
@@ -171,8 +172,8 @@ def _extend(segmentation: Any, segments: np.ndarray) -> None:
     segmentation.PixelData = pack_bits(np.moveaxis(segments, -1, 1).reshape(-1, *segments.shape[1:3]))
 
 
-def _of_frame(group: Any, number: int) -> Any:
-    """The functional groups of one segment, of the source's frame with this number (from 1)."""
+def _frame_group(group: Any, number: int) -> Any:
+    """The functional groups of one segment for a frame of the source, numbered from 1."""
     group = deepcopy(group)
     content = group.FrameContentSequence[0]
     content.TemporalPositionIndex = number

@@ -1,15 +1,14 @@
-"""A MONAI reader that turns pictures, NIfTI and DICOM, stills and loops, into gray frames (W, H, N): what the inference
-reads.
+"""The MONAI reader of inference: pictures, NIfTI and DICOM, stills and loops, as gray frames (W, H, N).
 
-A still has one frame. Trainings read with `readers.py`, which refuses loops. The metadata's `original_shape` is that of
-the stored image, (W, H), (W, H, 1) or (W, H, N), without its colors: the shape that a mask of it gets.
+A still has one frame. Trainings read with `data/readers.py`, which refuses loops. The metadata's `original_shape` is
+that of the stored image without its colors, (W, H), (W, H, 1) or (W, H, N). A mask of the image gets this shape.
 
 Legend: W columns, H rows, N frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -37,10 +36,10 @@ _TO_MS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
 
 
 class FrameReader(FileReader):
-    """Reads the gray frames of a file, float32 (W, H, N) in [0, 1]; `colors` reads them to look at.
+    """Reads the gray frames of a file, float32 (W, H, N) in [0, 1]. `colors` reads the frames in their colors.
 
     Args:
-        modalities: of DICOM files; others are refused.
+        modalities: of the DICOM files that are read; others are refused.
 
     Raises:
         ValueError: modalities is no list of texts.
@@ -65,14 +64,14 @@ class FrameReader(FileReader):
         return gray.astype(np.float32), {MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel", **meta}
 
     def colors(self, path: str | Path) -> tuple[np.ndarray, dict]:
-        """The frames to look at, uint8 (W, H, N, 3), and their metadata; raises as `decode`."""
+        """The frames in their colors, uint8 (W, H, N, 3), and their metadata. Raises what `decode` raises."""
         with errors_of(path):
             pixels, meta = self._stored(Path(path), colors_from_picture)
             if pixels.dtype != np.uint8:
                 pixels = np.rint(255 * unit_range(pixels)).astype(np.uint8)
         return (pixels if pixels.ndim == 4 else np.broadcast_to(pixels[..., None], (*pixels.shape, 3))), meta
 
-    def _stored(self, path: Path, from_picture) -> tuple[np.ndarray, dict]:
+    def _stored(self, path: Path, from_picture: Callable) -> tuple[np.ndarray, dict]:
         """Pixels (W, H, N) or (W, H, N, 3) as stored, and their metadata."""
         if path.name.lower().endswith((".nii", ".nii.gz")):
             return _decode_nifti(path)
@@ -90,8 +89,9 @@ def luma(pixels: np.ndarray) -> np.ndarray:
 
 
 def _decode_nifti(path: Path) -> tuple[np.ndarray, dict]:
-    """Colors are RGB24 or RGBA32 pixels, or the fifth dimension, as NIfTI has it; a loop runs along the third or
-    fourth.
+    """Pixels and metadata of a NIfTI file.
+
+    Colors are RGB24 or RGBA32 pixels, or the fifth dimension. A loop runs along the third or fourth.
     """
     volume = nibabel.load(path)
     array = np.asanyarray(volume.dataobj)
@@ -116,15 +116,15 @@ def _decode_nifti(path: Path) -> tuple[np.ndarray, dict]:
 def _units(volume: nibabel.Nifti1Image) -> dict:
     """Size of a pixel in mm and time of a frame in ms, where the header says so.
 
-    A size of 1 without a unit says nothing: it is what a file has whose affine nobody knew. Where the affine and the
-    pixel sizes of the header differ, the affine counts.
+    A size of 1 without a unit says nothing: files whose affine nobody set have it. Where the affine and the pixel sizes
+    of the header differ, the affine counts.
     """
     header = volume.header
     length, time = header.get_xyzt_units()
     zooms = header.get_zooms()
     spacing = voxel_sizes(volume.affine)[:2] * _TO_MM[length]
-    filled = length != "unknown" or not np.allclose(spacing, 1)
-    known = {SPACING: spacing} if filled and np.all(spacing > 0) else {}
+    is_set = length != "unknown" or not np.allclose(spacing, 1)
+    units = {SPACING: spacing} if is_set and np.all(spacing > 0) else {}
     if len(zooms) > 3 and zooms[3] > 0 and time in _TO_MS:
-        known[FRAME_TIME] = float(zooms[3]) * _TO_MS[time]
-    return known
+        units[FRAME_TIME] = float(zooms[3]) * _TO_MS[time]
+    return units

@@ -1,4 +1,4 @@
-"""A 2D network on stills and loops alike: every image is (C, W, H, N) outside the network, and frames inside.
+"""A 2D network on stills and loops. Every image is (C, W, H, N) outside the network; the network gets single frames.
 
 Legend: B batch, C channels or classes, H rows, W columns, N frames.
 """
@@ -72,6 +72,6 @@ class FrameInferer(SliceInferer):
         self.hardware = hardware
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs) -> torch.Tensor:
-        """What the network says of every frame, float32."""
+        """The network's logits of every frame, float32."""
         with self.hardware.autocast():
             return super().__call__(inputs, network, *args, **kwargs)

@@ -1,15 +1,13 @@
-"""The beginning of inference: which images come in, and every refusal before anything is computed.
+"""The images that inference reads, and every check before anything is computed.
 
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir PATH --output_dir OUT
 
-`configs/inference.json` lists its images with `list_images`; docs/inference.md describes the whole for its users.
+`configs/inference.json` lists its images with `list_images`. docs/inference.md is the page for users.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +15,13 @@ import numpy as np
 from monai.utils import CommonKeys as Keys
 
 from ..data.dicom import is_dicom
+from ..data.splits import map_in_threads
 from .dicom_seg import check_source
 from .outputs import (
-    AUTO,
+    AUTO_FORMAT,
     DICOM_SEG,
+    LESIONS_FILE,
     PICTURES,
-    TABLE,
     VOLUMES,
     check_output_format,
     is_image,
@@ -30,8 +29,8 @@ from .outputs import (
     refuse_existing,
 )
 
-FEWEST_GRAYS = 9  # of an image: a mask has fewer values
-NEAR = 8 / 255  # of black and white: compression blurs a mask by as much
+MIN_GRAYS = 9  # different values in an image; a mask has fewer
+BLUR = 8 / 255  # how far from black and white the compression of a mask moves its values
 SUPPORTED = ", ".join((*PICTURES, *VOLUMES, ".dcm"))
 
 
@@ -39,7 +38,7 @@ def list_images(
     path: str | Path,
     output_dir: str | Path | None = None,
     output_postfix: str = "mask",
-    output_format: str = AUTO,
+    output_format: str = AUTO_FORMAT,
     overwrite: bool = False,
     read: Callable | None = None,
     accept_masks: bool = False,
@@ -48,8 +47,8 @@ def list_images(
 
     Args:
         path: image file or folder.
-        output_dir: where the outputs will go; those that are already there are refused before anything runs. None looks
-            at nothing.
+        output_dir: where the outputs will go. Outputs that are already there are refused before anything runs. None
+            checks nothing.
         output_postfix: as SaveMaskd's.
         output_format: as SaveMaskd's.
         overwrite: as SaveMaskd's.
@@ -71,19 +70,20 @@ def list_images(
         _check_output_dir(output_dir)
     images = _images(Path(path))
     if output_format == DICOM_SEG:
-        _refuse_others(images)
+        _check_dicom(images)
     outputs = _outputs(images, output_dir or ".", output_postfix, output_format)
     if output_dir is not None:
         if not overwrite:
-            for output in (*outputs, Path(output_dir) / TABLE):
+            for output in (*outputs, Path(output_dir) / LESIONS_FILE):
                 refuse_existing(output)
         if read is not None:
-            _check_all(images, partial(_check, read=read, accept_masks=accept_masks, output_format=output_format))
+            check = partial(_check_image, read=read, accept_masks=accept_masks, output_format=output_format)
+            map_in_threads(check, images)
     return [{Keys.IMAGE: str(image)} for image in images]
 
 
 def _check_path(name: str, path: str | Path) -> None:
-    """Of a name that looks like a number monai.bundle makes one."""
+    """Refuse a number: monai.bundle makes one of a folder's name that looks like it."""
     if not isinstance(path, (str, Path)):
         raise ValueError(f"{name} must be a path, got the {type(path).__name__} {path!r}; write ./ before the name.")
 
@@ -112,62 +112,51 @@ def _images(path: Path) -> list[Path]:
     return images
 
 
-def _refuse_others(images: list[Path]) -> None:
+def _check_dicom(images: list[Path]) -> None:
     for image in images:
         if image.name.lower().endswith(PICTURES + VOLUMES) or not is_dicom(image):
             raise ValueError(
-                f"output_format {DICOM_SEG} is for DICOM images, but {image} is none; take it out, or pass {AUTO}."
+                f"output_format {DICOM_SEG} is for DICOM images, but {image} is none; take it out, or pass "
+                f"{AUTO_FORMAT}."
             )
 
 
 def _outputs(images: list[Path], output_dir: str | Path, output_postfix: str, output_format: str) -> list[Path]:
     """Every file that may be written, in the order of the images."""
-    found: dict[Path, Path] = {}
+    image_of: dict[Path, Path] = {}  # by output
     inputs = {image.resolve() for image in images}
     for image in images:
         for output in possible_outputs(image, output_dir, output_postfix, output_format):
-            if output in found:
+            if output in image_of:
                 raise ValueError(
-                    f"images {found[output]} and {image} would both give {output.name}; rename one of them."
+                    f"images {image_of[output]} and {image} would both give {output.name}; rename one of them."
                 )
             if output.resolve() in inputs:
                 raise ValueError(
                     f"the output {output.name} of {image} would replace an image; choose another output_dir."
                 )
-            found[output] = image
-    return list(found)
+            image_of[output] = image
+    return list(image_of)
 
 
-def _check_all(images: list[Path], check: Callable[[Path], None]) -> None:
-    """Checks in threads, in order; the first failure ends the rest."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        try:
-            for _ in pool.map(check, images):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _check(image: Path, read: Callable, accept_masks: bool, output_format: str) -> None:
+def _check_image(image: Path, read: Callable, accept_masks: bool, output_format: str) -> None:
     pixels, _ = read(image)
     if output_format == DICOM_SEG:
         check_source(image)
     if not accept_masks and looks_like_mask(pixels):
         raise ValueError(
             f"file {image} looks like a mask, not like an ultrasound image: it has {len(np.unique(pixels))} gray "
-            "values, nearly "
-            "all black or white; give the folder of the images, or pass --accept_masks True."
+            "values, nearly all black or white; give the folder of the images, or pass --accept_masks True."
         )
 
 
 def looks_like_mask(pixels: np.ndarray) -> bool:
     """Whether gray values in [0, 1] are those of a label image.
 
-    They are where there are fewer than FEWEST_GRAYS or where, blurred by a compression, 99 % are near black or white,
-    some white.
+    A label image has fewer than MIN_GRAYS values. One that a compression has blurred has more, but 99 % of its pixels
+    are near black or white, and some are near white.
     """
-    if len(np.unique(pixels)) < FEWEST_GRAYS:
+    if len(np.unique(pixels)) < MIN_GRAYS:
         return True
-    white = float((pixels > 1 - NEAR).mean())
-    return white > 0.002 and white + float((pixels < NEAR).mean()) > 0.99
+    white = float((pixels > 1 - BLUR).mean())
+    return white > 0.002 and white + float((pixels < BLUR).mean()) > 0.99

@@ -1,6 +1,6 @@
-"""What was found, as lesions.csv: a row for each file, frame and class, whether there is anything of it or not.
+"""The lesions as lesions.csv: a row for each file, frame and class, also where the class is not in the frame.
 
-Areas in pixels and in mm2 have columns of their own; mm2 is empty where the file does not say how large a pixel is.
+Areas in pixels and in mm2 have separate columns. mm2 is empty where the file does not say how large a pixel is.
 
 Legend: W columns, H rows, N frames. Masks are class indices.
 """
@@ -22,7 +22,7 @@ from scipy.ndimage import label
 from ..data.dicom import SPACING
 from ..utils.files import atomic_path
 from .masks import image_path
-from .outputs import TABLE
+from .outputs import LESIONS_FILE
 
 COLUMNS = (
     "file",
@@ -45,8 +45,9 @@ logger = logging.getLogger(__name__)
 
 
 def foreground_names(num_classes: int, names: Sequence[str] | None = None) -> list[str]:
-    """Names of the classes 1, 2, ...: those given, else "lesion" for the one of two classes, "class 1" and so on for
-    more.
+    """Names of the classes 1, 2, ...
+
+    Without `names` the one class of a binary student is "lesion", and those of others are "class 1", "class 2", ...
 
     Args:
         num_classes: with the background.
@@ -70,8 +71,8 @@ def measure(mask: np.ndarray, spacing: Sequence[float] | None = None) -> dict[st
         spacing: width and height of a pixel in mm; None where they are not known.
 
     Returns:
-        x counts columns from the left, y rows from the top, both from 0; x_max and y_max are the last that belong to
-        it. What is not known or not there is an empty text.
+        x counts columns from the left, y rows from the top, both from 0. x_max and y_max are the last column and row
+        of the class. What is not known or not there is an empty text.
     """
     area = int(mask.sum())
     width, height = spacing if spacing is not None else ("", "")
@@ -119,7 +120,7 @@ class LesionTable:
     """
 
     def __init__(self, output_dir: str | Path, class_names: Sequence[str], key: str = Keys.PRED) -> None:
-        self.path = Path(output_dir) / TABLE
+        self.path = Path(output_dir) / LESIONS_FILE
         self.class_names = list(class_names)
         self.key = key
         self.files = 0
@@ -131,7 +132,7 @@ class LesionTable:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """The next image begins a new table."""
+        """Let the next image begin a new table."""
         self.files = 0
 
     def __call__(self, engine: Engine) -> None:
@@ -151,5 +152,5 @@ class LesionTable:
             writer.writerows(rows)
 
     def finish(self, engine: Engine) -> None:
-        """Say where everything lies."""
-        logger.info(f"segmented {self.files} files into {self.path.parent}; {TABLE} holds the areas")
+        """Log where the outputs are."""
+        logger.info(f"segmented {self.files} files into {self.path.parent}; {LESIONS_FILE} holds the areas")

@@ -1,7 +1,7 @@
 """The masks that inference writes: of the size and geometry of their image.
 
-Pictures give PNG, NIfTI gives NIfTI with the header of the image, DICOM gives PNG, NIfTI for a loop, or DICOM SEG. A
-picture with an EXIF rotation is read upright, and so is its mask.
+Pictures give PNG. NIfTI gives NIfTI with the header of the image. DICOM gives PNG, NIfTI for a loop, or DICOM SEG. A
+picture with an EXIF rotation is read upright, and its mask is upright too.
 
 Arrays are in MONAI's layout: W columns first, then H rows, then N frames.
 """
@@ -23,12 +23,15 @@ from PIL import Image
 from ..data.dicom import SPACING
 from ..utils.files import atomic_path
 from .dicom_seg import need_highdicom, write_segmentation
-from .outputs import AUTO, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
+from .outputs import AUTO_FORMAT, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
 
 
 def stored_mask(mask: Any, shape: Sequence[int]) -> np.ndarray:
-    """Class indices as uint8 in the shape of the stored image, (W, H), (W, H, 1) or (W, H, N), from (1, W, H[, N]) or
-    (W, H[, N]).
+    """Class indices as uint8 in the shape of the stored image.
+
+    Args:
+        mask: (1, W, H[, N]) or (W, H[, N]).
+        shape: of the stored image, (W, H), (W, H, 1) or (W, H, N).
 
     Raises:
         ValueError: the mask has not the size of the image.
@@ -43,7 +46,7 @@ def stored_mask(mask: Any, shape: Sequence[int]) -> np.ndarray:
 
 
 def original_shape(mask: torch.Tensor) -> tuple[int, ...]:
-    """Shape of the stored image, from the metadata of its mask; what MONAI's own readers call `spatial_shape`."""
+    """Shape of the stored image, from the metadata of its mask. MONAI's readers call it `spatial_shape`."""
     meta = mask.meta
     return tuple(int(n) for n in meta.get("original_shape", meta.get(MetaKeys.SPATIAL_SHAPE)))
 
@@ -74,7 +77,7 @@ class SaveMaskd(SaveImaged):
     Takes (1, W, H[, N]) after Invertd, or what ToStoredShaped gives; adds the item "pred_path" for the key "pred".
     NIfTI has the image's shape, affine, qform, sform and pixel sizes.
 
-    It is a SaveImaged so that MONAI Label, which writes masks itself, leaves it out.
+    It is a SaveImaged because MONAI Label writes masks itself and leaves out what is one.
 
     Args:
         keys: masks with the metadata of their image (`filename_or_obj`, `original_shape`).
@@ -97,7 +100,7 @@ class SaveMaskd(SaveImaged):
         keys: KeysCollection,
         output_dir: str | Path,
         output_postfix: str = "mask",
-        output_format: str = AUTO,
+        output_format: str = AUTO_FORMAT,
         class_names: Sequence[str] = ("lesion",),
         scale_binary: bool = False,
         overwrite: bool = False,
@@ -155,8 +158,8 @@ def _volume(image: Path, pixels: np.ndarray, mask: torch.Tensor) -> nibabel.Nift
 
 
 def _like(source: nibabel.Nifti1Image, pixels: np.ndarray) -> nibabel.Nifti1Image:
-    """A volume of `pixels` with the geometry of `source`; the display range and scaling of its gray values go, and
-    its colors.
+    """A volume of `pixels` with the geometry of `source`, without the display range, scaling and colors of its
+    values.
     """
     header = source.header.copy()
     header["cal_min"] = header["cal_max"] = 0

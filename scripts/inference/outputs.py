@@ -1,10 +1,12 @@
 """Names of the files that inference reads and writes.
 
-| of NAME.png, .jpg, .bmp, .tif | NAME_mask.png, NAME_overlay.png |
-| of NAME.nii, .nii.gz | NAME_mask.nii.gz, NAME_overlay.png, or .gif of a loop |
-| of a DICOM still | NAME_mask.png, NAME_overlay.png |
-| of a DICOM loop | NAME_mask.nii.gz, NAME_overlay.gif |
-| of DICOM with output_format dicom_seg | NAME_mask.dcm and the overlay |
+| image | outputs |
+|---|---|
+| NAME.png, .jpg, .bmp, .tif | NAME_mask.png, NAME_overlay.png |
+| NAME.nii, .nii.gz | NAME_mask.nii.gz, NAME_overlay.png, or .gif of a loop |
+| a DICOM still | NAME_mask.png, NAME_overlay.png |
+| a DICOM loop | NAME_mask.nii.gz, NAME_overlay.gif |
+| DICOM with output_format dicom_seg | NAME_mask.dcm and the overlay |
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from ..data.dicom import is_dicom
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUMES = (".nii.gz", ".nii")
-TABLE = "lesions.csv"
-AUTO, DICOM_SEG = OUTPUT_FORMATS = ("auto", "dicom_seg")
+LESIONS_FILE = "lesions.csv"
+AUTO_FORMAT, DICOM_SEG = OUTPUT_FORMATS = ("auto", "dicom_seg")
 
 
 def is_image(path: str | Path) -> bool:
@@ -27,16 +29,20 @@ def is_image(path: str | Path) -> bool:
 
 
 def output_path(image: str | Path, output_dir: str | Path, postfix: str, suffix: str) -> Path:
-    """output_dir/NAME_postfix.suffix, NAME being the image's without its known ending."""
+    """output_dir/NAME_postfix.suffix, where NAME is the image's name without its ending."""
     name = Path(image).name
     ending = next((s for s in PICTURES + VOLUMES + DICOM if name.lower().endswith(s)), "")
     return Path(output_dir) / f"{name[: len(name) - len(ending)]}_{postfix}{suffix}"
 
 
 def mask_path(
-    image: str | Path, output_dir: str | Path, postfix: str = "mask", loop: bool = False, output_format: str = AUTO
+    image: str | Path,
+    output_dir: str | Path,
+    postfix: str = "mask",
+    loop: bool = False,
+    output_format: str = AUTO_FORMAT,
 ) -> Path:
-    """Where the mask of an image goes; see the module.
+    """Where the mask of an image goes, see the table of this module.
 
     Args:
         image: file.
@@ -56,20 +62,21 @@ def mask_path(
 
 
 def overlay_path(image: str | Path, output_dir: str | Path, loop: bool = False) -> Path:
-    """Where the overlay of an image goes; see the module."""
+    """Where the overlay of an image goes, see the table of this module."""
     return output_path(image, output_dir, "overlay", ".gif" if loop else ".png")
 
 
 def possible_outputs(
-    image: str | Path, output_dir: str | Path, postfix: str = "mask", output_format: str = AUTO
+    image: str | Path, output_dir: str | Path, postfix: str = "mask", output_format: str = AUTO_FORMAT
 ) -> list[Path]:
-    """Every file that one image may give, whether it is a still or a loop; masks first."""
+    """Every file that one image may give, as a still and as a loop. Masks come first."""
     masks = [mask_path(image, output_dir, postfix, loop, output_format) for loop in (False, True)]
     return list(dict.fromkeys(masks + [overlay_path(image, output_dir, loop) for loop in (False, True)]))
 
 
 def check_output_format(output_format: str) -> None:
-    """
+    """Refuse what is no format of masks.
+
     Raises:
         ValueError: it is none of OUTPUT_FORMATS.
     """
@@ -78,7 +85,8 @@ def check_output_format(output_format: str) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """
+    """Refuse to replace an output.
+
     Raises:
         FileExistsError: the file is there.
     """

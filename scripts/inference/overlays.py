@@ -1,4 +1,4 @@
-"""Pictures to look at: the outline of each mask on its image, a PNG of a still and a GIF of a loop.
+"""Overlays: the outline of each mask on its image, a PNG of a still and a GIF of a loop.
 
 Legend: H rows, W columns, N frames. Masks are class indices.
 """
@@ -17,16 +17,16 @@ from PIL import Image
 from scipy.ndimage import binary_erosion
 
 from ..data.dicom import FRAME_TIME
-from ..report.panels import CLASS_COLORS, SOURCE_COLORS
+from ..utils.colors import CLASS_COLORS, SOURCE_COLORS
 from ..utils.files import atomic_path
 from .frame_reader import FrameReader
 from .masks import image_path
 from .outputs import overlay_path, refuse_existing
 
-COLORS = (SOURCE_COLORS["student"], *CLASS_COLORS)  # of the classes 1, 2, ...
-LONGEST = 512  # pixels of a loop's longer side
-FRAME_MS = 100.0  # where the file does not say how long a frame lasts
-SHORTEST_MS = 20.0  # what viewers show
+OUTLINE_COLORS = (SOURCE_COLORS["student"], *CLASS_COLORS)  # of the classes 1, 2, ...
+MAX_LOOP_SIDE = 512  # pixels of a loop's longer side
+DEFAULT_FRAME_MS = 100.0  # where the file does not say how long a frame lasts
+MIN_FRAME_MS = 20.0  # viewers show no shorter frame
 
 
 def draw_outlines(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def draw_outlines(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     drawn, width = image.copy(), max(1, round(max(mask.shape) / 300))
     for c in np.unique(mask[mask > 0]):
         inside = mask == c
-        color = 255 * np.asarray(to_rgb(COLORS[(c - 1) % len(COLORS)]))
+        color = 255 * np.asarray(to_rgb(OUTLINE_COLORS[(c - 1) % len(OUTLINE_COLORS)]))
         drawn[inside & ~binary_erosion(inside, iterations=width)] = color.round().astype(np.uint8)
     return drawn
 
@@ -51,8 +51,8 @@ def draw_outlines(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 class SaveOverlayd(SaveImaged):
     """Writes the overlay of a mask in one step and keeps its path as the item "pred_overlay" for the key "pred".
 
-    Reads the image once more, in its colors and its own size: the network's copy is gray and small. Loops are at most
-    LONGEST pixels wide and high. A SaveImaged, as SaveMaskd is.
+    Reads the image once more, in its colors and at its original size: the network's copy is gray and small. Loops are
+    at most MAX_LOOP_SIDE pixels wide and high. It is a SaveImaged for the reason that SaveMaskd is.
 
     Args:
         keys: what ToStoredShaped gives, with the metadata of the image (`filename_or_obj`).
@@ -95,16 +95,16 @@ class SaveOverlayd(SaveImaged):
             if len(frames) == 1:
                 frames[0].save(partial)
             else:
-                _save_loop(frames, max(SHORTEST_MS, float(meta.get(FRAME_TIME, FRAME_MS))), partial)
+                _save_loop(frames, max(MIN_FRAME_MS, float(meta.get(FRAME_TIME, DEFAULT_FRAME_MS))), partial)
         return path
 
 
 def _frame(pixels: np.ndarray, mask: np.ndarray) -> Image.Image:
-    """Of pixels (W, H, 3) and a mask (W, H)."""
+    """The overlay of pixels (W, H, 3) and a mask (W, H)."""
     return Image.fromarray(draw_outlines(pixels.swapaxes(0, 1), mask.T))
 
 
 def _save_loop(frames: list[Image.Image], milliseconds: float, path: Path) -> None:
     for frame in frames:
-        frame.thumbnail((LONGEST, LONGEST))
+        frame.thumbnail((MAX_LOOP_SIDE, MAX_LOOP_SIDE))
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(milliseconds), loop=0)

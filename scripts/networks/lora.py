@@ -21,20 +21,8 @@ from timm.models.tiny_vit import Attention
 from torch import nn
 from torch.nn.utils import parametrize
 
-ENCODER = "sam_lora_image_encoder"
-FULL = "sam_lora_image_encoder_mask_decoder"
-DECODER_ONLY = "mask_decoder"
-MODULES = (ENCODER, FULL, DECODER_ONLY)
-
-# attentions in every layer of the decoder transformer, by the seed's short names, and the one after the layers
-ATTENTIONS = {"sa": "self_attn", "cti": "cross_attn_token_to_image", "cit": "cross_attn_image_to_token"}
-FINAL = "final_attn_token_to_image"
-# regular expressions, because peft stores a list of names without order
-ENCODER_TARGETS = r"image_encoder\.blocks\.\d+\.attn\.qkv\.[qv]"
-TINY_VIT_FROM = 2  # the first stage with LoRA
-TINY_VIT_TARGETS = rf"image_encoder\.vit\.stages\.[{TINY_VIT_FROM}-3]\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])"
-TINY_VIT_TUNED = "image_encoder.neck"
-DECODER_TARGETS = rf"mask_decoder\.transformer\.(layers\.\d+\.({'|'.join(ATTENTIONS.values())})|{FINAL})\.[qv]_proj"
+from ..utils.options import is_whole
+from .lora_names import DECODER_ONLY, ENCODER, Names, SamNames, TinyVitNames, normalize_module
 
 
 class SplitQKV(nn.Module):
@@ -54,35 +42,11 @@ class SplitQKV(nn.Module):
         """(..., D) -> (..., 3 D)."""
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
-    def fuse(self) -> nn.Linear:
-        """The one Linear that this equals; LoRA must be merged before."""
-        parts = (self.q, self.k, self.v)
-        bias = None if self.q.bias is None else torch.cat([part.bias for part in parts])
-        return _linear(torch.cat([part.weight for part in parts]), bias)
-
 
 def split_qkv(image_encoder: nn.Module) -> None:
     """Replace every block's fused qkv by a `SplitQKV`, in place."""
     for block in image_encoder.blocks:
         block.attn.qkv = SplitQKV(block.attn.qkv)
-
-
-def fuse_qkv(image_encoder: nn.Module) -> None:
-    """Undo `split_qkv`, in place."""
-    for block in image_encoder.blocks:
-        block.attn.qkv = block.attn.qkv.fuse()
-
-
-def normalize_module(module: str) -> str:
-    """The module without the seed's leading `model.`.
-
-    Raises:
-        ValueError: no such module.
-    """
-    name = str(module).removeprefix("model.")
-    if name not in MODULES:
-        raise ValueError(f"teacher::module must be one of {', '.join(MODULES)}, got {module!r}.")
-    return name
 
 
 def add_lora(sam: Sam, module: str = ENCODER, rank: int = 4) -> nn.Module:
@@ -144,7 +108,7 @@ class LowRank(nn.Module):
 
 def _add_tiny_vit_lora(sam: Sam, rank: int) -> Sam:
     for name, layer in list(sam.named_modules()):
-        if re.fullmatch(TINY_VIT_TARGETS, name):
+        if re.fullmatch(TinyVitNames.targets(), name):
             parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
         elif isinstance(layer, Attention):
             layer.fused_attn = torch.cuda.is_available()  # its bf16 backward on the CPU takes twice as long
@@ -158,14 +122,14 @@ def is_tiny_vit(sam: nn.Module) -> bool:
     return hasattr(sam.image_encoder, "vit")
 
 
-def peft_config(module: str, rank: int, num_mask_tokens: int, tiny_vit: bool = False) -> Any:
-    """peft's LoraConfig for one of the seed's two LoRA modules.
+def peft_config(module: str, rank: int, num_mask_tokens: int, names: Names = SamNames) -> Any:
+    """peft's LoraConfig for a module with LoRA.
 
     Args:
         module: one of `MODULES` but `mask_decoder`.
         rank: of the LoRA.
         num_mask_tokens: of the mask decoder.
-        tiny_vit: for LiteMedSAM's encoder.
+        names: of the image encoder.
 
     Raises:
         ValueError: a rank that is no positive integer.
@@ -173,21 +137,18 @@ def peft_config(module: str, rank: int, num_mask_tokens: int, tiny_vit: bool = F
     from peft import LoraConfig
 
     _check_rank(rank)
-    targets, tuned = ENCODER_TARGETS, ["prompt_encoder", "mask_decoder"]
-    if tiny_vit:
-        targets, tuned = TINY_VIT_TARGETS, [TINY_VIT_TUNED, *tuned]
-    if module == FULL:
-        targets = f"({ENCODER_TARGETS}|{DECODER_TARGETS})"
-        hypernetworks = [f"output_hypernetworks_mlps.{i}" for i in range(num_mask_tokens)]
-        parts = ("iou_token", "mask_tokens", "output_upscaling", *hypernetworks, "iou_prediction_head")
-        tuned = ["prompt_encoder", *(f"mask_decoder.{part}" for part in parts)]
     return LoraConfig(
-        r=rank, lora_alpha=rank, lora_dropout=0.0, bias="none", target_modules=targets, modules_to_save=tuned
+        r=rank,
+        lora_alpha=rank,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=names.targets(module),
+        modules_to_save=names.whole_modules(module, num_mask_tokens),
     )
 
 
 def _check_rank(rank: int) -> None:
-    if not isinstance(rank, int) or rank < 1:
+    if not is_whole(rank, 1):
         raise ValueError(f"teacher::rank must be a positive integer, got {rank!r}.")
 
 

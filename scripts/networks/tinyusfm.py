@@ -9,34 +9,21 @@ Shapes: B batch, C classes, D channels, H W pixels (H = W = img_size), N tokens,
 
 from __future__ import annotations
 
-import logging
-import math
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple, Optional
 
 import torch
-from timm.layers import Attention, resample_abs_pos_embed
+from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
-from ..utils.options import NECK, STUDENT_FEATURES
-from .initialization import INITIALIZATIONS, MIMETIC, mimetic_
-from .weights import BACKBONE, STUDENT, check_kind, list_keys, load_strict, read_state_dict
+from ..utils.options import NECK, STUDENT_FEATURES, check_img_size, check_num_classes, logit_channels
 
-logger = logging.getLogger(__name__)
-
-MODEL_NAMES = ("TinyUSFM_Seg",)
 PATCH_SIZE = 16
 RESCALES = (4.0, 2.0, 1.0, 0.5)
 STRIDE_16 = 2  # the neck level that is not rescaled
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# what the pretraining file lacks and has beyond the segmentation backbone
-HEAD_KEYS = ("neck.*", "decode_head.*", "backbone.norm.*")
-PRETRAINING_KEYS = ("backbone.head.*", "backbone.head_dist.*", "backbone.fc_norm.*", "backbone.dist_norm.*")
-POS_EMBED = "backbone.pos_embed"
-CLASSIFIER = "decode_head.conv_seg.weight"
 
 
 class StudentOutput(NamedTuple):
@@ -241,158 +228,9 @@ class TinyUSFMSeg(nn.Module):
             )
 
 
-def build_student(
-    model_name: str = "TinyUSFM_Seg",
-    num_classes: int = 2,
-    img_size: int = 224,
-    pretrained: bool = True,
-    checkpoint: str | Path | None = None,
-    initialization: str = MIMETIC,
-    return_features: str | None = None,
-) -> TinyUSFMSeg:
-    """The student, its weights loaded when a checkpoint is given.
-
-    Args:
-        model_name: `TinyUSFM_Seg`.
-        num_classes: with the background; 2 gives one logit channel.
-        img_size: rows and columns in pixels, a multiple of 16.
-        pretrained: start from `checkpoint`.
-        checkpoint: what `load_student` reads; without one there is a warning when `pretrained`.
-        initialization: of a backbone without a checkpoint, `mimetic` (see initialization.py) or `random` (timm's).
-        return_features: see `TinyUSFMSeg`.
-
-    Raises:
-        FileNotFoundError: no such checkpoint.
-        ValueError: an argument out of range, or a checkpoint that does not fit.
-    """
-    if model_name not in MODEL_NAMES:
-        raise ValueError(f"student::model_name must be one of {', '.join(MODEL_NAMES)}, got {model_name!r}.")
-    if checkpoint and not pretrained:
-        raise ValueError(
-            f"student::checkpoint is {checkpoint}, but student::pretrained is {pretrained}; "
-            "pass --student::pretrained True or leave the checkpoint out."
-        )
-    if initialization not in INITIALIZATIONS:
-        raise ValueError(
-            f"student::initialization must be one of {', '.join(INITIALIZATIONS)}, got {initialization!r}."
-        )
-    model = TinyUSFMSeg(num_classes=num_classes, img_size=img_size, return_features=return_features)
-    if checkpoint:
-        load_student(model, checkpoint)
-        return model
-    if initialization == MIMETIC:
-        mimetic_(model.backbone)
-    if pretrained:
-        logger.warning(
-            "the student starts without a checkpoint (initialization %s); pass --student::checkpoint PATH to "
-            "TinyUSFM's file.",
-            initialization,
-        )
-    return model
-
-
-def load_student(model: TinyUSFMSeg, path: str | Path) -> None:
-    """Load a segmentation checkpoint in full, or upstream's pretrained backbone (TinyUSFM.pth) and leave the head new.
-
-    Position embeddings of another img_size are resized (bicubic, timm's `resample_abs_pos_embed`).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file of another network or class count, or whose keys do not fit.
-    """
-    state = read_state_dict(path, "student::checkpoint")
-    source = f"student::checkpoint {path}"
-    if check_kind(state, (STUDENT, BACKBONE), source) == BACKBONE:
-        _load_backbone(model, state, source)
-        return
-    _load_segmentation(model, _resize_pos_embed(model, state), source)
-
-
-def load_trained_student(model: TinyUSFMSeg, path: str | Path, name: str = "checkpoint") -> TinyUSFMSeg:
-    """The model with a whole segmentation checkpoint in it, to be used as it was trained.
-
-    A pretrained backbone without its head and a student of another img_size are refused: both would segment, and badly.
-
-    Args:
-        model: gets the weights; untouched when the file is refused.
-        path: what training wrote.
-        name: the config id that gave the path, for messages.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no path, a file of another network, class count or img_size, or whose keys do not fit.
-    """
-    if not path:
-        raise ValueError(f"{name} is required, got {path!r}; pass --{name} PATH to a trained student.")
-    state, source = read_state_dict(path, name), f"{name} {path}"
-    check_kind(state, (STUDENT,), source)
-    _check_img_size(model, state, source)
-    _load_segmentation(model, state, source)
-    return model
-
-
-def logit_channels(num_classes: int) -> int:
-    """One logit channel for two classes, else one a class."""
-    return 1 if num_classes == 2 else num_classes
-
-
 def resize_like(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """(B, D, H, W) resized bilinearly to the reference's H and W."""
     return F.interpolate(x, size=reference.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def _load_segmentation(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
-    _check_classes(model, state, source)
-    load_strict(model, state, source=source)
-    logger.info("%s: backbone and head loaded", source)
-
-
-def _load_backbone(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
-    prefix = "model."
-    foreign = sorted(key for key in state if not key.startswith(prefix))
-    if foreign:
-        logger.warning("%s: %d keys outside model.* left out: %s", source, len(foreign), list_keys(foreign))
-    state = {f"backbone.{key.removeprefix(prefix)}": v for key, v in state.items() if key.startswith(prefix)}
-    gaps = load_strict(model, _resize_pos_embed(model, state), HEAD_KEYS, PRETRAINING_KEYS, source)
-    if gaps.unexpected:
-        logger.warning("%s: pretraining head left out: %s", source, list_keys(gaps.unexpected))
-    logger.info("%s: backbone loaded, %d entries of neck and head left new", source, len(gaps.missing))
-
-
-def _resize_pos_embed(model: TinyUSFMSeg, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    target, found = model.state_dict()[POS_EMBED], state.get(POS_EMBED)
-    if found is None or found.shape == target.shape or not _is_square_grid(found):
-        return state  # nothing to do, or for load_strict to refuse
-    side = model.img_size // PATCH_SIZE
-    logger.info("student: position embeddings %s resized to %s", tuple(found.shape), tuple(target.shape))
-    return {**state, POS_EMBED: resample_abs_pos_embed(found, new_size=[side, side])}
-
-
-def _is_square_grid(pos_embed: torch.Tensor) -> bool:
-    patches = pos_embed.shape[1] - 1 if pos_embed.ndim == 3 else 0  # without the class token
-    return patches > 0 and math.isqrt(patches) ** 2 == patches
-
-
-def _check_classes(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
-    found, expected = state.get(CLASSIFIER), model.decode_head.conv_seg.out_channels
-    if found is not None and found.shape[0] != expected:
-        classes = [2 if channels == 1 else channels for channels in (found.shape[0], expected)]
-        raise ValueError(
-            f"{source} segments {classes[0]} classes, but data::num_classes is {classes[1]}; "
-            f"pass --data::num_classes {classes[0]} (--num_classes for inference) or another checkpoint."
-        )
-
-
-def _check_img_size(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
-    found = state.get(POS_EMBED)
-    if found is None or not _is_square_grid(found):
-        return  # for load_strict to refuse
-    img_size = math.isqrt(found.shape[1] - 1) * PATCH_SIZE
-    if img_size != model.img_size:
-        raise ValueError(
-            f"{source} was trained at {img_size} pixels, but the student is built for {model.img_size}; "
-            f"pass --img_size {img_size} (--data::img_size {img_size} in evaluate.json)."
-        )
 
 
 def _conv_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
@@ -403,12 +241,8 @@ def _conv_block(in_channels: int, out_channels: int, kernel_size: int) -> nn.Seq
 def _check_arguments(
     num_classes: int, img_size: int, depth: int, out_indices: tuple[int, ...], return_features: str | None
 ) -> None:
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(
-            f"data::num_classes must be an integer of 2 or more (the background counts), got {num_classes!r}."
-        )
-    if not isinstance(img_size, int) or img_size <= 0 or img_size % PATCH_SIZE:
-        raise ValueError(f"data::img_size must be a positive multiple of {PATCH_SIZE}, got {img_size!r}.")
+    check_num_classes(num_classes)
+    check_img_size(img_size)
     if return_features not in (None, *STUDENT_FEATURES):
         raise ValueError(f"return_features must be None, {' or '.join(STUDENT_FEATURES)}, got {return_features!r}.")
     rising = len(out_indices) == len(RESCALES) and list(out_indices) == sorted(set(out_indices))

@@ -6,7 +6,6 @@ weights_only=True, so that a checkpoint cannot run code.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-# where training scripts keep the state dict: seed, torch habit, upstream, MONAI's CheckpointSaver
+# where training scripts keep the state dict: the reference implementation, torch habit, upstream, MONAI
 WRAPPERS = ("model_state_dict", "state_dict", "model", "network")
 MAX_LISTED = 10
 
@@ -151,16 +150,6 @@ def list_keys(keys: Iterable[str]) -> str:
     keys = list(keys)
     more = f" and {len(keys) - MAX_LISTED} more" if len(keys) > MAX_LISTED else ""
     return ", ".join(keys[:MAX_LISTED]) + more
-
-
-def fingerprint(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 in hex over names, types, shapes and bytes of a state dict, whatever its order."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _read(path: Path, name: str) -> Any:

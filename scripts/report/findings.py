@@ -1,13 +1,11 @@
-"""What an evaluation or a comparison found, put together for the report: figures with intervals, verdicts, curves and
-failures.
+"""The contents of a report: figures with intervals, verdicts, curves and failures of an evaluation or a comparison.
 
-A part that cannot be computed becomes a warning in the report, and the rest is told. Rows are those of results.py.
+A part that cannot be computed becomes a warning in the report, and the rest is there. Rows are those of
+evaluation/case_table.py.
 """
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
@@ -15,23 +13,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation.calibration import Reliability
-from ..evaluation.case_table import check_rows, is_missing, parse_number, warnings
+from ..evaluation.case_table import CaseTable, is_missing, parse_number, warnings
 from ..evaluation.results import is_measured
 from ..evaluation.statistics import compare_arms, summarize_arms
 from ..evaluation.subgroups import LESION_SIZE, bland_altman, subgroup_table
 from ..metrics import METRICS
+from ..utils.options import ARMS, CONTROL, STUDENT, TEACHER
 
-ARMS = ("teacher", "control", "student")  # student: the distilled one
+PAIRS = ((STUDENT, CONTROL), (STUDENT, TEACHER), (CONTROL, TEACHER))
 COMPARED = ("dice", "hd95", "nsd")
 PACKAGES = ("torch", "monai", "timm", "segment-anything", "peft")
-NO_CURVES = ("lr", "seconds", "data_wait")  # columns of a history that are no term of the loss
 FAILED_DICE = 0.5
-SHOWN = 3  # cases of each group
+CASES_DRAWN = 3  # of each of the groups best, median and worst
 MOST_GROUPS = 8  # of a column of texts that makes subgroups
 
 
 class Picked(NamedTuple):
-    """A case to draw: best, median or worst; its place in the data set; and what to write above it."""
+    """A case to draw.
+
+    Args:
+        group: best, median or worst.
+        index: in the data set.
+        title: to write above it.
+    """
 
     group: str
     index: int
@@ -53,72 +57,81 @@ def compile_report(
         rows: of all arms; teacher, control and student are compared where they are there.
         reliability: of each arm.
         title: of the report.
-        curves: by arm and seed, see `read_curves`.
+        curves: by arm and seed, of `run.history.read_curves`.
         margin: mean Dice by which the student may be below its teacher and still count as non-inferior, fixed
             beforehand.
         about: what was run, for the table of settings.
-        problems: warnings that are known already.
+        problems: warnings that the report begins with.
     """
-    told = list(problems)
-    rows = drop_copies(rows, told)
-    arms = sorted({row["arm"] for row in rows}, key=lambda arm: (*ARMS, arm).index(arm))
-    by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
-    comparable = _attempt(told, lambda: check_rows(rows) or True, False)
-    summaries, areas = {}, {}
-    for arm, own in by_arm.items():
-        summaries.update(_attempt(told, lambda own=own: summarize_arms(own, _metrics(own)), {}))
-        areas[arm] = _attempt(told, lambda arm=arm, own=own: bland_altman(own, arm), None)
-    calibration = {arm: _attempt(told, found.summary, None) for arm, found in reliability.items()}
+    notes = list(problems)
+    rows = drop_copies(rows, notes)
+    table = _attempt(notes, None, CaseTable, rows)  # None where the arms cannot be compared
+    summaries, areas = _arm_figures(rows, notes)
+    calibration = {arm: _attempt(notes, None, pixels.summary) for arm, pixels in reliability.items()}
     report = {
         "title": title,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "about": {**(about or {}), **({"margin (Dice)": margin} if margin is not None else {}), **_versions()},
-        "warnings": told,
+        "warnings": notes,
         "arms": summaries,
-        "comparisons": _comparisons(rows, arms, margin, told) if comparable else [],
-        "subgroups": _subgroups(rows, told) if comparable else [],
+        "comparisons": _comparisons(table, margin, notes) if table else [],
+        "subgroups": _subgroups(table, notes) if table else [],
         "calibration": {arm: summary for arm, summary in calibration.items() if summary},
-        "areas": {arm: found for arm, found in areas.items() if found},
+        "areas": areas,
         "failures": list_failures(rows),
         "curves": {
-            arm: {seed: curve for seed, curve in found.items() if curve} for arm, found in (curves or {}).items()
+            arm: {seed: columns for seed, columns in seeds.items() if columns} for arm, seeds in (curves or {}).items()
         },
     }
-    told.extend(warnings(rows))
+    notes.extend(warnings(rows))
     return report
 
 
-def drop_copies(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[Mapping[str, Any]]:
-    """The rows without what is there twice: the same row again, and an arm whose seeds agree to the last digit, which
-    is one training evaluated several times (a teacher in the tables of several students). What was dropped is told.
+def drop_copies(rows: Sequence[Mapping[str, Any]], notes: list[str]) -> list[Mapping[str, Any]]:
+    """The rows without copies, each of which is noted.
+
+    A copy is the same row again, or an arm whose seeds agree to the last digit. That is one training evaluated several
+    times, such as a teacher in the tables of several students.
     """
     distinct = list({tuple(sorted((key, str(value)) for key, value in row.items())): row for row in rows}.values())
-    seen: dict[tuple, Any] = {}
+    first_seeds: dict[tuple, Any] = {}
     kept, copies = [], set()
     runs: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
     for row in distinct:
         runs.setdefault((row["arm"], row["seed"]), []).append(row)
-    for (arm, seed), own in runs.items():
-        content = (arm, *sorted((row["case"], *(str(row[key]) for key in row if is_measured(key))) for row in own))
-        if seen.setdefault(content, seed) == seed:
-            kept += own
+    for (arm, seed), run_rows in runs.items():
+        content = (arm, *sorted((row["case"], *(str(row[key]) for key in row if is_measured(key))) for row in run_rows))
+        if first_seeds.setdefault(content, seed) == seed:
+            kept += run_rows
         else:
             copies.add(arm)
-    told += [
+    notes += [
         f"Arm {arm} was evaluated several times with the same results: it counts as one training."
         for arm in sorted(copies)
     ]
     return kept
 
 
-def _attempt(told: list[str], compute: Callable[[], Any], default: Any) -> Any:
-    """What `compute` returns, or the default after its error was added to what is told."""
+def _attempt(notes: list[str], default: Any, compute: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What `compute` returns for the arguments, or the default after its error was noted."""
     try:
-        return compute()
+        return compute(*arguments, **options)
     except ValueError as error:
-        if str(error) not in told:
-            told.append(str(error))
+        if str(error) not in notes:
+            notes.append(str(error))
         return default
+
+
+def _arm_figures(rows: Sequence[Mapping[str, Any]], notes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """By arm its summary and the agreement of its areas, as far as they can be computed. Each arm stands alone."""
+    summaries, areas = {}, {}
+    for arm in sorted(dict.fromkeys(row["arm"] for row in rows), key=lambda arm: (*ARMS, arm).index(arm)):
+        arm_rows = [row for row in rows if row["arm"] == arm]
+        if table := _attempt(notes, None, CaseTable, arm_rows):
+            summaries.update(_attempt(notes, {}, summarize_arms, table, _metrics(arm_rows)))
+            if agreement := _attempt(notes, None, bland_altman, table, arm):
+                areas[arm] = agreement
+    return summaries, areas
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -129,55 +142,50 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in shared if f"{name}_mm" not in shared]
 
 
-def _comparisons(
-    rows: Sequence[Mapping[str, Any]], arms: Sequence[str], margin: float | None, told: list[str]
-) -> list[dict[str, Any]]:
+def _comparisons(table: CaseTable, margin: float | None, notes: list[str]) -> list[dict[str, Any]]:
     """Student against teacher and control, control against teacher; the margin is of the Dice to the teacher."""
-    pairs = [
-        (a, b) for a, b in (("student", "control"), ("student", "teacher"), ("control", "teacher")) if {a, b} <= {*arms}
-    ]
-    shared = _metrics(rows)
+    shared = _metrics(table.all_rows)
     metrics = [f"{name}_mm" if f"{name}_mm" in shared else name for name in COMPARED]
-    found = []
+    pairs = [pair for pair in PAIRS if {*pair} <= {*table.runs}]
+    comparisons = []
     for arm, reference, metric in ((*pair, metric) for pair in pairs for metric in metrics if metric in shared):
-        own = margin if (metric, reference) == ("dice", "teacher") else None
-        found.append(
-            _attempt(told, lambda a=arm, r=reference, m=metric, own=own: compare_arms(rows, a, r, m, margin=own), None)
-        )
-    return [comparison for comparison in found if comparison]
+        limit = margin if (metric, reference) == ("dice", TEACHER) else None
+        comparisons.append(_attempt(notes, None, compare_arms, table, arm, reference, metric, margin=limit))
+    return [comparison for comparison in comparisons if comparison]
 
 
-def _subgroups(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[dict[str, Any]]:
-    columns = [*_columns(rows, told), LESION_SIZE]
-    return [
-        row for column in columns for row in _attempt(told, lambda column=column: subgroup_table(rows, [column]), [])
-    ]
+def _subgroups(table: CaseTable, notes: list[str]) -> list[dict[str, Any]]:
+    columns = [*_columns(table.all_rows, notes), LESION_SIZE]
+    return [row for column in columns for row in _attempt(notes, [], subgroup_table, table, [column])]
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], told: list[str]) -> list[str]:
-    """Columns of the datalist whose cases are groups: those with few values, and measures. Texts and whole numbers of
-    which most cases have their own name them and group nothing; other texts with many values are told.
+def _columns(rows: Sequence[Mapping[str, Any]], notes: list[str]) -> list[str]:
+    """Columns of the datalist whose cases are groups: those with few values, and measures.
+
+    Texts and whole numbers of which most cases have their own name the cases and group nothing. Other texts with many
+    values are noted.
     """
-    own = {"case", "patient", "arm", "seed"}
-    names = dict.fromkeys(key for row in rows for key in row if key not in own and not is_measured(key))
+    keys = {"case", "patient", "arm", "seed"}
+    names = dict.fromkeys(key for row in rows for key in row if key not in keys and not is_measured(key))
     num_cases = len({row["case"] for row in rows})
-    found = []
+    columns = []
     for name in names:
         values = {row.get(name) for row in rows}
         numbers = [parse_number(value) for value in values if not is_missing(value)]
         numeric, shared = None not in numbers, len(values) <= num_cases / 2
         measured = numeric and (shared or any(number % 1 for number in numbers))
         if len(values) > 1 and (measured or len(values) <= MOST_GROUPS):
-            found.append(name)
+            columns.append(name)
         elif shared and len(values) > MOST_GROUPS:
-            told.append(f"Column {name} has {len(values)} values, more than {MOST_GROUPS}: it makes no subgroups.")
-    return found
+            notes.append(f"Column {name} has {len(values)} values, more than {MOST_GROUPS}: it makes no subgroups.")
+    return columns
 
 
 def list_failures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Case (the image's file), arm, seed and reason of what an arm failed, the worst first: a class without a pixel
-    that should have some, one with pixels that should have none, or a low Dice. With several classes the first two can
-    happen at any mean Dice.
+    """What the arms failed, the worst first: dicts of case (the image's file), arm, seed and reason.
+
+    Reasons are a class without a pixel that should have some, one with pixels that should have none, or a low Dice.
+    With several classes the first two can happen at any mean Dice.
     """
     failed = [(row, reason) for row in rows if (reason := _failure(row))]
     return [
@@ -202,17 +210,21 @@ def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:
     """
     arm = judged_arm({row["arm"] for row in rows})
     seed = next(row["seed"] for row in rows if row["arm"] == arm)
-    own = [row for row in rows if (row["arm"], row["seed"]) == (arm, seed)]
-    order = sorted(range(len(own)), key=lambda index: -own[index]["dice"])
-    middle = max(0, (len(order) - SHOWN) // 2)
-    groups = {"worst": order[::-1][:SHOWN], "best": order[:SHOWN], "median": order[middle : middle + SHOWN]}
+    run_rows = [row for row in rows if (row["arm"], row["seed"]) == (arm, seed)]
+    order = sorted(range(len(run_rows)), key=lambda index: -run_rows[index]["dice"])
+    middle = max(0, (len(order) - CASES_DRAWN) // 2)
+    groups = {
+        "worst": order[::-1][:CASES_DRAWN],
+        "best": order[:CASES_DRAWN],
+        "median": order[middle : middle + CASES_DRAWN],
+    }
     seen: set[int] = set()
     picked = []
     for group, indices in groups.items():
         fresh = [index for index in indices if index not in seen]
         seen.update(fresh)
         picked += [
-            Picked(group, index, f"{Path(own[index]['case']).name}: {arm} Dice {own[index]['dice']:.3f}")
+            Picked(group, index, f"{Path(run_rows[index]['case']).name}: {arm} Dice {run_rows[index]['dice']:.3f}")
             for index in fresh
         ]
     return sorted(picked, key=lambda one: ("best", "median", "worst").index(one.group))
@@ -221,25 +233,6 @@ def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:
 def judged_arm(arms: Collection[str]) -> str:
     """Whose cases are ranked and drawn: the student's, or else the control's, the teacher's, any other's."""
     return next((name for name in reversed(ARMS) if name in arms), next(iter(arms)))
-
-
-def read_curves(history: Path) -> dict[str, list[float | None]]:
-    """Epoch, loss, its terms and the validation Dice of a run's history.csv, by column; None where a cell is blank or
-    not finite. Empty where there is no such file.
-    """
-    if not history.is_file():
-        return {}
-    with open(history, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns = rows[0] if rows else ()
-    names = [
-        name for name in columns if name == "val_mean_dice" or name not in NO_CURVES and not name.startswith("val_")
-    ]
-    return {name: [_finite(row[name]) for row in rows] for name in names}
-
-
-def _finite(text: str) -> float | None:
-    return float(text) if text and math.isfinite(float(text)) else None
 
 
 def _versions() -> dict[str, str]:

@@ -9,22 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..metrics import LOWER_IS_BETTER, NSD_TOLERANCE, NSD_TOLERANCE_MM
+from ..metrics import lower_is_better, metric_title
 from .plots import arm_style
 
 DECIMALS = {"hd95": 2, "hd95_mm": 2}
-METRIC_NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "hd95": "HD95, pixels",
-    "hd95_mm": "HD95, mm",
-    "nsd": f"NSD, tolerance {NSD_TOLERANCE:g} pixels",
-    "nsd_mm": f"NSD, tolerance {NSD_TOLERANCE_MM:g} mm",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "pixel_accuracy": "Pixel accuracy",
-    "ece": "ECE",
-}
 
 
 def as_text(value: Any) -> str:
@@ -38,6 +26,7 @@ def as_number(value: float | None, decimals: int = 3) -> str:
 
 
 def as_percent(value: float | None) -> str:
+    """A share in percent; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
@@ -77,6 +66,7 @@ def _table_group(title: str, rows: Sequence[Sequence[str]], width: int) -> str:
 
 
 def scrolling(content: str, name: str) -> str:
+    """HTML that scrolls sideways in itself where it is wider than the page."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{as_text(name)}">{content}</div>'
 
 
@@ -98,28 +88,21 @@ def arm_name(arm: Any) -> str:
 
 
 def arm_legend(arms: Iterable[str]) -> str:
+    """A line with the name and color of each arm."""
     return f'<p class="legend">{" ".join(map(arm_name, arms))}</p>'
 
 
 def metric_name(metric: Any) -> str:
     """The metric's name with its unit and an arrow to where it is better."""
-    base, _, number = str(metric).partition("_class")
-    name = METRIC_NAMES.get(base, base.replace("_", " ")) + (f", class {number}" if number else "")
-    arrow, word = ("↓", "lower") if base in LOWER_IS_BETTER else ("↑", "higher")
+    title = metric_title(str(metric))
+    arrow, word = ("↓", "lower") if lower_is_better(str(metric)) else ("↑", "higher")
     label = f'title="{word} is better" role="img" aria-label="{word} is better"'
-    return f'{as_text(name)}&nbsp;<span class="arrow" {label}>{arrow}</span>'
-
-
-def metric_text(metric: str) -> str:
-    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+    return f'{as_text(title[:1].upper() + title[1:])}&nbsp;<span class="arrow" {label}>{arrow}</span>'
 
 
 def decimals_of(metric: Any) -> int:
+    """Digits after the point: two for a length, three for a share."""
     return DECIMALS.get(str(metric).partition("_class")[0], 3)
-
-
-def counted(number: Any, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 STYLE = """
@@ -213,8 +196,8 @@ $warnings
 </header>
 <main>
 $sections</main>
-<footer><p><strong>Not for clinical use.</strong> Figures of a research evaluation on the cases named above; all of
-them are in report.json beside this file.</p></footer>
+<footer><p><strong>Not for clinical use.</strong> These are results of a research evaluation on the cases named above.
+All numbers are in report.json beside this file.</p></footer>
 </body>
 </html>
 """

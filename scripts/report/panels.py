@@ -20,34 +20,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..metrics import case_metrics
+from ..utils.colors import CLASS_COLORS, SOURCE_COLORS
 from ..utils.files import atomic_path
+from ..utils.options import ARMS, CONTROL, STUDENT, TEACHER
 
-# after Okabe and Ito, told apart by color-blind readers; classes have other colors than sources
-SOURCE_COLORS = {"label": "#2FBF71", "teacher": "#56B4E9", "control": "#AA4499", "student": "#F59E0B"}
-CLASS_COLORS = ("#F0E442", "#E15759", "#CC79A7", "#4C72FF", "#B07AA1", "#9C755F")
 AGREE_COLOR, OTHER_CLASS_COLOR, NOTHING_COLOR = "#B8BEC6", "#B565F2", "#14171A"
 TEXT_COLOR = "#202124"
-NAMES = {"label": "Ground truth", "teacher": "Teacher", "control": "Control", "student": "Student"}
-SOURCES = ("teacher", "control", "student")  # of predictions
+NAMES = {"label": "Ground truth", TEACHER: "Teacher", CONTROL: "Control", STUDENT: "Student"}
 CELL, GAP, TITLE, LEGEND = 2.1, 0.08, 0.34, 0.42  # inches
 DPI = 130
-
-
-def draw_panel(
-    image: np.ndarray,
-    label: np.ndarray,
-    student: np.ndarray | None,
-    teacher: np.ndarray | None = None,
-    path: str | Path = "panel.png",
-    title: str = "",
-    num_classes: int | None = None,
-    class_names: Sequence[str] = (),
-) -> Path:
-    """One case as one row; see `draw_panels`."""
-    case = {"image": image, "label": label, "student": student, "teacher": teacher, "title": title}
-    return draw_panels(
-        [{key: value for key, value in case.items() if value is not None}], path, num_classes, class_names
-    )
 
 
 def draw_panels(
@@ -58,13 +39,28 @@ def draw_panels(
 ) -> Path:
     """Draw cases, a row each, and write the figure in one step; returns its path.
 
+    Args:
+        cases: see `panel_figure`, and the other arguments too.
+        path: of the PNG.
+    """
+    figure = panel_figure(cases, num_classes, class_names)
+    FigureCanvasAgg(figure)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=DPI, format="png", facecolor="white")
+    return Path(path)
+
+
+def panel_figure(
+    cases: Sequence[Mapping[str, Any]], num_classes: int | None = None, class_names: Sequence[str] = ()
+) -> Figure:
+    """A figure with a row a case, and legends below.
+
     The difference map is teacher against student, or the one prediction against the ground truth. Dice in the titles is
-    `scripts.metrics.case_metrics`'.
+    that of `scripts.metrics.case_metrics`.
 
     Args:
-        cases: dicts of arrays (H, W): "image" in [0, 1], "label" and one or two of `SOURCES`, class indices; "title"
-            (str) optional. All cases have the same predictions.
-        path: of the PNG.
+        cases: dicts of arrays (H, W): "image" in [0, 1], "label" and one or two of teacher, control and student, class
+            indices; "title" (str) optional. All cases have the same predictions.
         num_classes: with the background; None takes the largest class drawn.
         class_names: of the foreground classes, for the legend of more than two classes.
 
@@ -73,10 +69,10 @@ def draw_panels(
     """
     if not cases:
         raise ValueError("there are no cases to draw, expected at least one.")
-    sources = [name for name in SOURCES if name in cases[0]]
+    sources = [name for name in ARMS if name in cases[0]]
     if not 1 <= len(sources) <= 2:
         raise ValueError(
-            f"a case has the items {sorted(cases[0])}, expected one or two masks of {', '.join(SOURCES)} to draw."
+            f"a case has the items {sorted(cases[0])}, expected one or two masks of {', '.join(ARMS)} to draw."
         )
     rows = [{key: value if key == "title" else np.asarray(value) for key, value in case.items()} for case in cases]
     num_classes = num_classes or max(2, 1 + max(int(row[name].max()) for row in rows for name in ("label", *sources)))
@@ -84,10 +80,7 @@ def draw_panels(
     for axes, row in zip(grid, rows):
         _draw_row(axes, row, sources, num_classes)
     _draw_legends(figure, sources, num_classes, class_names)
-    FigureCanvasAgg(figure)
-    with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=DPI, format="png", facecolor="white")
-    return Path(path)
+    return figure
 
 
 def _layout(num_rows: int, num_columns: int) -> tuple[Figure, list[list[Axes]]]:
@@ -98,12 +91,8 @@ def _layout(num_rows: int, num_columns: int) -> tuple[Figure, list[list[Axes]]]:
     grid = []
     for i in range(num_rows):
         bottom = height - (i + 1) * (CELL + TITLE)
-        grid.append(
-            [
-                figure.add_axes(((GAP + j * (CELL + GAP)) / width, bottom / height, CELL / width, CELL / height))
-                for j in range(num_columns)
-            ]
-        )
+        corners = [(GAP + j * (CELL + GAP), bottom) for j in range(num_columns)]
+        grid.append([figure.add_axes((x / width, y / height, CELL / width, CELL / height)) for x, y in corners])
     return figure, grid
 
 
@@ -167,8 +156,13 @@ def _contour(ax: Axes, mask: np.ndarray, color: str, width: float) -> None:
 
 
 def difference_map(first: np.ndarray, second: np.ndarray, first_source: str, second_source: str) -> np.ndarray:
-    """Colors (H, W, 3): where both masks have the same class, where one has a class, where they have different
-    classes.
+    """Colors (H, W, 3) of pixels where both masks have the same class, only one has a class, or they have two classes.
+
+    Args:
+        first: class indices (H, W).
+        second: as `first`.
+        first_source: gives the color of what only `first` has, such as teacher.
+        second_source: as `first_source`, of `second`.
     """
     pixels = np.full((*first.shape, 3), to_rgb(NOTHING_COLOR))
     pixels[(first == second) & (first > 0)] = to_rgb(AGREE_COLOR)
@@ -183,12 +177,8 @@ def _draw_legends(figure: Figure, sources: Sequence[str], num_classes: int, clas
     columns = len(sources) + 4
     if num_classes > 2:
         names = list(class_names) + [f"class {c}" for c in range(len(class_names) + 1, num_classes)]
-        _legend(
-            figure,
-            "left",
-            1 / columns,
-            [Patch(color=_class_color(c), label=names[c - 1]) for c in range(1, num_classes)],
-        )
+        classes = [Patch(color=_class_color(c), label=names[c - 1]) for c in range(1, num_classes)]
+        _legend(figure, "left", 1 / columns, classes)
     outlines = [
         Line2D([], [], color=SOURCE_COLORS[name], lw=2, label=NAMES[name].lower()) for name in ("label", *sources)
     ]

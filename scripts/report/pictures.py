@@ -1,4 +1,4 @@
-"""Panels as pictures inside the report: as they are while there is room, else recompressed, and what did not fit."""
+"""Panels as pictures inside the report: as they are while there is room, otherwise recompressed or left out."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ def _embed(panel: Mapping[str, Any], budget: int) -> str:
 
 
 def fit_picture(path: Path, budget: int) -> tuple[bytes, str, tuple[int, int]]:
-    """Bytes of a PNG, "png" and its size (W, H); above the budget as a JPEG, smaller in quality and then in size until
-    it fits.
+    """Bytes of a PNG, "png" and its size (W, H); above the budget of a JPEG, made smaller until it fits.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -64,11 +63,8 @@ def fit_picture(path: Path, budget: int) -> tuple[bytes, str, tuple[int, int]]:
         return data, "png", picture.size
     flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     for scale, quality in RECOMPRESSIONS if budget >= MIN_PANEL_BYTES else ():
-        small = (
-            flat.resize([max(1, round(scale * side)) for side in flat.size], Image.Resampling.LANCZOS)
-            if scale < 1
-            else flat
-        )
+        size = [max(1, round(scale * side)) for side in flat.size]
+        small = flat.resize(size, Image.Resampling.LANCZOS) if scale < 1 else flat
         file = io.BytesIO()
         small.save(file, "JPEG", quality=quality, subsampling=0)  # as many colors as pixels, for thin outlines
         if file.tell() <= budget:

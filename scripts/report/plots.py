@@ -1,8 +1,8 @@
 """Plots of a report as inline SVG: intervals, learning curves, lesion areas, reliability.
 
-Drawn without pyplot and under an own style, so that no display is needed and no setting is left behind. Text and axes
-take the color of the page (currentColor): one drawing is right in light and in dark. The SVG names no address, not even
-its namespace, which HTML does not need.
+They are drawn without pyplot and under a style of their own, so that no display is needed and no setting is left
+behind. Text and axes take the color of the page (currentColor): one drawing is right in light and in dark. The SVG
+names no address, not even its namespace, which HTML does not need.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from .panels import SOURCE_COLORS
+from ..utils.colors import SOURCE_COLORS
+from ..utils.options import CONTROL, STUDENT, TEACHER
 
 
 class ArmStyle(NamedTuple):
@@ -31,11 +32,10 @@ class ArmStyle(NamedTuple):
     marker: str
 
 
-# the colors of the panels, and for the control Paul Tol's purple, darker than both
 ARM_STYLES = {
-    "teacher": ArmStyle("Teacher", SOURCE_COLORS["teacher"], "solid", "s"),
-    "control": ArmStyle("Control", SOURCE_COLORS["control"], "dashed", "D"),
-    "student": ArmStyle("Student", SOURCE_COLORS["student"], "solid", "o"),
+    TEACHER: ArmStyle("Teacher", SOURCE_COLORS[TEACHER], "solid", "s"),
+    CONTROL: ArmStyle("Control", SOURCE_COLORS[CONTROL], "dashed", "D"),
+    STUDENT: ArmStyle("Student", SOURCE_COLORS[STUDENT], "solid", "o"),
 }
 OTHER_COLOR = "#7A8594"
 INK = "#010203"  # stands for the color of the page's text until the SVG is written
@@ -130,9 +130,7 @@ def curve_points(columns: Mapping[str, Sequence], column: str) -> list[tuple[flo
 
 
 def area_limits(areas: Iterable[Mapping[str, Any]]) -> Limits:
-    """Limits of both axes that hold the points of all arms, so that their plots compare; a margin of 5 % around
-    them.
-    """
+    """Limits of both axes that hold the points of all arms, with a margin of 5 %, so that their plots compare."""
     points = [point for area in areas for point in area.get("points") or []]
     lines = [value for area in areas for value in (area.get("low"), area.get("high")) if value is not None]
     x, y = [point[0] for point in points] or [0.0], [point[1] for point in points] + lines + [0.0]
@@ -175,7 +173,7 @@ def bland_altman_plot(area: Mapping[str, Any], arm: str, limits: Limits, alt: st
 
 
 def unit_name(unit: str | None) -> str:
-    """ "mm²" of "mm2"; "pixels" where there is none."""
+    """The unit as it is printed: mm² of mm2, pixels where there is none."""
     return (unit or "pixels").replace("mm2", "mm²")
 
 

@@ -1,23 +1,16 @@
-"""The report of an evaluation: report.html, one file that opens from disk without a network, and report.json beside it.
+"""The parts of the report's page: its head, and a section for each part of the report.
 
-The page has no script and a policy that forbids the browser to fetch anything; plots are inline SVG, panels data URIs.
-It follows the reader's light or dark setting, prints, and fits a phone, where tables scroll. A part whose data are
-missing says so in a sentence, so that a report of a run that went half wrong still tells what it can.
+A part whose data are missing says so in a sentence. The report of a run that went half wrong still shows the rest.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from string import Template
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..utils.files import atomic_path
+from ..evaluation.case_table import plural
+from ..metrics import metric_title
 from .page import (
-    PAGE,
-    STYLE,
     arm_legend,
     arm_name,
     as_interval,
@@ -27,12 +20,10 @@ from .page import (
     as_plots,
     as_table,
     as_text,
-    counted,
     decimals_of,
     metric_name,
-    metric_text,
 )
-from .pictures import PANEL_GROUPS, embed_panels
+from .pictures import PANEL_GROUPS
 from .plots import (
     area_limits,
     arm_style,
@@ -44,7 +35,6 @@ from .plots import (
     unit_name,
 )
 
-MAX_BYTES = 4_900_000  # of report.html
 MAX_FAILURES = 200  # rows; report.json has them all
 COUNT_NAMES = {
     "empty_label": "Ground truth empty",
@@ -52,7 +42,7 @@ COUNT_NAMES = {
     "both_empty": "Both empty",
     "one_empty": "Exactly one empty",
 }
-GLANCE = ("dice", "hd95", "hd95_mm", "nsd", "nsd_mm")  # metrics that get a plot
+PLOTTED = ("dice", "hd95", "hd95_mm", "nsd", "nsd_mm")  # metrics that get a plot
 CURVES = {
     "task": "Task term",
     "distill": "Distillation term",
@@ -63,8 +53,13 @@ CURVES = {
 
 
 class Section(NamedTuple):
-    """A part of the page: of what in the report, how it is rendered ("" when there is nothing to show), and what it
-    says then.
+    """A part of the page.
+
+    Args:
+        key: of the part of the report.
+        title: above it.
+        render: the part of the report -> HTML; "" when there is nothing to show.
+        missing: the sentence that is shown then.
     """
 
     key: str
@@ -73,83 +68,18 @@ class Section(NamedTuple):
     missing: str
 
 
-def write_report(report: Mapping[str, Any], panels: Sequence[Mapping[str, Any]], output_dir: str | Path) -> Path:
-    """Write report.json and report.html, each in one step; returns the path of the page.
-
-    Args:
-        report: all parts are optional. title, created: str. about: settings by name; its item "description" is printed
-            below the title. warnings: list of str. arms, comparisons, subgroups, areas: as
-            scripts.evaluation.statistics gives them. calibration: by arm `calibration.Reliability.summary`. failures:
-            dicts of case, arm, seed, reason, image (its path). curves: by arm and seed the columns of history.csv, None
-            where an epoch has no value.
-        panels: dicts of group ("best", "median", "worst"), title, and png, a path; one that cannot be read is told.
-        output_dir: made when it is not there.
-
-    Raises:
-        ValueError: a number of the report is not finite, or a value is none of JSON's.
-    """
-    report, output_dir = _plain(report), Path(output_dir)
-    text = json.dumps(report, allow_nan=False, ensure_ascii=False, indent=1)
-    page = render_page(report, panels)
-    for name, content in (("report.json", text + "\n"), ("report.html", page)):
-        with atomic_path(output_dir / name) as partial:
-            partial.write_text(content, encoding="utf-8")
-    return output_dir / "report.html"
-
-
-def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report as JSON reads it back: arrays are lists, numbers of numpy numbers, paths and keys texts."""
-    plain = json.loads(json.dumps(report, default=_plain_value))
-    for name, value in _numbers(plain, "report"):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}, expected a finite number, or None where there is none.")
-    return plain
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise ValueError(f"the report holds {value!r} of type {type(value).__name__}, expected what JSON knows.")
-
-
-def _numbers(value: Any, name: str) -> Iterable[tuple[str, float]]:
-    """Floats below a value with their ids."""
-    if isinstance(value, float):
-        yield name, value
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from _numbers(item, f"{name}::{key}")
-
-
-def render_page(report: Mapping[str, Any], panels: Sequence[Mapping[str, Any]]) -> str:
-    """The page as HTML; see `write_report`. Panels share the bytes that the rest leaves of MAX_BYTES."""
-    parts = {section.key: _section(section, report.get(section.key)) for section in SECTIONS if section.key != "panels"}
-    head = {
-        "title": as_text(report.get("title") or "Evaluation"),
-        "style": STYLE,
-        "lead": _lead(report),
-        "warnings": _warnings(report.get("warnings")),
-        "verdicts": _verdicts(report.get("comparisons") or []),
-        "links": "".join(f'<a href="#{section.key}">{section.title}</a>' for section in SECTIONS),
-    }
-    used = len("".join([*head.values(), *parts.values()]).encode()) + len(PAGE)
-    pictures = embed_panels(panels, MAX_BYTES - used)
-    ordered = [_section(section, pictures) if section.key == "panels" else parts[section.key] for section in SECTIONS]
-    return Template(PAGE).substitute(head, sections="".join(ordered))
-
-
-def _section(section: Section, data: Any) -> str:
+def render_section(section: Section, data: Any) -> str:
+    """A section as HTML, with its heading and its data, or the sentence that they are missing."""
     body = (section.render(data) if data else "") or f'<p class="missing">{section.missing}</p>'
     heading = f'<h2 id="{section.key}-title">{section.title}</h2>'
     return f'<section id="{section.key}" aria-labelledby="{section.key}-title">{heading}{body}</section>\n'
 
 
-# The top of the page.
+# The head of the page.
 
 
-def _lead(report: Mapping[str, Any]) -> str:
-    """What the report is about, in a sentence and a line."""
+def render_lead(report: Mapping[str, Any]) -> str:
+    """What the report is about: a sentence, and a line with its sizes and date."""
     about, arms = report.get("about") or {}, report.get("arms") or {}
     description = about.get("description") or DESCRIPTION
     facts = [*_sizes(arms), f"created {report['created']}" if report.get("created") else ""]
@@ -159,22 +89,24 @@ def _lead(report: Mapping[str, Any]) -> str:
 
 def _sizes(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Cases and patients, as many as the arms agree on, and the arms."""
-    found = []
+    sizes = []
     for key, noun in (("num_cases", "case"), ("num_patients", "patient")):
         numbers = {arm.get(key) for arm in arms.values()} - {None}
-        found += [counted(number, noun) for number in numbers] if len(numbers) == 1 else []
-    return [*found, ", ".join(arm_style(arm).name.lower() for arm in arms)]
+        sizes += [plural(number, noun) for number in numbers] if len(numbers) == 1 else []
+    return [*sizes, ", ".join(arm_style(arm).name.lower() for arm in arms)]
 
 
-def _warnings(warnings: Sequence[str] | None) -> str:
+def render_warnings(warnings: Sequence[str] | None) -> str:
+    """A box with a line a warning."""
     if not warnings:
         return '<p class="missing">No warnings.</p>'
     items = "".join(f"<li>{as_text(warning)}</li>" for warning in warnings)
-    heading = f"<h2>⚠ {counted(len(warnings), 'warning')}</h2>"
+    heading = f"<h2>⚠ {plural(len(warnings), 'warning')}</h2>"
     return f'<aside class="warnings" aria-label="Warnings">{heading}<ul>{items}</ul></aside>'
 
 
-def _verdicts(comparisons: Sequence[Mapping[str, Any]]) -> str:
+def render_verdicts(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """A card a pair of arms with a sentence a metric."""
     if not comparisons:
         return '<p class="missing">No two arms were compared, so there is no verdict.</p>'
     pairs: dict[str, list[str]] = {}
@@ -185,10 +117,8 @@ def _verdicts(comparisons: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _verdict(comparison: Mapping[str, Any]) -> str:
-    """The metric, and the verdict as a sentence."""
-    sentence = str(comparison.get("verdict") or "no verdict").strip()
-    sentence = sentence[0].upper() + sentence[1:] + ("" if sentence.endswith(".") else ".")
-    return f"<dd><span>{metric_name(comparison.get('metric', ''))}</span> {as_text(sentence)}</dd>"
+    name, sentence = metric_name(comparison.get("metric", "")), comparison.get("verdict") or "No verdict."
+    return f"<dd><span>{name}</span> {as_text(sentence)}</dd>"
 
 
 def _pair(comparison: Mapping[str, Any]) -> str:
@@ -199,7 +129,7 @@ def _pair(comparison: Mapping[str, Any]) -> str:
 
 
 def _render_arms(arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """A plot for the metrics of GLANCE, and the table of all metrics and counts."""
+    """A plot for the metrics of PLOTTED, and the table of all metrics and counts."""
     metrics = list(dict.fromkeys(name for arm in arms.values() for name in arm.get("metrics") or {}))
     columns = [
         "Metric",
@@ -214,40 +144,37 @@ def _render_arms(arms: Mapping[str, Mapping[str, Any]]) -> str:
         ],
     }
     notes = "" if counts else '<p class="missing">Empty masks were not counted.</p>'
-    return _glance(arms) + as_table("Metrics and empty masks of each arm", columns, groups) + notes + ARMS_NOTE
+    return _interval_plots(arms) + as_table("Metrics and empty masks of each arm", columns, groups) + notes + ARMS_NOTE
 
 
 def _arm_sizes(summary: Mapping[str, Any]) -> list[str]:
     sizes = (("num_cases", "case"), ("num_patients", "patient"), ("num_seeds", "seed"))
-    return [as_text(counted(summary[key], noun)) for key, noun in sizes if key in summary] or ["nothing measured"]
+    return [as_text(plural(summary[key], noun)) for key, noun in sizes if key in summary] or ["nothing measured"]
 
 
 def _metric_row(metric: str, arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    found = [(arm.get("metrics") or {}).get(metric) for arm in arms.values()]
-    return [metric_name(metric), *(_metric_cell(summary, decimals_of(metric)) if summary else "–" for summary in found)]
+    summaries = [(arm.get("metrics") or {}).get(metric) for arm in arms.values()]
+    cells = (_metric_cell(summary, decimals_of(metric)) if summary else "–" for summary in summaries)
+    return [metric_name(metric), *cells]
 
 
 def _metric_cell(summary: Mapping[str, Any], decimals: int) -> str:
     seeds = [value for value in (summary.get("seed_means") or {}).values() if value is not None]
-    spread = (
-        f"seeds {as_number(min(seeds), decimals)} to {as_number(max(seeds), decimals)}"
-        if len(seeds) > 1
-        else "one seed"
-    )
-    return f"{as_interval(summary, decimals)}<small>{spread}</small>"
+    several = len(seeds) > 1 and f"seeds {as_number(min(seeds), decimals)} to {as_number(max(seeds), decimals)}"
+    return f"{as_interval(summary, decimals)}<small>{several or 'one seed'}</small>"
 
 
-def _glance(arms: Mapping[str, Mapping[str, Any]]) -> str:
+def _interval_plots(arms: Mapping[str, Mapping[str, Any]]) -> str:
     plots = []
-    for metric in GLANCE:
-        found = {name: (arm.get("metrics") or {}).get(metric) for name, arm in arms.items()}
-        found = {name: summary for name, summary in found.items() if summary and summary.get("mean") is not None}
-        if found:
+    for metric in PLOTTED:
+        summaries = {name: (arm.get("metrics") or {}).get(metric) or {} for name, arm in arms.items()}
+        summaries = {name: summary for name, summary in summaries.items() if summary.get("mean") is not None}
+        if summaries:
             decimals = decimals_of(metric)
             values = ", ".join(
-                f"{arm_style(name).name} {as_number(summary['mean'], decimals)}" for name, summary in found.items()
+                f"{arm_style(name).name} {as_number(summary['mean'], decimals)}" for name, summary in summaries.items()
             )
-            plots.append(as_plot(metric_name(metric), interval_plot(found, f"{metric_text(metric)}: {values}")))
+            plots.append(as_plot(metric_name(metric), interval_plot(summaries, f"{metric_title(metric)}: {values}")))
     return as_plots(plots) + '<p class="note">Marker: mean. Line: 95 % interval. Circles: seeds.</p>' if plots else ""
 
 
@@ -285,20 +212,12 @@ def _comparison_row(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def _render_curves(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> str:
-    """A plot for each of CURVES and of the loss's further terms that some seed has, and a sentence on those that none
-    has or that are 0.
-    """
+    """A plot for each of CURVES and of the loss's further terms, and a sentence on those that are missing or 0."""
     plots, absent, zero = [], [], []
-    columns = dict.fromkeys(
-        name for seeds in curves.values() for found in seeds.values() for name in found if name != "epoch"
-    )
-    for column, title in {**CURVES, **{name: f"{name} term" for name in columns if name not in CURVES}}.items():
-        values = [
-            value
-            for seeds in curves.values()
-            for columns in seeds.values()
-            for _, value in curve_points(columns, column)
-        ]
+    histories = [columns for seeds in curves.values() for columns in seeds.values()]
+    further = dict.fromkeys(name for columns in histories for name in columns if name not in ("epoch", *CURVES))
+    for column, title in {**CURVES, **{name: f"{name} term" for name in further}}.items():
+        values = [value for columns in histories for _, value in curve_points(columns, column)]
         if not values:
             absent.append(title.lower())
         elif not any(values):
@@ -316,8 +235,8 @@ def _render_curves(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -
 
 def _render_panels(pictures: Sequence[Mapping[str, str]]) -> str:
     groups = [*PANEL_GROUPS, *dict.fromkeys(one["group"] for one in pictures if one["group"] not in PANEL_GROUPS)]
-    found = {group: "".join(one["html"] for one in pictures if one["group"] == group) for group in groups}
-    return "".join(f"<h3>{as_text(group.capitalize())}</h3>{html}" for group, html in found.items() if html)
+    by_group = {group: "".join(one["html"] for one in pictures if one["group"] == group) for group in groups}
+    return "".join(f"<h3>{as_text(group.capitalize())}</h3>{html}" for group, html in by_group.items() if html)
 
 
 def _render_areas(areas: Mapping[str, Mapping[str, Any]]) -> str:
@@ -358,11 +277,8 @@ def _render_calibration(calibration: Mapping[str, Mapping[str, Any]]) -> str:
         as_plot(arm_name(arm), reliability_plot(summary, arm, _reliability_alt(arm, summary)))
         for arm, summary in drawn.items()
     ]
-    return (
-        as_table("Calibration over all pixels of the test cases", columns, {"": rows})
-        + as_plots(plots)
-        + CALIBRATION_NOTE
-    )
+    table = as_table("Calibration over all pixels of the test cases", columns, {"": rows})
+    return table + as_plots(plots) + CALIBRATION_NOTE
 
 
 def _calibration_cells(summary: Mapping[str, Any]) -> list[str]:
@@ -385,19 +301,16 @@ def _render_subgroups(subgroups: Sequence[Mapping[str, Any]]) -> str:
         groups.setdefault(str(row.get("column")), []).append(
             [as_text(row.get("group")), as_text(row.get("num_cases")), *means]
         )
-    return (
-        as_table("Dice by subgroup, mean [95 % interval]", ["Group", "Cases", *map(arm_name, arms)], groups)
-        + SUBGROUPS_NOTE
-    )
+    columns = ["Group", "Cases", *map(arm_name, arms)]
+    return as_table("Dice by subgroup, mean [95 % interval]", columns, groups) + SUBGROUPS_NOTE
 
 
 def _render_failures(failures: Sequence[Mapping[str, Any]]) -> str:
     rows = [_failure_row(failure) for failure in failures[:MAX_FAILURES]]
     left = len(failures) - len(rows)
     note = f'<p class="note">{left} more are in report.json.</p>' if left else ""
-    return (
-        as_table(f"{counted(len(failures), 'failure')}", ["Image", "Arm", "Seed", "Reason"], {"": rows}, "texts") + note
-    )
+    columns = ["Image", "Arm", "Seed", "Reason"]
+    return as_table(plural(len(failures), "failure"), columns, {"": rows}, "texts") + note
 
 
 def _failure_row(failure: Mapping[str, Any]) -> list[str]:
@@ -410,16 +323,17 @@ def _render_settings(about: Mapping[str, Any]) -> str:
     return as_table("What was run, and on what", ["Setting", "Value"], {"": rows}, "texts")
 
 
-DESCRIPTION = "How well each network segments the test cases, and what the difference between them is worth."
+DESCRIPTION = "How well each network segments the test cases, and how much they differ."
 ARMS_NOTE = """<p class="note">Every case counts. Exactly one mask empty: Dice, IoU and NSD 0, HD95 the diagonal of the
-image. Both empty: Dice, IoU and NSD 1, HD95 0. A case's value is its mean over the seeds.</p>"""
+image. Both empty: Dice, IoU and NSD 1, HD95 0. NSD is the share of edge pixels within the distance in parentheses of
+the other edge. A case's value is its mean over the seeds.</p>"""
 AREAS_NOTE = """<p class="note">A point a case: the difference of predicted and true lesion area over the mean of both.
 Thick line: bias, the mean difference. Dashed: limits of agreement, bias ± 1.96 standard deviations.</p>"""
-CALIBRATION_NOTE = """<p class="note">A bar a bin of confidence; below the dashed line the network is surer than it is
-right. The lower plot is each bin's share of the pixels, on a logarithmic axis. ECE here is over all pixels together, in
-the table of the arms the mean over cases.</p>"""
-SUBGROUPS_NOTE = """<p class="note">Groups were not fixed beforehand and are not corrected for their number: they raise
-questions and are no verdicts.</p>"""
+CALIBRATION_NOTE = """<p class="note">A bar a bin of confidence. Below the dashed line the network is too confident. The
+lower plot is each bin's share of the pixels, on a logarithmic axis. ECE here is over all pixels together, in the table
+of the arms the mean over cases.</p>"""
+SUBGROUPS_NOTE = """<p class="note">Groups were not fixed beforehand, and intervals are not corrected for their number.
+Take differences between groups as questions, not as results.</p>"""
 
 SECTIONS = (
     Section("arms", "Arms side by side", _render_arms, "No arm was measured."),

@@ -23,14 +23,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ..utils.hardware import TORCHRUN, Hardware, pick_device
+from ..utils.screen import tell
 from .run_folder import RunFolder
 
 NO_NAME = "none"  # torchrun's name of a launch that was given none
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
 # what torch says of a connection whose other end is gone
 LOST = re.compile("closed by peer|reset by peer|Broken pipe|NCCL|Connection refused|Timed out")
-
-logger = logging.getLogger(__name__)
 
 
 class RankHardware(Hardware):
@@ -159,7 +158,12 @@ def launch_name() -> str | None:
 
 
 def shared_run_folder(
-    rank: int, root: str, dataset: str, resume: str | None = None, timestamp: str | None = None
+    rank: int,
+    root: str,
+    dataset: str,
+    resume: str | None = None,
+    timestamp: str | None = None,
+    log_name: str = "distill.log",
 ) -> RunFolder:
     """The run folder that rank 0 chooses, on every rank; that of the same launch before a restart, where there is one.
 
@@ -167,13 +171,12 @@ def shared_run_folder(
         rank: of this process.
         root: see `RunFolder`, and the other arguments too.
     """
-    found = [RunFolder(root, dataset, resume, timestamp, launch_name()) if rank == 0 else None]
-    if rank == 0 and found[0].restarted:
-        logger.info(
-            "the launch %s began %s and goes on there; a new run needs a new --rdzv_id", found[0].launch, found[0].path
-        )
-    dist.broadcast_object_list(found)
-    return found[0]
+    folders = [RunFolder(root, dataset, resume, timestamp, launch_name(), log_name) if rank == 0 else None]
+    if rank == 0 and folders[0].restarted:
+        tell(f"{folders[0].path} was begun by the launch {folders[0].launch}, which goes on there.")
+        tell("A new run needs a new --rdzv_id.")
+    dist.broadcast_object_list(folders)
+    return folders[0]
 
 
 def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
@@ -200,6 +203,11 @@ def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
     return parallel
 
 
+def bare(module: nn.Module) -> nn.Module:
+    """The module itself, taken out of DistributedDataParallel, whose names of weights differ."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
 class SharedStatistics:
     """Averages the running statistics of batch norms over the ranks at the end of each epoch, before a validation reads
     them.
@@ -210,8 +218,8 @@ class SharedStatistics:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         layers = dict.fromkeys(layer for module in modules for layer in module.modules())  # each once
-        found = [layer for layer in layers if isinstance(layer, _BatchNorm)]
-        self.norms = [norm for norm in found if norm.track_running_stats and not isinstance(norm, nn.SyncBatchNorm)]
+        norms = [layer for layer in layers if isinstance(layer, _BatchNorm)]
+        self.norms = [norm for norm in norms if norm.track_running_stats and not isinstance(norm, nn.SyncBatchNorm)]
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""

@@ -6,15 +6,11 @@ does in two: fine-tune a teacher, then distil it.
 
 from __future__ import annotations
 
-import logging
 import sys
-from pathlib import Path
 
-from monai.bundle import ConfigWorkflow
-
+from ..utils.screen import tell
 from .run_folder import RunFolder
-
-logger = logging.getLogger(__name__)
+from .workflow import build_workflow
 
 
 def tune_teacher(
@@ -45,8 +41,7 @@ def tune_teacher(
         batch_size: images an iteration.
         lr: of AdamW.
     """
-    logger.info("quickstart: fine-tuning the teacher's mask decoder on %s", dataset_dir)
-    configs = Path(bundle_root) / "configs"
+    tell(f"Step 1 of 2: the teacher's mask decoder is fine-tuned on {dataset_dir}")
     overrides = {
         "bundle_root": bundle_root,
         "data::dataset_dir": str(dataset_dir),
@@ -65,14 +60,7 @@ def tune_teacher(
         "training::lr": lr,
         "run_folder::root": logs,
     }
-    workflow = ConfigWorkflow(
-        config_file=[str(configs / "train.json"), str(configs / "train_teacher.json")],
-        meta_file=str(configs / "metadata.json"),
-        logging_file=False,
-        workflow_type="train",
-        run_id="training",
-        **overrides,
-    )
+    workflow = build_workflow(["train.json", "train_teacher.json"], overrides)
     workflow.initialize()
     workflow.run()
     return str(workflow.parser.get_parsed_content("run_folder").best_model())

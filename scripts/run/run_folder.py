@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 LAST_CHECKPOINT, BEST, MODELS, LAUNCH = "last.pt", "best_epoch", "models", "launch.txt"
+RESULTS = "test_results.txt"
+WHOLE = ".pt"  # suffix of a file of best weights that holds the whole network
 
 
 class RunFolder:
@@ -17,10 +20,9 @@ class RunFolder:
         dataset: name of the data set.
         resume: an earlier run's folder or one of its checkpoints: this run then writes there; None starts a new folder.
         timestamp: name of a new folder; None takes the time.
-        launch: name of the program's start, where it is started again under the same name when it is killed: such a run
+        launch: name of the program's start, where it is started again under the same name when it is killed. Such a run
             goes on in the folder that it began (its LAUNCH says so), from the last epoch that was completed.
-
-    `restarted` tells whether it does.
+        log_name: of the log file.
 
     Raises:
         FileNotFoundError: there is nothing to resume from.
@@ -34,8 +36,9 @@ class RunFolder:
         resume: str | None = None,
         timestamp: str | None = None,
         launch: str | None = None,
+        log_name: str = "distill.log",
     ) -> None:
-        self.launch = launch
+        self.launch, self.log_name = launch, log_name
         self.resume_checkpoint = find_checkpoint(Path(resume)) if resume else None
         begun = (
             find_launch(launch, [*_runs(self.resume_checkpoint), *(Path(root) / dataset).glob("*")]) if launch else None
@@ -81,6 +84,23 @@ class RunFolder:
                 f"{self.models} holds no best_epoch* file: no validation has ended in this run yet."
             )
         return found[-1]
+
+
+def find_best(models: Path) -> Path | None:
+    """The latest file of best weights in a run's folder of models."""
+    return max(models.glob(f"{BEST}*"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def lacks_evaluation(run_folder: RunFolder, evaluation: Any | None) -> bool:
+    """Whether a run that has completed its epochs goes on all the same.
+
+    It does where the final evaluation has not been written, or where what had started the program has started it again.
+
+    Args:
+        run_folder: of the run.
+        evaluation: the final evaluation; None is a run without one.
+    """
+    return run_folder.restarted or (evaluation is not None and not (run_folder.path / RESULTS).is_file())
 
 
 def find_launch(launch: str, folders: Iterable[Path]) -> Path | None:

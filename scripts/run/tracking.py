@@ -6,13 +6,10 @@ metrics are those of the TensorBoard files: train/task, val/val_mean_dice, and s
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import importlib
 import json
 import math
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,15 +21,16 @@ from PIL import Image
 from torch import nn
 
 from ..data.datalist import SPLITS, SegmentationData
+from ..utils.digests import bytes_digest, file_digest
 from ..utils.files import atomic_path
 from ..utils.machine import DIRTY, describe_machine, git_revision, list_versions
-from .config_check import REFERENCE, RESERVED
-from .run_folder import RunFolder
+from .history import read_history
+from .references import RESERVED, follow
+from .run_folder import WHOLE, RunFolder
 
 SECTIONS = ("data", "teacher", "student", "distillation", "augmentation", "training", "hardware")
 # objects that the sections are given, and no choices of a user
 WIRING = (
-    "data.cases",
     "training.trainer",
     "training.evaluator",
     "training.run_folder",
@@ -74,42 +72,38 @@ def small_picture(path: Path, width: int = PANEL_WIDTH) -> Image.Image:
 
 
 def flatten_sections(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The user's sections as {"training.lr": 1e-4, ...}; a reference to a value is replaced by it, one to an object
-    stays a text.
+    """The user's sections as {"training.lr": 1e-4, ...}.
+
+    A reference to a value is replaced by the value; one to an object stays a text.
 
     Args:
         config: as `checked_config` returns it.
     """
-    found = {}
-    for section in SECTIONS:
-        for key, value in (config.get(section) or {}).items():
-            if key not in RESERVED and f"{section}.{key}" not in WIRING:
-                found[f"{section}.{key}"] = _value(value, config)
-    return found
+    return {
+        f"{section}.{key}": _plain(value, config)
+        for section in SECTIONS
+        for key, value in (config.get(section) or {}).items()
+        if key not in RESERVED and f"{section}.{key}" not in WIRING
+    }
 
 
-def _value(value: Any, config: Mapping[str, Any]) -> Any:
-    reference = REFERENCE.fullmatch(value) if isinstance(value, str) and value.startswith("@") else None
-    if reference is None:
-        return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
-    found: Any = config
-    for key in re.split("::|#", reference[1]):
-        found = found[int(key)] if isinstance(found, list) else found[key]
-    return value if isinstance(found, dict) else _value(found, config)
+def _plain(value: Any, config: Mapping[str, Any]) -> Any:
+    target = follow(value, config)
+    if isinstance(target, dict):
+        return value
+    return target if isinstance(target, (bool, int, float, str, type(None))) else str(target)
 
 
 def data_hashes(data: SegmentationData) -> dict[str, str]:
-    """Hashes of the datalist's file, of its lists (`SegmentationData.digest`), and of the content of all images and
-    labels.
-    """
-    content, files = json.loads(data.datalist.read_text(encoding="utf-8")), hashlib.sha256()
+    """Hashes of the datalist's file, of its lists (`SegmentationData.digest`), and of all images and labels."""
+    content, digests = json.loads(data.datalist.read_text(encoding="utf-8")), []
     for item in (item for split in SPLITS for item in content.get(split, [])):
-        for name in [item] if isinstance(item, str) else [item["image"], item.get("label")]:
-            files.update(hashlib.sha256((data.dataset_dir / name).read_bytes()).digest() if name else b"none")
+        names = [item] if isinstance(item, str) else [item["image"], item.get("label")]
+        digests += [bytes.fromhex(file_digest(data.dataset_dir / name)) if name else b"none" for name in names]
     return {
-        "data.datalist_sha256": hashlib.sha256(data.datalist.read_bytes()).hexdigest(),
+        "data.datalist_sha256": file_digest(data.datalist),
         "data.lists": data.digest,
-        "data.files_sha256": files.hexdigest(),
+        "data.files_sha256": bytes_digest(b"".join(digests)),
     }
 
 
@@ -117,7 +111,7 @@ def describe_origin() -> dict[str, str]:
     """Revision of the code, machine and versions, as texts."""
     revision = git_revision() or "unknown"
     origin = {"git.revision": revision.removesuffix(DIRTY), "git.dirty": str(revision.endswith(DIRTY)).lower()}
-    origin |= {f"machine.{key}": _text(value) for key, value in describe_machine(torch.get_num_threads()).items()}
+    origin |= {f"machine.{key}": _text(value) for key, value in describe_machine().items()}
     return origin | {f"version.{key}": value for key, value in list_versions().items() if value}
 
 
@@ -154,17 +148,11 @@ class TrackedRun:
         """Number and metrics of each epoch after one: loss and its terms, lr and times under train/, validation
         under val/.
         """
-        path = self.folder.path / "history.csv"
-        if not path.is_file():
-            return
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) > after]
-        for row in rows:
-            values = {key: float(text) for key, text in row.items() if text and key != "epoch"}
-            yield (
-                int(row["epoch"]),
-                {f"{'val' if key.startswith('val_') else 'train'}/{key}": values[key] for key in values},
-            )
+        for row in read_history(self.folder.path):
+            if row["epoch"] > after:
+                values = {key: value for key, value in row.items() if key != "epoch"}
+                names = {key: f"{'val' if key.startswith('val_') else 'train'}/{key}" for key in values}
+                yield row["epoch"], {names[key]: value for key, value in values.items()}
 
     def test_figures(self) -> dict[str, float]:
         """Means of the final evaluation and the ends of their intervals: test/student/dice, ..._low, ..._high; {}
@@ -173,8 +161,8 @@ class TrackedRun:
         path = self.folder.path / "report.json"
         arms = json.loads(path.read_text(encoding="utf-8"))["arms"] if path.is_file() else {}
         figures = {}
-        for arm, found in arms.items():
-            for metric, interval in found["metrics"].items():
+        for arm, summary in arms.items():
+            for metric, interval in summary["metrics"].items():
                 ends = {"": interval["mean"], "_low": interval["low"], "_high": interval["high"]}
                 figures |= {f"test/{arm}/{metric}{end}": value for end, value in ends.items() if value is not None}
         return {name: value for name, value in figures.items() if math.isfinite(value)}
@@ -198,7 +186,7 @@ class TrackedRun:
     @property
     def keeps_whole_network(self) -> bool:
         """Whether that file is the network's state dict, and not a part of it, such as the adapter of a teacher."""
-        return self.config.get("best_export") is None
+        return self.best_weights().suffix == WHOLE
 
 
 class Record(ABC):

@@ -10,10 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .files import BUNDLE_ROOT
-from .hardware import has_native_bf16
 
 PACKAGES = (
     "torch",
@@ -34,8 +31,16 @@ DIRTY = "-dirty"
 FOLDERS = re.compile(r"(?<![\w.~])~?/(?:[^\s/:;,'\"()]+/)+")
 
 
-def describe_machine(threads: int) -> dict[str, Any]:
-    """Processor, cores, memory, instructions that matter here, and the GPU."""
+def describe_machine(threads: int | None = None) -> dict[str, Any]:
+    """Processor, cores, memory, instructions that matter here, and the GPU.
+
+    Args:
+        threads: of a computation; None takes torch's.
+    """
+    import torch  # programs that only parse their command line do without
+
+    from .hardware import has_native_bf16
+
     cpu = _read_fields("/proc/cpuinfo")
     flags = cpu.get("flags", "").split()
     memory = _read_fields("/proc/meminfo").get("MemTotal", "0 kB").split()[0]
@@ -43,7 +48,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "cpu": cpu.get("model name") or platform.processor(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
-        "threads": threads,
+        "threads": torch.get_num_threads() if threads is None else threads,
         "memory_gb": round(int(memory) / 2**20, 1),
         "flags": [flag for flag in FLAGS if flag in flags],
         "native_bf16": has_native_bf16(torch.device("cpu")),

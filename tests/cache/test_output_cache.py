@@ -40,21 +40,25 @@ def test_second_pass_is_read_and_equals_the_first(tmp_path, network):
     cache, images = OutputCache(tmp_path, network), torch.rand(3, 3, 8, 8)
     first, computed = look_up(cache, network, images)
     second, computed_again = look_up(cache, network, images)
-    assert computed == [0, 1, 2] and computed_again == []
-    assert torch.equal(first, second) and (cache.hits, cache.misses) == (3, 3)
+    assert computed == [0, 1, 2]
+    assert computed_again == []
+    assert torch.equal(first, second)
+    assert (cache.hits, cache.misses) == (3, 3)
 
 
 def test_another_process_reads_the_same_entries(tmp_path, network):
     images = torch.rand(2, 3, 8, 8)
     first, _ = look_up(OutputCache(tmp_path, network), network, images)
     second, computed = look_up(OutputCache(tmp_path, network), network, images)
-    assert computed == [] and torch.equal(first, second)
+    assert computed == []
+    assert torch.equal(first, second)
 
 
 def test_outputs_are_float32_rounded_to_fp16(tmp_path, network):
     images = torch.rand(2, 3, 8, 8)
     found, _ = look_up(OutputCache(tmp_path, network), network, images)
-    assert found.dtype == torch.float32 and torch.equal(found, network(images).half().float())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, network(images).half().float())
     assert all(load_file(path)["output"].dtype == torch.float16 for path in entries(tmp_path))
 
 
@@ -62,7 +66,8 @@ def test_only_the_images_that_miss_are_computed(tmp_path, network):
     cache, images = OutputCache(tmp_path, network), torch.rand(4, 3, 8, 8)
     look_up(cache, network, images[1:3])
     found, computed = look_up(cache, network, images)
-    assert computed == [0, 3] and torch.equal(found, network(images).half().float())
+    assert computed == [0, 3]
+    assert torch.equal(found, network(images).half().float())
 
 
 def test_an_image_is_found_by_content_whatever_its_place_and_layout(tmp_path, network):
@@ -70,7 +75,8 @@ def test_an_image_is_found_by_content_whatever_its_place_and_layout(tmp_path, ne
     first, _ = look_up(cache, network, images)
     turned = images.flip(0).contiguous(memory_format=torch.channels_last)
     second, computed = look_up(cache, network, turned)
-    assert computed == [] and torch.equal(second, first.flip(0))
+    assert computed == []
+    assert torch.equal(second, first.flip(0))
 
 
 def test_one_changed_pixel_is_a_miss(tmp_path, network):
@@ -91,7 +97,8 @@ def test_other_weights_are_a_miss(tmp_path, network):
     look_up(OutputCache(tmp_path, network), network, images)
     network.weight[0, 0] += 1e-3
     found, computed = look_up(OutputCache(tmp_path, network), network, images)
-    assert computed == [0] and torch.equal(found, network(images).half().float())
+    assert computed == [0]
+    assert torch.equal(found, network(images).half().float())
 
 
 def test_another_precision_is_a_miss(tmp_path, network):
@@ -113,7 +120,8 @@ def test_damaged_entry_is_computed_again_with_a_warning(tmp_path, network, caplo
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         second, computed = look_up(cache, network, images)
-    assert computed == [0] and torch.equal(first, second)
+    assert computed == [0]
+    assert torch.equal(first, second)
     assert f"cache entry {path} is damaged" in caplog.text
     assert look_up(cache, network, images)[1] == []
 

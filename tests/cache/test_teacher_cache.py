@@ -97,7 +97,8 @@ def test_replay_gives_what_the_teacher_says_of_the_same_view(cached, views, froz
 def test_complete_cache_is_read_without_the_teachers_weights(cached, views):
     cached().fill()
     teacher = cached()
-    assert not teacher.missing and not teacher.teacher.is_loaded
+    assert not teacher.missing
+    assert not teacher.teacher.is_loaded
     teacher.fill()
     teacher(*batch(views(), (0, 0), (1, 1)))
     assert not teacher.teacher.is_loaded
@@ -157,7 +158,8 @@ def test_cache_of_logits_is_filled_up_with_embeddings_when_a_loss_asks_for_them(
     teacher = cached("warp", keep_features=True)
     assert len(teacher.missing) == 3
     teacher.fill()
-    assert not cached("warp").missing and not cached("warp", keep_features=True).missing
+    assert not cached("warp").missing
+    assert not cached("warp", keep_features=True).missing
 
 
 def test_entry_with_an_embedding_is_not_replaced_by_one_without(cached, views, monkeypatch):
@@ -186,9 +188,12 @@ def test_warp_looks_at_every_image_and_computes_those_of_other_pixels_again(cach
     }
     changed = [index for index in range(3) if "0001" in dataset.data[index]["image"]]
     teacher = cached("warp", dataset=dataset)
-    assert not teacher.missing and len(changed) == 1
+    assert not teacher.missing
+    assert len(changed) == 1
     teacher.fill()
-    assert caplog.text.count("1 entries in ") == 1 and "are of other pixels" in caplog.text and not teacher.missing
+    assert caplog.text.count("1 entries in ") == 1
+    assert "are of other pixels" in caplog.text
+    assert not teacher.missing
     images, _ = batch(dataset, (changed[0], BASE))
     view = {"index": torch.tensor(changed), "number": torch.tensor([5])}
     torch.testing.assert_close(teacher(images, view).logits, frozen()(images).logits, atol=1e-3, rtol=1e-3)
@@ -250,7 +255,8 @@ def test_damaged_entry_is_found_and_computed_again(cached, tmp_path, caplog, dam
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         teacher = cached()
-    assert len(teacher.missing) == 1 and f"cache entry {path} is damaged" in caplog.text
+    assert len(teacher.missing) == 1
+    assert f"cache entry {path} is damaged" in caplog.text
     teacher.fill()
     torch.testing.assert_close(load_file(path), before, atol=1, rtol=1e-3)  # thumbnails are gray levels
     torch.testing.assert_close(load_file(path)["masks"], before["masks"], atol=1e-3, rtol=1e-3)
@@ -288,7 +294,8 @@ def test_folder_copied_over_another_teachers_name_is_no_hit(cached, views, froze
     teacher.fill()
     shutil.copytree(teacher.store.folder, other.store.folder, dirs_exist_ok=True)
     other = cached(teacher=frozen(lora_checkpoint=other_lora))
-    assert len(other.missing) == 6 and "is another's" in caplog.text
+    assert len(other.missing) == 6
+    assert "is another's" in caplog.text
     other.fill()
     images, view = batch(views(), (0, 0), (2, 1))
     torch.testing.assert_close(
@@ -303,7 +310,8 @@ def test_entry_renamed_to_anothers_name_is_no_hit(cached, tmp_path, caplog):
     before = load_file(second)["masks"].clone()
     shutil.copyfile(first, second)
     teacher = cached("warp")
-    assert len(teacher.missing) == 1 and f"cache entry {second} is another's" in caplog.text
+    assert len(teacher.missing) == 1
+    assert f"cache entry {second} is another's" in caplog.text
     teacher.fill()
     torch.testing.assert_close(load_file(second)["masks"], before, atol=1e-3, rtol=1e-3)
 
@@ -346,7 +354,8 @@ def test_ranks_share_the_work(cached, monkeypatch, world, tmp_path):
         try:
             teacher.fill()
         except OSError as error:  # the other ranks have not run yet
-            assert "vanished" in str(error) and rank < world - 1
+            assert "vanished" in str(error)
+            assert rank < world - 1
         counts.append(len(entries(tmp_path)) - before)
     assert counts == [6 // world] * world
 
@@ -379,7 +388,8 @@ def test_full_disk_is_refused_before_anything_is_computed(cached, monkeypatch, t
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda path: usage(10, 10, 1000))
     with pytest.raises(OSError, match=r"needs .* kB and 1 kB are free.*--teacher::cache_dir PATH") as error:
         cached()
-    assert error.value.errno == errno.ENOSPC and not entries(tmp_path)
+    assert error.value.errno == errno.ENOSPC
+    assert not entries(tmp_path)
 
 
 def test_disk_that_fills_up_keeps_what_was_written(cached, monkeypatch, tmp_path):
@@ -395,7 +405,8 @@ def test_disk_that_fills_up_keeps_what_was_written(cached, monkeypatch, tmp_path
     with pytest.raises(OSError, match="cannot be written .*No space left.*entries written before are kept"):
         teacher.fill()
     monkeypatch.undo()
-    assert len(entries(tmp_path)) == 4 and len(cached().missing) == 2
+    assert len(entries(tmp_path)) == 4
+    assert len(cached().missing) == 2
 
 
 def test_read_only_folder_serves_a_complete_cache_and_refuses_to_grow(cached, views, monkeypatch):
@@ -426,7 +437,8 @@ def test_write_that_fails_after_the_fill_is_a_warning(cached, views, frozen, mon
     torch.testing.assert_close(teacher(images, view).logits, frozen()(images).logits, atol=1e-3, rtol=1e-3)
     for _ in range(2):
         torch.testing.assert_close(teacher(images.sqrt()).logits, frozen()(images.sqrt()).logits, atol=1e-3, rtol=1e-3)
-    assert caplog.text.count("cannot be written") == 1 and "The run goes on" in caplog.text
+    assert caplog.text.count("cannot be written") == 1
+    assert "The run goes on" in caplog.text
 
 
 def test_fill_for_panels_and_evaluation_ends_where_nothing_can_be_kept(cached, monkeypatch, caplog):
@@ -438,7 +450,8 @@ def test_fill_for_panels_and_evaluation_ends_where_nothing_can_be_kept(cached, m
     monkeypatch.setattr(entry_store, "save_file", refuse)
     images = iter(torch.rand(3, 1, 64, 64))
     cached().fill(images)
-    assert len(list(images)) == 2 and "Read-only file system" in caplog.text
+    assert len(list(images)) == 2
+    assert "Read-only file system" in caplog.text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -458,23 +471,27 @@ def test_images_without_a_view_are_found_by_their_pixels(cached, frozen):
     torch.testing.assert_close(first.logits, frozen()(image).logits, atol=1e-3, rtol=1e-3)
     cached().fill()
     teacher = cached()
-    assert torch.equal(teacher(image).logits, first.logits) and not teacher.teacher.is_loaded
+    assert torch.equal(teacher(image).logits, first.logits)
+    assert not teacher.teacher.is_loaded
 
 
 def test_online_is_the_teacher_itself_with_its_weights(cached, frozen):
     teacher = cached("online")
-    assert isinstance(teacher, FrozenTeacher) and teacher.is_loaded
+    assert isinstance(teacher, FrozenTeacher)
+    assert teacher.is_loaded
 
 
 def test_size_and_payback_are_logged(cached, caplog, tmp_path):
     with caplog.at_level(logging.INFO):
         cached(batch_size=1, num_epochs=20).fill()
-    assert "3 images, 2 views each" in caplog.text and "6 of 6 are to be computed, once" in caplog.text
+    assert "3 images, 2 views each" in caplog.text
+    assert "6 of 6 are to be computed, once" in caplog.text
     assert "it pays from epoch 3 of 20 on" in caplog.text
     planned = 6 * cached()._entry_bytes()
     assert planned == pytest.approx(sum(path.stat().st_size for path in entries(tmp_path)), rel=0.15)
     about = json.loads(next((tmp_path / "cache").rglob("about.json")).read_text())
-    assert about["teacher"]["model_name"] == "vit_test" and len(about["teacher"]["adapters"]) == 1
+    assert about["teacher"]["model_name"] == "vit_test"
+    assert len(about["teacher"]["adapters"]) == 1
 
 
 def test_teacher_that_the_loss_does_not_read_is_none(cached, frozen, monkeypatch, tmp_path):
@@ -530,11 +547,10 @@ def test_precision_is_what_auto_gives_on_the_processor(frozen, monkeypatch):
     for native in (True, False):
         monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device, native=native: native)
         auto, told = frozen(precision="auto"), frozen(precision="bf16" if native else "fp32")
-        assert auto.description["precision"] == ("bf16" if native else "fp32") and auto.key == told.key
-        assert (
-            frozen(precision="fp32").resolved_precision == "fp32"
-            and frozen(precision="bf16").resolved_precision == "bf16"
-        )
+        assert auto.description["precision"] == ("bf16" if native else "fp32")
+        assert auto.key == told.key
+        assert frozen(precision="fp32").resolved_precision == "fp32"
+        assert frozen(precision="bf16").resolved_precision == "bf16"
     assert frozen(precision="fp32").key != frozen(precision="bf16").key
     with pytest.raises(ValueError, match="teacher::precision must be one of auto, fp32, bf16, got 'fp16'"):
         frozen(precision="fp16")
@@ -556,7 +572,8 @@ def test_teacher_runs_in_its_own_precision_whatever_the_students(frozen, precisi
     for enabled in (True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             for found, expected in zip(teacher(image), plain):
-                assert torch.equal(found, expected) and found.dtype == expected.dtype
+                assert torch.equal(found, expected)
+                assert found.dtype == expected.dtype
     weight = teacher.members[0].sam.image_encoder.blocks[0].attn.qkv.weight
     assert weight.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
     other = frozen(precision="bf16" if precision == "fp32" else "fp32")(image)
@@ -569,7 +586,8 @@ def test_bf16_cache_is_read_where_bf16_is_not_native(cached, frozen, monkeypatch
     monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device: False)
     assert len(cached(teacher=frozen(precision="auto")).missing) == 6
     teacher = cached(teacher=frozen(precision="bf16"))
-    assert not teacher.missing and not teacher.teacher.is_loaded
+    assert not teacher.missing
+    assert not teacher.teacher.is_loaded
 
 
 # whole runs
@@ -617,7 +635,8 @@ def test_second_run_of_a_sweep_never_loads_the_teacher(overrides):
         {**overrides, "distillation::temperature": 8.0, "distillation::beta": 0.9, "run_folder::timestamp": "two"}
     )
     teacher = flow.parser.get_parsed_content("frozen_teacher")
-    assert not teacher.missing and not teacher.teacher.is_loaded
+    assert not teacher.missing
+    assert not teacher.teacher.is_loaded
 
 
 def panels_every_epoch():
@@ -634,9 +653,8 @@ def test_complete_cache_serves_panels_and_final_evaluation_too(overrides, run_fo
     run(overrides)
     flow = run({**overrides, "training::seed": 1, "run_folder::timestamp": "two"})
     second = run_folder.parent / "two"
-    assert (second / "visualizations" / "epoch_002.png").is_file() and "teacher" in (
-        second / "test_results.txt"
-    ).read_text()
+    assert (second / "visualizations" / "epoch_002.png").is_file()
+    assert "teacher" in (second / "test_results.txt").read_text()
     assert not flow.parser.get_parsed_content("frozen_teacher").teacher.is_loaded
 
 
@@ -659,8 +677,10 @@ def test_run_whose_folder_fills_up_after_the_fill_ends_well(overrides, run_folde
 def test_loss_that_reads_no_teacher_fills_and_loads_none(overrides, run_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(FrozenTeacher, "load", lambda self: pytest.fail("loaded"))
     flow = run({**overrides, **panels_every_epoch(), "distillation::beta": 0.0})
-    assert flow.parser.get_parsed_content("frozen_teacher") is None and not (tmp_path / "cache").exists()
-    assert (run_folder / "visualizations" / "epoch_001.png").is_file() and (run_folder / "test_results.txt").is_file()
+    assert flow.parser.get_parsed_content("frozen_teacher") is None
+    assert not (tmp_path / "cache").exists()
+    assert (run_folder / "visualizations" / "epoch_001.png").is_file()
+    assert (run_folder / "test_results.txt").is_file()
 
 
 def test_teacher_that_does_not_fit_leaves_no_run_folder(overrides, tmp_path):
@@ -669,7 +689,8 @@ def test_teacher_that_does_not_fit_leaves_no_run_folder(overrides, tmp_path):
         flow.initialize()
         flow.run()
     assert "has LoRA rank 4, but teacher::rank is 8" in str(root_cause(error.value))
-    assert not (tmp_path / "logs").exists() and not (tmp_path / "cache").exists()
+    assert not (tmp_path / "logs").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_wrong_teachers_cache_is_not_used_by_a_run(overrides, other_lora, tmp_path):
@@ -694,9 +715,11 @@ def test_checksum_covers_names_types_and_shapes(tmp_path):
     held = store.read("abcd")["a"]
     with open(store.path("abcd"), "r+b") as file:
         file.truncate(0)
-    assert torch.equal(held, tensor) and store.read("abcd") is None
+    assert torch.equal(held, tensor)
+    assert store.read("abcd") is None
     save_file({"a": tensor + 1}, store.path("abcd"), {"blake2b": checksum({"a": tensor})})
-    assert store.read("abcd") is None and store.read("other") is None
+    assert store.read("abcd") is None
+    assert store.read("other") is None
 
 
 def test_thumbnails_survive_another_processors_rounding():

@@ -1,4 +1,8 @@
+"""Datalists: what is read from them, and every refusal; and the cases that MONAI Label gives."""
+
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.data.datalist import SegmentationData, identical_files
+from scripts.data.datalist import GivenCases, SegmentationData
+from scripts.data.splits import identical_files
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -53,7 +58,8 @@ def test_lists_have_absolute_paths_and_keep_metadata(folder):
     assert (data.name, data.num_classes, data.img_size) == (folder.path.name, 2, 224)
     assert data.labels == ["background", "lesion"]
     assert [len(items) for items in (data.training, data.validation, data.test)] == [4, 2, 2]
-    assert data.training[1]["image"] == str(folder.path / "i1.png") and data.training[1]["pathology"] == "benign"
+    assert data.training[1]["image"] == str(folder.path / "i1.png")
+    assert data.training[1]["pathology"] == "benign"
 
 
 def test_cases_without_metadata_are_their_own_patients(folder):
@@ -184,10 +190,10 @@ def test_check_false_decodes_nothing(folder):
         data.check_files()
 
 
-@pytest.mark.parametrize("found", [None, ""])
-def test_dataset_dir_is_required(found):
+@pytest.mark.parametrize("value", [None, ""])
+def test_dataset_dir_is_required(value):
     with pytest.raises(ValueError, match="data::dataset_dir is required, .*pass --data::dataset_dir PATH"):
-        SegmentationData(found)
+        SegmentationData(value)
 
 
 def test_missing_dataset_dir_and_datalist_are_named(tmp_path):
@@ -235,6 +241,91 @@ def test_wrong_num_classes_is_refused(value):
 def test_wrong_img_size_is_refused(value):
     with pytest.raises(ValueError, match=f"data::img_size must be a positive multiple of 16, got {value!r}"):
         SegmentationData(".", img_size=value)
+
+
+def test_digest_is_of_the_lists_without_their_folder(folder, tmp_path_factory):
+    data = folder.load()
+    lists = {split: getattr(data, split) for split in ("training", "validation", "test")}
+    text = json.dumps(lists, sort_keys=True).replace(f"{folder.path}{os.sep}", "")
+    assert data.digest == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    moved = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(folder.path, moved)
+    assert SegmentationData(moved).digest == data.digest
+    folder.content["training"][0]["pathology"] = "malignant"
+    assert folder.load().digest != data.digest
+
+
+# cases that are given
+
+
+@pytest.fixture
+def studies(folder):
+    """MONAI Label's lists: four cases for training, two for validation."""
+    data = folder.load()
+    keys = ("image", "label")
+    return {
+        split: [{key: item[key] for key in keys} for item in getattr(data, split)]
+        for split in ("training", "validation")
+    }
+
+
+def test_given_cases_are_used_as_they_are(folder, studies):
+    data = GivenCases(**studies, num_classes=2, img_size=64)
+    assert (data.training, data.validation, data.test) == (studies["training"], studies["validation"], [])
+    assert (data.dataset_dir, data.name) == (folder.path, folder.path.name)
+    assert (data.num_classes, data.img_size) == (2, 64)
+    assert data.labels == ["background", "class 1"]
+
+
+def test_digest_of_given_cases_is_that_of_a_datalist_with_the_same_lists(folder, studies):
+    for items in (folder.content["training"], folder.content["validation"]):
+        for item in items:
+            del item["patient"], item["pathology"]
+    folder.content["test"] = []
+    assert GivenCases(**studies).digest == folder.load().digest
+
+
+def test_given_cases_may_lie_in_several_folders(folder, studies):
+    (folder.path / "more").mkdir()
+    for key in ("image", "label"):
+        name = shutil.move(studies["validation"][0][key], folder.path / "more")
+        studies["validation"][0][key] = str(name)
+    assert GivenCases(**studies).dataset_dir == folder.path
+
+
+@pytest.mark.parametrize(
+    "spoil, error, message",
+    [
+        (
+            lambda folder, studies: (folder.path / "l4.png").unlink(),
+            FileNotFoundError,
+            r"label file .*l4.png does not exist \(1 of 6 label files are missing\); check the studies in MONAI Label",
+        ),
+        (
+            lambda folder, studies: studies["validation"].append(studies["training"][0]),
+            ValueError,
+            r"i0.png \(training\) and image .*i0.png \(validation\) are the same file .* MONAI Label remove one",
+        ),
+        (lambda folder, studies: folder.mask("l3.png", [0, 2]), ValueError, "l3.png holds the values 0, 2; expected"),
+        (lambda folder, studies: (folder.path / "i4.png").write_bytes(b"none"), ValueError, "i4.png cannot be read"),
+        (
+            lambda folder, studies: [items.clear() for items in studies.values()],
+            ValueError,
+            "training and validation are empty, expected at least one case; label a study first",
+        ),
+    ],
+)
+def test_bad_given_cases_are_refused(folder, studies, spoil, error, message):
+    spoil(folder, studies)
+    with pytest.raises(error, match=message):
+        GivenCases(**studies)
+
+
+def test_arguments_of_given_cases_are_checked(studies):
+    with pytest.raises(ValueError, match="data::num_classes must be an integer of at least 2 .*, got 1"):
+        GivenCases(**studies, num_classes=1)
+    with pytest.raises(ValueError, match="data::img_size must be a positive multiple of 16, got 100"):
+        GivenCases(**studies, img_size=100)
 
 
 @pytest.mark.parametrize(

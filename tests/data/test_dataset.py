@@ -56,9 +56,11 @@ def data(tmp_path):
 
 def test_items_are_plain_tensors_rows_first(data):
     item = ViewDataset(data, preprocessing())[3]
-    assert set(item) == {"image", "label", "case", "view"} and item["case"] == data[3]["image"]
+    assert set(item) == {"image", "label", "case", "view"}
+    assert item["case"] == data[3]["image"]
     assert all(type(item[key]) is torch.Tensor and item[key].shape == (1, 32, 32) for key in KEYS)
-    assert item["label"][0, 6, 12] == 1 and item["label"][0, 25, 25] == 0
+    assert item["label"][0, 6, 12] == 1
+    assert item["label"][0, 25, 25] == 0
 
 
 def test_items_without_label_have_none(data):
@@ -71,7 +73,8 @@ def test_views_depend_on_seed_index_and_epoch(data):
     views = ViewDataset(same, preprocessing(), joint_augmentation(prob=1.0), seed=1)
     other = ViewDataset(same, preprocessing(), joint_augmentation(prob=1.0), seed=2)
     first = views[0, 0]["image"]
-    assert torch.equal(first, views[0, 0]["image"]) and torch.equal(first, views[0]["image"])
+    assert torch.equal(first, views[0, 0]["image"])
+    assert torch.equal(first, views[0]["image"])
     for different in (views[1, 0], views[0, 1], other[0, 0]):
         assert not torch.equal(first, different["image"])
 
@@ -98,7 +101,8 @@ def test_views_are_identical_for_every_number_of_workers(data):
         loader = ViewLoader(views, batch_size=4, sampler=sampler, num_workers=workers)
         epochs.append(list(loader))
     for one, two in zip(*epochs, strict=True):
-        assert one["case"] == two["case"] and torch.equal(one["image"], two["image"])
+        assert one["case"] == two["case"]
+        assert torch.equal(one["image"], two["image"])
         assert torch.equal(one["label"], two["label"])
 
 
@@ -137,7 +141,8 @@ def test_changing_an_item_leaves_the_memory_alone(data):
 
 def test_mixed_metadata_does_not_break_batches(data):
     batch = next(iter(DataLoader(ViewDataset(data, preprocessing()), batch_size=4)))
-    assert batch["image"].shape == (4, 1, 32, 32) and len(batch["case"]) == 4
+    assert batch["image"].shape == (4, 1, 32, 32)
+    assert len(batch["case"]) == 4
 
 
 @pytest.mark.parametrize("use", [lambda views: views[1], lambda views: views.fill()])

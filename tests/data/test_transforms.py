@@ -104,7 +104,8 @@ def test_one_class_is_refused():
 def test_everything_off_changes_nothing():
     before = item()
     after = joint_augmentation(**OFF, prob=1)(item())
-    assert all(torch.equal(before[key], after[key]) for key in before) and torch.equal(after["theta"], torch.eye(2, 3))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert torch.equal(after["theta"], torch.eye(2, 3))
 
 
 def test_image_and_label_move_together():
@@ -120,12 +121,14 @@ def test_views_are_plain_float_tensors_in_the_unit_range():
     for _ in range(20):
         view = augmentation(item())
         assert all(type(value) is torch.Tensor and value.dtype == torch.float32 for value in view.values())
-        assert view["image"].min() >= 0 and view["image"].max() <= 1
+        assert view["image"].min() >= 0
+        assert view["image"].max() <= 1
 
 
 def test_flip_is_left_right():
     view = joint_augmentation(**{**OFF, "flip_prob": 1.0})(item())
-    assert torch.equal(view["image"], item()["image"].flip(-1)) and torch.equal(view["label"], item()["label"].flip(-1))
+    assert torch.equal(view["image"], item()["image"].flip(-1))
+    assert torch.equal(view["label"], item()["label"].flip(-1))
 
 
 def test_intensity_leaves_the_label_alone():
@@ -150,7 +153,8 @@ def test_shift_moves_image_and_label_to_the_right_and_downwards():
     image = torch.rand(1, 1, 64, 64)
     moved = torch.nn.functional.grid_sample(image, grid, mode="nearest", align_corners=False)
     assert torch.equal(moved[..., 8:, 16:], image[..., :-8, :-16])
-    assert not moved[..., :8, :].any() and not moved[..., :16].any()
+    assert not moved[..., :8, :].any()
+    assert not moved[..., :16].any()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +174,8 @@ def test_shift_is_drawn_within_its_fraction_and_leaves_the_other_draws_alone():
     assert off({"image": image})["theta"][:, 2].abs().sum() == 0
     shifting = RandFlipRotateZoomd("image", "label", 0.0, 1.0, 0.0, (1.0, 1.0), 0.1).set_random_state(0)
     shifts = torch.stack([shifting({"image": image})["theta"][:, 2] for _ in range(200)])
-    assert 0.19 < shifts.max() <= 0.2 and -0.2 <= shifts.min() < -0.19
+    assert 0.19 < shifts.max() <= 0.2
+    assert -0.2 <= shifts.min() < -0.19
 
 
 def test_rotation_keeps_shapes_in_images_that_are_not_square():

@@ -34,13 +34,14 @@ def test_card_holds_the_figures_of_the_results(name, parts):
 def test_card_holds_every_reading_of_the_test_list_and_the_preflight():
     names = ("busbra_part1", "busbra_part2", "busbra_part3", "busbra")
     assert "\n\n" + "\n".join(overview({name: results(name) for name in names})) + "\n\n" in card()
-    found = results("preflight_busbra")
-    assert f"{found['decision']}, {found['difference']:+.3f} Dice [{found['low']:+.3f}, {found['high']:+.3f}]" in card()
-    assert f"calibrating temperature {found['temperature']:.2f}" in card()
+    answer = results("preflight_busbra")
+    interval = f"[{answer['low']:+.3f}, {answer['high']:+.3f}]"
+    assert f"{answer['decision']}, {answer['difference']:+.3f} Dice {interval}" in card()
+    assert f"calibrating temperature {answer['temperature']:.2f}" in card()
 
 
 def test_readme_repeats_the_dice_of_the_shared_student():
-    dice = {arm: f"{found['metrics']['dice']['mean']:.3f}" for arm, found in results("busbra")["arms"].items()}
+    dice = {arm: f"{summary['metrics']['dice']['mean']:.3f}" for arm, summary in results("busbra")["arms"].items()}
     text = (
         f"Dice of {dice['student']} on 292 BUS-BRA test images, its teacher {dice['teacher']}, the same student "
         f"without a teacher"
@@ -70,7 +71,9 @@ def test_report_of_one_arm_has_its_table_and_no_differences(tmp_path, capsys):
     (tmp_path / "report.json").write_text(json.dumps(report))
     assert main([str(tmp_path / "report.json")]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("|  | control |") and "less" not in printed and "- control: " in printed
+    assert printed.startswith("|  | control |")
+    assert "Better than" not in printed
+    assert "- control: " in printed
 
 
 @pytest.mark.parametrize(
@@ -89,8 +92,16 @@ def test_file_that_has_no_comparison_is_refused(tmp_path, capsys, change, messag
     assert message in capsys.readouterr().err
 
 
-def test_areas_are_told_in_the_unit_of_the_report():
+def test_differences_are_sentences_and_one_seed_is_said_once():
+    lines = difference_lines(results("busbra"))
+    assert lines[0] == "- Student: Better than the control by 0.036 Dice (95 % CI 0.022 to 0.049). p = 2.4e-09."
+    assert sum("one seed" in line for line in lines) == 1
+    assert lines[3].startswith("- Arms teacher, control and student have one seed each")
+
+
+def test_areas_are_in_the_unit_of_the_report():
     report = results("busbra")
     report["areas"]["student"]["unit"] = "mm2"
-    told = calibration_lines(report)
-    assert "mm2, limits" in told[-1] and "pixels, limits" in told[0]
+    lines = calibration_lines(report)
+    assert "mm2, limits" in lines[-1]
+    assert "pixels, limits" in lines[0]

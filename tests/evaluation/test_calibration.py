@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from scripts.evaluation import calibration
-from scripts.evaluation.calibration import NUM_BINS, Reliability, fit_temperature, logits_to_probabilities
-from scripts.metrics import logits_to_classes
+from scripts.evaluation.calibration import NUM_BINS, Reliability, fit_temperature
+from scripts.metrics import logits_to_classes, logits_to_probabilities
 
 
 def foreground(*values):
@@ -110,15 +110,20 @@ def test_summary_is_valid_json_and_its_bins_cover_0_to_1():
     reliability = Reliability()
     reliability.add(foreground(0.5, 1.0), labels(0, 1))
     bins = json.loads(json.dumps(reliability.summary(), allow_nan=False))["bins"]
-    assert len(bins) == 15 and bins[0]["low"] == 0 and bins[-1]["high"] == 1
-    assert bins[0]["confidence"] is None and bins[0]["accuracy"] is None and bins[-1]["count"] == 1
+    assert len(bins) == 15
+    assert bins[0]["low"] == 0
+    assert bins[-1]["high"] == 1
+    assert bins[0]["confidence"] is None
+    assert bins[0]["accuracy"] is None
+    assert bins[-1]["count"] == 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_probabilities_are_of_the_mask_that_logits_to_classes_makes(channels):
     logits = torch.randn(channels, 20, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float32).bfloat16()
     probabilities = logits_to_probabilities(logits)
-    assert probabilities.shape == logits.shape and probabilities.dtype == torch.float32
+    assert probabilities.shape == logits.shape
+    assert probabilities.dtype == torch.float32
     reliability = Reliability()
     reliability.add(probabilities, logits_to_classes(logits[None])[0])
     assert reliability.summary()["accuracy"] == 1

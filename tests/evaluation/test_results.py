@@ -27,11 +27,8 @@ def test_table_is_read_as_it_was_written(tmp_path):
 
 def test_columns_start_with_the_case_and_end_with_areas_and_counts():
     header = table([ROW]).splitlines()[0].split(",")
-    assert header[:5] == ["case", "patient", "arm", "seed", "scanner"] and header[-3:] == [
-        "label_area",
-        "predicted_area",
-        "empty_label",
-    ]
+    assert header[:5] == ["case", "patient", "arm", "seed", "scanner"]
+    assert header[-3:] == ["label_area", "predicted_area", "empty_label"]
 
 
 @pytest.mark.parametrize("patient", ["12_1", "121", "007", "nan", "1e3"])

@@ -1,4 +1,4 @@
-"""Exported forms: what they compute, what is kept of them, and every refusal. The student is tiny and fitted to
+"""Exported formats: what they compute, what is kept of them, and every refusal. The student is tiny and fitted to
 phantoms.
 """
 
@@ -14,37 +14,39 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, TINY_STUDENT
+from conftest import CONFIGS, ROOT, TINY
 from monai.data import MetaTensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from scripts.data.datalist import SegmentationData
 from scripts.data.phantoms import write_phantom_dataset
-from scripts.evaluation.evaluate import run_evaluation
-from scripts.export import check as export
-from scripts.export import formats as forms
-from scripts.export.check import Check, dataset_cases, main, phantom_cases
-from scripts.export.formats import DICE, FORMS, LOGITS, Form, load_runner
-from scripts.networks.tinyusfm import TinyUSFMSeg, load_trained_student
+from scripts.evaluation.evaluate import Arm, evaluate
+from scripts.export import check as export_check
+from scripts.export import formats as export_formats
+from scripts.export.__main__ import main
+from scripts.export.cases import dataset_cases, phantom_cases
+from scripts.export.check import Check
+from scripts.export.formats import DICE_LIMIT, FORMATS, LOGIT_LIMIT, Format, load_runner
+from scripts.export.names import FILES
+from scripts.networks.student import load_trained_student
+from scripts.networks.tinyusfm import TinyUSFMSeg
 
 SIZE = 64
-TINY = {key: TINY_STUDENT[key] for key in ("embed_dim", "depth", "num_heads", "out_indices", "channels")}
-WRITTEN = [name for name, form in FORMS.items() if form.write]
-EXACT = [name for name in WRITTEN if FORMS[name].limit == LOGITS]
-REDUCED = [name for name in WRITTEN if FORMS[name].limit == DICE]
+WRITTEN = [name for name, format in FORMATS.items() if format.write]
+EXACT = [name for name in WRITTEN if FORMATS[name].limit == LOGIT_LIMIT]
+REDUCED = [name for name in WRITTEN if FORMATS[name].limit == DICE_LIMIT]
 
 
-def need(form):
-    for module in FORMS[form].needs:
-        pytest.importorskip(module, reason=f"{form} needs the extra export")
+def need(format):
+    for module in FORMATS[format].needs:
+        pytest.importorskip(module, reason=f"{format} needs the extra export")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_networks():
     """Checkpoints are of the test size, and so must the networks be that read them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (export, forms):
-            patch.setattr(module, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
+        patch.setattr(export_formats, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
         yield
 
 
@@ -70,31 +72,29 @@ def student(checkpoint):
     return load_trained_student(TinyUSFMSeg(img_size=SIZE, **TINY), checkpoint).eval()
 
 
-def arguments(checkpoint, output, *forms, **options):
+def arguments(checkpoint, output, *formats, **options):
     options = {"img_size": SIZE, "num_images": 1, **options}
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    return ["--checkpoint", str(checkpoint), "--output", str(output), "--forms", *forms, *flags]
+    return ["--checkpoint", str(checkpoint), "--output", str(output), "--formats", *formats, *flags]
 
 
 @pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory):
-    """An export of all forms whose libraries are installed; int8 changes a student of width 24 by more than one of
-    192.
-    """
-    output = tmp_path_factory.mktemp("export") / "forms"
-    installed = [form for form in WRITTEN if all(map(find_spec, FORMS[form].needs))]
+    """An export of all formats whose libraries are installed, whatever int8 costs a student of width 24."""
+    output = tmp_path_factory.mktemp("export") / "formats"
+    installed = [format for format in WRITTEN if all(map(find_spec, FORMATS[format].needs))]
     # runs the files of openvino, where the processor can
-    forms = [form for form in installed if form != "openvino_bf16"]
+    formats = [format for format in installed if format != "openvino_bf16"]
     with pytest.MonkeyPatch.context() as patch:
-        for form in REDUCED:
-            patch.setitem(FORMS, form, FORMS[form]._replace(limit=DICE._replace(value=0.05)))
-        assert main(arguments(checkpoint, output, *forms, num_images=4)) == 0
+        for format in REDUCED:
+            patch.setitem(FORMATS, format, FORMATS[format]._replace(limit=DICE_LIMIT._replace(value=1.0)))
+        assert main(arguments(checkpoint, output, *formats, num_images=4)) == 0
     return output
 
 
-def start(form, folder, **options):
+def start(format, folder, **options):
     try:
-        return load_runner(form, folder, SIZE, **options)
+        return load_runner(format, folder, SIZE, **options)
     except ValueError as error:
         if "on this processor" not in str(error):
             raise
@@ -102,42 +102,44 @@ def start(form, folder, **options):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("form", EXACT)
-def test_fp32_form_gives_torchs_logits_at_any_batch_size(exported, student, form, batch):
-    need(form)
+@pytest.mark.parametrize("format", EXACT)
+def test_fp32_format_gives_torchs_logits_at_any_batch_size(exported, student, format, batch):
+    need(format)
     images = torch.rand(batch, 1, SIZE, SIZE)
-    logits = start(form, exported)(images)
-    assert logits.shape == (batch, 1, SIZE, SIZE) and logits.dtype == torch.float32
+    logits = start(format, exported)(images)
+    assert logits.shape == (batch, 1, SIZE, SIZE)
+    assert logits.dtype == torch.float32
     with torch.inference_mode():
         torch.testing.assert_close(logits, student(images), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("form", [*REDUCED, "torch_bf16"])
-def test_reduced_form_is_near_torch_but_not_the_same(exported, checkpoint, student, form, batch):
-    need(form)
+@pytest.mark.parametrize("format", [*REDUCED, "torch_bf16"])
+def test_reduced_format_is_near_torch_but_not_the_same(exported, checkpoint, student, format, batch):
+    need(format)
     images = torch.cat([case.image for case in phantom_cases(batch, SIZE)])
-    logits = start(form, exported if FORMS[form].files else checkpoint)(images)
+    logits = start(format, exported if FORMATS[format].files else checkpoint)(images)
     with torch.inference_mode():
         expected = student(images)
-    assert logits.shape == expected.shape and logits.dtype == torch.float32
+    assert logits.shape == expected.shape
+    assert logits.dtype == torch.float32
     difference = (logits - expected).abs().max() / (expected.max() - expected.min())
     assert 1e-5 < difference < 0.1  # fp32 that runs under this name would be below
 
 
-@pytest.mark.parametrize("form", WRITTEN)
-def test_metatensors_come_in_and_plain_tensors_out(exported, form):
-    need(form)
-    image, runner = torch.rand(1, 1, SIZE, SIZE), start(form, exported)
+@pytest.mark.parametrize("format", WRITTEN)
+def test_metatensors_come_in_and_plain_tensors_out(exported, format):
+    need(format)
+    image, runner = torch.rand(1, 1, SIZE, SIZE), start(format, exported)
     logits = runner(MetaTensor(image))
     assert type(logits) is torch.Tensor
     torch.testing.assert_close(logits, runner(image))
 
 
-@pytest.mark.parametrize("form", WRITTEN)
-def test_logits_of_one_call_outlive_the_next(exported, form):
-    need(form)
-    runner = start(form, exported)
+@pytest.mark.parametrize("format", WRITTEN)
+def test_logits_of_one_call_outlive_the_next(exported, format):
+    need(format)
+    runner = start(format, exported)
     first = runner(torch.zeros(1, 1, SIZE, SIZE))
     kept = first.clone()
     assert not torch.equal(runner(torch.ones(1, 1, SIZE, SIZE)), kept)
@@ -166,24 +168,26 @@ def test_record_holds_the_numbers_of_every_form(exported, checkpoint):
     assert record["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert (record["img_size"], record["num_classes"], record["num_images"]) == (SIZE, 2, 4)
     assert record["versions"]["torch"] == torch.__version__
-    assert record["forms"]["safetensors"]["max_logit_difference"] == 0
-    for form, numbers in record["forms"].items():
+    assert record["formats"]["safetensors"]["max_logit_difference"] == 0
+    for format, numbers in record["formats"].items():
         assert numbers["dice"] - numbers["torch_dice"] == numbers["dice_change"]
         assert numbers["torch_dice"] == record["torch"]["dice"] > 0.5
-        assert numbers["bytes"] == sum((exported / name).stat().st_size for name in FORMS[form].files)
+        assert numbers["bytes"] == sum((exported / name).stat().st_size for name in FORMATS[format].files)
         assert numbers["ms"] > 0
 
 
-def test_folder_holds_the_files_of_the_forms_and_the_record_alone(exported):
+def test_folder_holds_the_files_of_the_formats_and_the_record_alone(exported):
     record = json.loads((exported / "export.json").read_text())
-    named = {name for form in record["forms"].values() for name in form["files"]}
+    named = {name for format in record["formats"].values() for name in format["files"]}
     assert {path.name for path in exported.iterdir()} == {*named, "export.json"}
     assert [path.name for path in exported.parent.iterdir()] == [exported.name]
 
 
 def test_onnx_behind_openvino_is_not_kept_unasked(exported, checkpoint, tmp_path, monkeypatch, capsys):
     need("openvino")
-    monkeypatch.setattr(forms, "_write_onnx", lambda student, folder, images: copy(exported / "student.onnx", folder))
+    monkeypatch.setattr(
+        export_formats, "_write_onnx", lambda student, folder, images: copy(exported / "student.onnx", folder)
+    )
     assert main(arguments(checkpoint, tmp_path / "out", "openvino")) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"student.xml", "student.bin", "export.json"}
     assert "generated phantoms, since no --dataset_dir is given" in capsys.readouterr().out
@@ -193,21 +197,26 @@ def test_dice_of_the_check_is_that_of_the_evaluation(student, tmp_path):
     data = SegmentationData(write_phantom_dataset(tmp_path / "data", 4, 1, 1, size=96), img_size=SIZE)
     cases, originals = (dataset_cases(data.training, 4, size, 2) for size in (SIZE, 96))
     dataset = [{"image": case.image[0], "label": case.label, "case": case.name} for case in originals]
-    summary = run_evaluation(dataset, {"student": student}, tmp_path / "run", 2, img_size=SIZE, num_panels=0)
-    assert Check(student, cases, 2).expected.dice == pytest.approx(summary["student"]["dice"], abs=1e-12)
+    (means,) = evaluate(dataset, [Arm("student", student, SIZE)], 2).summary.values()
+    assert Check(student, cases, 2).expected.dice == pytest.approx(means["dice"], abs=1e-12)
 
 
 def test_images_are_resized_and_labels_are_not(phantoms):
     case = dataset_cases(SegmentationData(phantoms).test, 1, 32, 2)[0]
-    assert case.image.shape == (1, 1, 32, 32) and 0 <= case.image.min() < case.image.max() <= 1
-    assert case.label.shape == (1, 64, 64) and case.label.unique().tolist() == [0, 1]
+    assert case.image.shape == (1, 1, 32, 32)
+    assert 0 <= case.image.min() < case.image.max() <= 1
+    assert case.label.shape == (1, 64, 64)
+    assert case.label.unique().tolist() == [0, 1]
 
 
 def test_calibration_is_on_the_training_list_and_the_check_on_the_split(checkpoint, phantoms, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(
-        export, "export_student", lambda *given: seen.update(check=given[2], calibration=given[3]) or {}
-    )
+
+    def keep(student, formats, check, calibration, output, about):
+        seen.update(check=check, calibration=calibration)
+        return {}
+
+    monkeypatch.setattr(export_check, "export_student", keep)
     main(arguments(checkpoint, tmp_path / "out", "safetensors", dataset_dir=phantoms, split="test", num_images=2))
     data = SegmentationData(phantoms, img_size=SIZE)
     assert [case.name for case in seen["check"].cases] == [item["image"] for item in data.test]
@@ -231,14 +240,14 @@ def test_multi_class_student_is_exported(tmp_path, capsys):
         load_runner("torchscript", tmp_path / "out", SIZE)
 
 
-@pytest.mark.parametrize("names", [[], ["--forms", "all"]])
-def test_all_forms_are_those_that_this_processor_runs(checkpoint, tmp_path, monkeypatch, capsys, names):
-    light = {form: FORMS[form] for form in ("safetensors", "torchscript")}
-    light["openvino_bf16"] = FORMS["openvino_bf16"]._replace(needs=(), lacks=lambda: "bf16")
-    for module in (export, forms):
-        monkeypatch.setattr(module, "FORMS", light)
+@pytest.mark.parametrize("names", [[], ["--formats", "all"], ["--forms", "all"]])
+def test_all_formats_are_those_that_this_processor_runs(checkpoint, tmp_path, monkeypatch, capsys, names):
+    light = {format: FORMATS[format] for format in ("safetensors", "torchscript")}
+    light["openvino_bf16"] = FORMATS["openvino_bf16"]._replace(needs=(), lacks=lambda: "bf16")
+    for module in (export_check, export_formats):
+        monkeypatch.setattr(module, "FORMATS", light)
     call = arguments(checkpoint, tmp_path / "out")
-    call.remove("--forms")
+    call.remove("--formats")
     assert main([*call, *names]) == 0
     shown = capsys.readouterr().out
     assert "openvino_bf16 is left out: this processor has no bf16" in shown
@@ -246,12 +255,12 @@ def test_all_forms_are_those_that_this_processor_runs(checkpoint, tmp_path, monk
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"student.safetensors", "student.ts", "export.json"}
 
 
-def test_processor_without_bf16_is_known_to_openvino(monkeypatch):
+def test_openvino_says_when_the_processor_lacks_bf16(monkeypatch):
     for capabilities, lacks in ((["FP32", "INT8"], "bf16"), (["FP32", "BF16"], None)):
         core = SimpleNamespace(get_property=lambda device, name: capabilities)
         monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
-        assert FORMS["openvino_bf16"].lacks() == lacks
-    assert all(form.lacks() is None for name, form in FORMS.items() if name != "openvino_bf16")
+        assert FORMATS["openvino_bf16"].lacks() == lacks
+    assert all(format.lacks() is None for name, format in FORMATS.items() if name != "openvino_bf16")
 
 
 @pytest.mark.slow
@@ -283,62 +292,62 @@ def test_monais_ckpt_export_gives_torchscript_from_any_folder(checkpoint, studen
         with torch.inference_mode():
             torch.testing.assert_close(runner(images), student(images), rtol=0, atol=1e-4)
     torch.jit.load(tmp_path / "model.ts", _extra_files=files)
-    assert json.loads(files["inference.json"])["network_def"]["_target_"] == TINY_STUDENT["_target_"]
+    assert json.loads(files["inference.json"])["network_def"]["_target_"] == "scripts.networks.tinyusfm.TinyUSFMSeg"
     assert (
         json.loads(files["metadata.json"])["version"] == json.loads((CONFIGS / "metadata.json").read_text())["version"]
     )
 
 
-def broken(monkeypatch, form, limit, change):
-    """From here on the form computes something else."""
-    right = FORMS[form].start
+def broken(monkeypatch, format, limit, change):
+    """Let the format compute something else from here on."""
+    right = FORMATS[format].start
 
     def start(path, setup):
         runner = right(path, setup)
         return lambda images: change(runner(images))
 
-    monkeypatch.setitem(FORMS, form, FORMS[form]._replace(start=start, limit=limit))
+    monkeypatch.setitem(FORMATS, format, FORMATS[format]._replace(start=start, limit=limit))
 
 
-def test_form_of_other_logits_is_refused_and_the_others_are_kept(checkpoint, tmp_path, monkeypatch, capsys):
-    broken(monkeypatch, "torchscript", LOGITS, lambda logits: logits + 2e-4)
+def test_format_of_other_logits_is_refused_and_the_others_are_kept(checkpoint, tmp_path, monkeypatch, capsys):
+    broken(monkeypatch, "torchscript", LOGIT_LIMIT, lambda logits: logits + 2e-4)
     assert main(arguments(checkpoint, tmp_path / "out", "safetensors", "torchscript")) == 1
     shown = capsys.readouterr()
     assert "torchscript is refused: max_logit_difference is 0.0002, the limit is 0.0001" in shown.err
     assert f"wrote {tmp_path / 'out'}: safetensors;" in shown.out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"student.safetensors", "export.json"}
-    assert list(json.loads((tmp_path / "out" / "export.json").read_text())["forms"]) == ["safetensors"]
+    assert list(json.loads((tmp_path / "out" / "export.json").read_text())["formats"]) == ["safetensors"]
 
 
-def test_form_of_other_masks_is_refused_and_nothing_is_left(checkpoint, tmp_path, monkeypatch, capsys):
-    broken(monkeypatch, "safetensors", DICE, lambda logits: -logits)
+def test_format_of_other_masks_is_refused_and_nothing_is_left(checkpoint, tmp_path, monkeypatch, capsys):
+    broken(monkeypatch, "safetensors", DICE_LIMIT, lambda logits: -logits)
     assert main(arguments(checkpoint, tmp_path / "out", "safetensors")) == 1
     shown = capsys.readouterr()
-    assert "safetensors is refused: dice_change is -" in shown.err and "the limit is 0.002" in shown.err
-    assert "wrote" not in shown.out and list(tmp_path.iterdir()) == []
+    assert "safetensors is refused: dice_change is -" in shown.err
+    assert "the limit is 0.002" in shown.err
+    assert "wrote" not in shown.out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_logits_with_the_same_masks_are_within_the_dice_limit(checkpoint, tmp_path, monkeypatch):
-    broken(monkeypatch, "safetensors", DICE, lambda logits: 1.1 * logits)
+    broken(monkeypatch, "safetensors", DICE_LIMIT, lambda logits: 1.1 * logits)
     assert main(arguments(checkpoint, tmp_path / "out", "safetensors")) == 0
 
 
 def test_a_nan_logit_is_refused_even_where_the_mask_is_the_same(checkpoint, tmp_path, monkeypatch, capsys):
     corner = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     corner[0, 0] = True
-    broken(monkeypatch, "safetensors", DICE, lambda logits: logits.masked_fill(corner, torch.nan))
+    broken(monkeypatch, "safetensors", DICE_LIMIT, lambda logits: logits.masked_fill(corner, torch.nan))
     assert main(arguments(checkpoint, tmp_path / "out", "safetensors")) == 1
     shown = capsys.readouterr()
-    assert (
-        "safetensors is refused: max_logit_difference is nan, the limit is 0.0001" in shown.err
-        and "+0.00000" in shown.out
-    )
+    assert "safetensors is refused: max_logit_difference is nan, the limit is 0.0001" in shown.err
+    assert "+0.00000" in shown.out
 
 
-def test_earlier_export_stays_when_every_form_is_refused(checkpoint, tmp_path, monkeypatch):
+def test_earlier_export_stays_when_every_format_is_refused(checkpoint, tmp_path, monkeypatch):
     assert main(arguments(checkpoint, tmp_path / "out", "safetensors")) == 0
     before = (tmp_path / "out" / "export.json").read_bytes()
-    broken(monkeypatch, "safetensors", LOGITS, lambda logits: logits + 1)
+    broken(monkeypatch, "safetensors", LOGIT_LIMIT, lambda logits: logits + 1)
     assert main([*arguments(checkpoint, tmp_path / "out", "safetensors"), "--overwrite"]) == 1
     assert (tmp_path / "out" / "export.json").read_bytes() == before
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"student.safetensors", "export.json"}
@@ -355,8 +364,9 @@ def test_failed_replacement_brings_the_earlier_export_back(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "export.json").write_text("{}")
     with pytest.raises(OSError):
-        export._replace(tmp_path / "gone", tmp_path / "out", tmp_path / "old")
-    assert (tmp_path / "out" / "export.json").read_text() == "{}" and not (tmp_path / "old").exists()
+        export_check._replace(tmp_path / "gone", tmp_path / "out", tmp_path / "old")
+    assert (tmp_path / "out" / "export.json").read_text() == "{}"
+    assert not (tmp_path / "old").exists()
 
 
 def test_failure_while_writing_leaves_nothing(checkpoint, tmp_path, monkeypatch):
@@ -364,7 +374,7 @@ def test_failure_while_writing_leaves_nothing(checkpoint, tmp_path, monkeypatch)
         (folder / "student.ts").write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setitem(FORMS, "torchscript", Form(FORMS["torchscript"].start, fail, ("student.ts",)))
+    monkeypatch.setitem(FORMATS, "torchscript", Format(FORMATS["torchscript"].start, fail, ("student.ts",)))
     assert main(arguments(checkpoint, tmp_path / "out", "safetensors", "torchscript")) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -376,40 +386,49 @@ def refused(capsys):
     def try_export(arguments) -> str:
         assert main(arguments) == 1
         shown = capsys.readouterr()
-        assert shown.out == "" and shown.err.startswith("export: ") and shown.err.count("\n") == 1
+        assert shown.out == ""
+        assert shown.err.startswith("export: ")
+        assert shown.err.count("\n") == 1
         return shown.err
 
     return try_export
 
 
 @pytest.mark.parametrize(
-    "form, options, message",
+    "format, options, message",
     [
-        ("tensorrt", {}, f"--forms must be all, or of {', '.join(WRITTEN)}, got 'tensorrt'"),
+        ("tensorrt", {}, f"--formats must be all, or of {', '.join(WRITTEN)}, got 'tensorrt'"),
         ("torch_bf16", {}, "got 'torch_bf16'"),
         (
             "safetensors",
             {"img_size": 32},
             "was trained at 64 pixels, but the student is built for 32; pass --img_size 64",
         ),
-        ("safetensors", {"img_size": 60}, "img_size must be a positive multiple of 16, got 60"),
+        ("safetensors", {"img_size": 60}, "--img_size must be a positive multiple of 16, got 60"),
         (
             "safetensors",
             {"num_classes": 3},
             "segments 2 classes, but data::num_classes is 3; pass --data::num_classes 2",
         ),
+        (
+            "safetensors",
+            {"num_classes": 1},
+            "--num_classes must be an integer of at least 2 (the background counts), got 1",
+        ),
         ("safetensors", {"num_images": 0}, "--num_images must be at least 1, got 0"),
         ("safetensors", {"dataset_dir": "gone"}, "gone is no folder; pass --dataset_dir PATH"),
     ],
 )
-def test_bad_argument_is_refused(checkpoint, tmp_path, monkeypatch, refused, form, options, message):
+def test_bad_argument_is_refused(checkpoint, tmp_path, monkeypatch, refused, format, options, message):
     monkeypatch.chdir(tmp_path)
-    assert message in refused(arguments(checkpoint, tmp_path / "out", form, **options))
+    assert message in refused(arguments(checkpoint, tmp_path / "out", format, **options))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_all_stands_alone(checkpoint, tmp_path, refused):
-    assert "--forms must be all, or of safetensors, " in refused(arguments(checkpoint, tmp_path / "out", "all", "onnx"))
+    assert "--formats must be all, or of safetensors, " in refused(
+        arguments(checkpoint, tmp_path / "out", "all", "onnx")
+    )
 
 
 def test_bad_datalist_is_refused(checkpoint, phantoms, tmp_path, refused):
@@ -456,39 +475,40 @@ def test_existing_output_is_refused_and_kept(checkpoint, tmp_path, refused):
 
 
 @pytest.mark.parametrize(
-    "form, module", [("onnx", "onnxscript"), ("onnx_int8", "onnxruntime"), ("openvino", "openvino")]
+    "format, module", [("onnx", "onnxscript"), ("onnx_int8", "onnxruntime"), ("openvino", "openvino")]
 )
-def test_missing_library_is_named_with_its_extra(checkpoint, tmp_path, monkeypatch, refused, form, module):
-    for name in FORMS[form].needs:
+def test_missing_library_is_named_with_its_extra(checkpoint, tmp_path, monkeypatch, refused, format, module):
+    for name in FORMATS[format].needs:
         monkeypatch.setitem(sys.modules, name, None if name == module else SimpleNamespace())
-    message = refused(arguments(checkpoint, tmp_path / "out", form))
-    assert f"{module} cannot be imported" in message and "run pip install .[export]" in message
+    message = refused(arguments(checkpoint, tmp_path / "out", format))
+    assert f"{module} cannot be imported" in message
+    assert "run pip install .[export]" in message
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("form", WRITTEN)
-def test_runner_for_another_img_size_is_refused(exported, form):
-    need(form)
-    runner = start(form, exported)
+@pytest.mark.parametrize("format", WRITTEN)
+def test_runner_for_another_img_size_is_refused(exported, format):
+    need(format)
+    runner = start(format, exported)
     with pytest.raises(Exception, match="64|32"):  # each library has its own
         runner(torch.zeros(1, 1, 32, 32))
     with pytest.raises(
         ValueError, match="was trained at 64 pixels|on an image of 32 x 32 .*; pass the img_size that its"
     ):
-        load_runner(form, exported, 32)
+        load_runner(format, exported, 32)
 
 
-@pytest.mark.parametrize("form", ["torchscript", "onnx", "openvino"])
-def test_damaged_file_is_refused(tmp_path, form):
-    need(form)
-    path = tmp_path / FORMS[form].files[0]
+@pytest.mark.parametrize("format", ["torchscript", "onnx", "openvino"])
+def test_damaged_file_is_refused(tmp_path, format):
+    need(format)
+    path = tmp_path / FORMATS[format].files[0]
     path.write_text("damaged")
-    with pytest.raises(ValueError, match=f"{path.name} does not run as {form}"):
-        load_runner(form, path, SIZE)
+    with pytest.raises(ValueError, match=f"{path.name} does not run as {format}"):
+        load_runner(format, path, SIZE)
 
 
-def test_unknown_form_and_missing_file_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="form must be one of torch, torch_bf16, safetensors, .*, got 'coreml'"):
+def test_unknown_format_and_missing_file_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="format must be one of torch, torch_bf16, safetensors, .*, got 'coreml'"):
         load_runner("coreml", tmp_path, SIZE)
     with pytest.raises(FileNotFoundError, match="student.ts is no file; expected one that runs as torchscript"):
         load_runner("torchscript", tmp_path, SIZE)
@@ -501,7 +521,7 @@ def test_bf16_is_refused_where_the_processor_falls_back_to_fp32(tmp_path, monkey
     fake = SimpleNamespace(Core=lambda: core, Type=SimpleNamespace(f32=fp32, bf16="bf16"))
     monkeypatch.setitem(sys.modules, "openvino", fake)
     (tmp_path / "student.xml").touch()
-    with pytest.raises(ValueError, match="would run in f32 on this processor, not in bf16; choose the form openvino"):
+    with pytest.raises(ValueError, match="would run in f32 on this processor, not in bf16; choose the format openvino"):
         load_runner("openvino_bf16", tmp_path, SIZE)
 
 
@@ -513,3 +533,23 @@ def test_threads_are_those_of_torch(checkpoint):
         assert torch.get_num_threads() == before
     finally:
         torch.set_num_threads(before)
+
+
+def test_names_list_the_formats_that_are_written():
+    assert list(FILES) == WRITTEN
+    assert {name: format.files for name, format in FORMATS.items() if format.write} == FILES
+
+
+def test_help_answers_without_torch():
+    code = """
+import sys
+from scripts.export.__main__ import main
+try:
+    main(["--help"])
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--formats" in result.stdout
+    assert "--forms" not in result.stdout

@@ -32,15 +32,16 @@ def test_average_moves_towards_weights_and_running_statistics_after_every_iterat
         weight, mean = 0.75 * weight + 0.25 * latest_weight, 0.75 * mean + 0.25 * latest_mean
     torch.testing.assert_close(average.network[0].weight, weight)
     torch.testing.assert_close(average.network[1].running_mean, mean)
-    assert (
-        average.network is not network and average.state is average.network and average.settings == {"ema_decay": 0.75}
-    )
+    assert average.network is not network
+    assert average.state is average.network
+    assert average.settings == {"ema_decay": 0.75}
 
 
 def test_network_goes_on_with_its_own_weights_and_gradients():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     average, seen = trained(network, 0.75)
-    assert torch.equal(network[0].weight, seen[-1][0]) and all(p.requires_grad for p in network.parameters())
+    assert torch.equal(network[0].weight, seen[-1][0])
+    assert all(p.requires_grad for p in network.parameters())
     assert not any(p.requires_grad for p in average.network.parameters())
 
 
@@ -48,7 +49,9 @@ def test_decay_0_is_the_network_itself_and_no_handler():
     network, engine = nn.Conv2d(1, 2, 3), Engine(lambda engine, batch: None)
     average = WeightAverage(network)
     AverageUpdate(average).attach(engine)
-    assert average.network is network and average.state is None and average.settings == {}
+    assert average.network is network
+    assert average.state is None
+    assert average.settings == {}
     assert not engine.has_event_handler(Events.ITERATION_COMPLETED)
 
 

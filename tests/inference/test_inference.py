@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, SHARED, TINY_STUDENT, root_cause, run, workflow
+from conftest import CONFIGS, ROOT, SHARED, TINY, root_cause, run, workflow
 from dicom_files import region, write_dicom
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import Compose, SaveImaged
@@ -21,9 +21,14 @@ from scripts.data.readers import read_image, read_mask
 from scripts.evaluation.evaluate import predict
 from scripts.metrics import case_metrics
 from scripts.networks.tinyusfm import TinyUSFMSeg
-from scripts.run.config_check import _brief_excepthook, find_user_error
+from scripts.run.errors import _brief_excepthook, find_user_error
 
-SIZE = {key: value for key, value in TINY_STUDENT.items() if not isinstance(value, str)}
+NETWORK = {
+    "_target_": "scripts.networks.tinyusfm.TinyUSFMSeg",
+    "num_classes": "@num_classes",
+    "img_size": "@img_size",
+    **TINY,
+}
 WIDTH, HEIGHT = 70, 50
 
 
@@ -31,7 +36,7 @@ WIDTH, HEIGHT = 70, 50
 def student() -> TinyUSFMSeg:
     """Random weights that call about half of an image foreground."""
     torch.manual_seed(0)
-    model = TinyUSFMSeg(img_size=64, **SIZE).eval()
+    model = TinyUSFMSeg(img_size=64, **TINY).eval()
     with torch.no_grad():
         model.decode_head.conv_seg.weight.mul_(50)
         model.decode_head.conv_seg.bias -= model(picture_tensor()).median()
@@ -74,7 +79,6 @@ def images(tmp_path):
 
 
 def infer(dataset_dir, checkpoint, output_dir, **overrides) -> ConfigWorkflow:
-    network_def = {"_target_": TINY_STUDENT["_target_"], "num_classes": "@num_classes", "img_size": "@img_size", **SIZE}
     flow = ConfigWorkflow(
         config_file=str(CONFIGS / "inference.json"),
         meta_file=str(CONFIGS / "metadata.json"),
@@ -86,7 +90,7 @@ def infer(dataset_dir, checkpoint, output_dir, **overrides) -> ConfigWorkflow:
             "output_dir": str(output_dir),
             "checkpoint": str(checkpoint),
             "img_size": 64,
-            "network_def": network_def,
+            "network_def": NETWORK,
             "hardware::gpu_ids": [],
             "hardware::precision": "fp32",
             **overrides,
@@ -112,20 +116,23 @@ def test_masks_have_the_size_of_their_images_and_the_classes_of_the_evaluation(i
     for name, image in (("color", "color.png"), ("gray", "gray.png"), ("photo", "photo.jpg")):
         with Image.open(tmp_path / "masks" / f"{name}_mask.png") as mask:
             assert (mask.mode, mask.size) == ("L", (WIDTH, HEIGHT))
-            found = np.asarray(mask)
+            pixels = np.asarray(mask)
         expected = expected_mask(student, images / image)
-        assert set(np.unique(found)) == {0, 1} and 0.2 < expected.mean() < 0.8
-        assert (found == expected).mean() > 0.99, name
+        assert set(np.unique(pixels)) == {0, 1}
+        assert 0.2 < expected.mean() < 0.8
+        assert (pixels == expected).mean() > 0.99, name
 
 
 @pytest.mark.parametrize("name", ["flat", "slice"])
 def test_nifti_mask_has_the_geometry_of_its_image(images, student, checkpoint, tmp_path, name):
     infer(images / f"{name}.nii.gz", checkpoint, tmp_path / "masks")
     image, mask = nibabel.load(images / f"{name}.nii.gz"), nibabel.load(tmp_path / "masks" / f"{name}_mask.nii.gz")
-    assert mask.shape == image.shape and mask.get_data_dtype() == np.uint8
-    assert np.array_equal(mask.affine, image.affine) and np.array_equal(mask.header["pixdim"], image.header["pixdim"])
-    found = np.asarray(mask.dataobj).reshape(WIDTH, HEIGHT).T
-    assert (found == expected_mask(student, images / f"{name}.nii.gz")).mean() > 0.99
+    assert mask.shape == image.shape
+    assert mask.get_data_dtype() == np.uint8
+    assert np.array_equal(mask.affine, image.affine)
+    assert np.array_equal(mask.header["pixdim"], image.header["pixdim"])
+    pixels = np.asarray(mask.dataobj).reshape(WIDTH, HEIGHT).T
+    assert (pixels == expected_mask(student, images / f"{name}.nii.gz")).mean() > 0.99
 
 
 @pytest.mark.skipif(not (ROOT / "models" / "model.pt").is_file(), reason="models/model.pt is not there")
@@ -149,17 +156,19 @@ def test_shared_student_segments_real_lesions_out_of_the_box(tmp_path):
     flow.run()
     scores = []
     for case in cases:
-        found = np.asarray(Image.open(tmp_path / "masks" / f"{Path(case['image']).stem}_mask.png"))
-        scores.append(case_metrics(found, read_mask(folder / case["label"])[0].T > 0, 2)["dice"])
-    assert len(scores) == 5 and np.mean(scores) > 0.5
+        pixels = np.asarray(Image.open(tmp_path / "masks" / f"{Path(case['image']).stem}_mask.png"))
+        scores.append(case_metrics(pixels, read_mask(folder / case["label"])[0].T > 0, 2)["dice"])
+    assert len(scores) == 5
+    assert np.mean(scores) > 0.5
 
 
 def test_several_classes_give_class_indices(images, tmp_path):
     torch.manual_seed(0)
-    torch.save(TinyUSFMSeg(num_classes=3, img_size=64, **SIZE).state_dict(), tmp_path / "three.pt")
+    torch.save(TinyUSFMSeg(num_classes=3, img_size=64, **TINY).state_dict(), tmp_path / "three.pt")
     infer(images / "gray.png", tmp_path / "three.pt", tmp_path / "masks", num_classes=3)
-    found = np.asarray(Image.open(tmp_path / "masks" / "gray_mask.png"))
-    assert found.dtype == np.uint8 and found.max() <= 2
+    pixels = np.asarray(Image.open(tmp_path / "masks" / "gray_mask.png"))
+    assert pixels.dtype == np.uint8
+    assert pixels.max() <= 2
 
 
 def test_second_run_is_refused_before_anything_is_computed(images, checkpoint, tmp_path):
@@ -172,7 +181,8 @@ def test_second_run_is_refused_before_anything_is_computed(images, checkpoint, t
     assert message in str(root_cause(error.value))
     assert {path.name: path.stat().st_mtime_ns for path in masks.iterdir()} == before
     infer(images, checkpoint, masks, overwrite=True)
-    assert len(list(masks.iterdir())) == 5 + 5 + 1 and len(read_rows(masks / "lesions.csv")) == 5
+    assert len(list(masks.iterdir())) == 5 + 5 + 1
+    assert len(read_rows(masks / "lesions.csv")) == 5
 
 
 @pytest.mark.parametrize(
@@ -265,19 +275,21 @@ def test_loop_is_segmented_frame_by_frame(loops, student, checkpoint, tmp_path, 
         "lesions.csv",
     }
     mask, expected = nibabel.load(tmp_path / "out" / f"{stem}_mask.nii.gz"), frame_masks(student, frames)
-    found = np.asarray(mask.dataobj)
-    assert found.shape == (WIDTH, HEIGHT, COUNT) and mask.get_data_dtype() == np.uint8
-    assert (found == expected).mean() > 0.99 and len({expected[..., n].sum() for n in range(COUNT)}) > 5
+    pixels = np.asarray(mask.dataobj)
+    assert pixels.shape == (WIDTH, HEIGHT, COUNT)
+    assert mask.get_data_dtype() == np.uint8
+    assert (pixels == expected).mean() > 0.99
+    assert len({expected[..., n].sum() for n in range(COUNT)}) > 5
     rows = read_rows(tmp_path / "out" / "lesions.csv")
     assert [int(row["frame"]) for row in rows] == list(range(COUNT))
-    assert [int(row["area_px"]) for row in rows] == found.sum((0, 1)).tolist()
+    assert [int(row["area_px"]) for row in rows] == pixels.sum((0, 1)).tolist()
     if name.endswith(".nii.gz"):
         image = nibabel.load(folder / name)
-        assert np.array_equal(mask.affine, image.affine) and np.array_equal(
-            mask.header["pixdim"], image.header["pixdim"]
-        )
+        assert np.array_equal(mask.affine, image.affine)
+        assert np.array_equal(mask.header["pixdim"], image.header["pixdim"])
     with Image.open(tmp_path / "out" / f"{stem}_overlay.gif") as movie:
-        assert movie.n_frames == COUNT and movie.size == (WIDTH, HEIGHT)
+        assert movie.n_frames == COUNT
+        assert movie.size == (WIDTH, HEIGHT)
         assert movie.info["duration"] == (40 if name == "loop.dicom" else 100)
 
 
@@ -288,14 +300,14 @@ def test_areas_are_in_mm2_where_the_file_has_a_scale_and_empty_where_not(loops, 
     infer(folder, checkpoint, tmp_path / "out")
     rows = read_rows(tmp_path / "out" / "lesions.csv")
     counts = {name: sum(row["file"] == name for row in rows) for name in sorted(path.name for path in folder.iterdir())}
-    assert counts == {name: 1 if name == "still.png" else COUNT for name in counts} and len(rows) == sum(
-        counts.values()
-    )
+    assert counts == {name: 1 if name == "still.png" else COUNT for name in counts}
+    assert len(rows) == sum(counts.values())
     nifti = np.sqrt(0.2**2 + 0.05**2) * np.sqrt(0.3**2 + 0.05**2)
     scales = {"IM_0001": None, "gray.nii.gz": nifti, "loop.dicom": 0.06, "rgb.nii.gz": nifti, "still.png": None}
     for row in rows:
         scale = scales[row["file"]]
-        assert row["class"] == "lesion" and row["empty"] == ("no" if int(row["area_px"]) else "yes")
+        assert row["class"] == "lesion"
+        assert row["empty"] == ("no" if int(row["area_px"]) else "yes")
         assert (row["area_mm2"] == "") == (row["pixel_width_mm"] == "") == (scale is None)
         if scale:
             assert float(row["area_mm2"]) == pytest.approx(int(row["area_px"]) * scale, rel=1e-3)
@@ -353,8 +365,7 @@ def test_transforms_alone_give_what_monai_label_writes(images, loops, checkpoint
     shutil.copy(loops[0] / "rgb.nii.gz", images)
     parser = ConfigParser()
     parser.read_config(str(CONFIGS / "inference.json"))
-    network_def = {"_target_": TINY_STUDENT["_target_"], "num_classes": "@num_classes", "img_size": "@img_size", **SIZE}
-    parser.update({"bundle_root": str(ROOT), "checkpoint": str(checkpoint), "img_size": 64, "network_def": network_def})
+    parser.update({"bundle_root": str(ROOT), "checkpoint": str(checkpoint), "img_size": 64, "network_def": NETWORK})
     parser["device"] = "cpu"
     transforms = {key: parser.get_parsed_content(key) for key in ("preprocessing", "postprocessing")}
     assert all(isinstance(transform, Compose) for transform in transforms.values())
@@ -368,7 +379,9 @@ def test_transforms_alone_give_what_monai_label_writes(images, loops, checkpoint
         if not isinstance(transform, SaveImaged):
             item = transform(item)
     mask = item["pred"]
-    assert tuple(mask.shape) == shape and mask.dtype == torch.uint8 and set(mask.unique().tolist()) == {0, 1}
+    assert tuple(mask.shape) == shape
+    assert mask.dtype == torch.uint8
+    assert set(mask.unique().tolist()) == {0, 1}
     if name.endswith(".nii.gz"):
         np.testing.assert_allclose(np.asarray(mask.affine), nibabel.load(images / name).affine, atol=1e-6)
     assert not (tmp_path / "masks").exists()
@@ -396,9 +409,11 @@ def test_evaluation_of_student_and_teacher_writes_the_results(student_overrides,
     summary = json.loads((run_folder / "summary.json").read_text())
     assert set(summary) == {"student", "teacher"}
     text = (run_folder / "test_results.txt").read_text()
-    assert f"{summary['student']['dice']:.4f}" in text and "2 cases at their original size" in text
+    assert f"{summary['student']['dice']:.4f}" in text
+    assert "2 cases at their original size" in text
     assert (run_folder / "visualizations" / "test_sample_000.png").is_file()
-    assert not (tmp_path / "model.pt").exists() and not (run_folder / "models").exists()
+    assert not (tmp_path / "model.pt").exists()
+    assert not (run_folder / "models").exists()
 
 
 def test_evaluation_without_a_teacher_needs_no_teacher_files(student_overrides, run_folder):

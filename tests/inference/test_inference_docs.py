@@ -11,21 +11,22 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, TINY_STUDENT
+from conftest import CONFIGS, ROOT, TINY
 from dicom_files import write_dicom
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigWorkflow, ckpt_export
 from PIL import Image
 
 from scripts.data.phantoms import write_phantom_dataset
-from scripts.export import check as export
-from scripts.export import formats as forms
-from scripts.export.formats import FORMS
+from scripts.export import check as export_check
+from scripts.export import formats as export_formats
+from scripts.export.__main__ import main as export
+from scripts.export.formats import FORMATS
 from scripts.inference.lesion_table import COLUMNS
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
 PAGE = (ROOT / "docs" / "inference.md").read_text()
-TINY = {key: value for key, value in TINY_STUDENT.items() if not isinstance(value, str)}
+NETWORK = "scripts.networks.tinyusfm.TinyUSFMSeg"
 COMMANDS = [
     line
     for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S)
@@ -65,7 +66,7 @@ def segment(folder, words: list[str]) -> None:
     if options.get("overwrite"):
         (folder / "masks").mkdir()
         Image.new("L", (1, 1)).save(folder / "masks" / "a_mask.png")
-    network_def = {"_target_": TINY_STUDENT["_target_"], "num_classes": "@num_classes", "img_size": "@img_size", **TINY}
+    network_def = {"_target_": NETWORK, "num_classes": "@num_classes", "img_size": "@img_size", **TINY}
     flow = ConfigWorkflow(
         workflow_type="infer",
         logging_file=False,
@@ -82,30 +83,29 @@ def segment(folder, words: list[str]) -> None:
     assert classes == options.get("class_names", ["lesion"])
 
 
-def export_forms(folder, words: list[str], monkeypatch) -> None:
-    """The forms that need no further library; tests/test_export.py has the others."""
-    light = {name: form for name, form in FORMS.items() if not form.needs}
-    for module in (export, forms):
-        monkeypatch.setattr(module, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
-        monkeypatch.setattr(module, "FORMS", light)
-    assert export.main([*words, "--img_size", "64"]) == 0
+def export_light_formats(folder, words: list[str], monkeypatch) -> None:
+    """The formats that need no further library; tests/export has the others."""
+    light = {name: format for name, format in FORMATS.items() if not format.needs}
+    monkeypatch.setattr(export_formats, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
+    for module in (export_check, export_formats):
+        monkeypatch.setattr(module, "FORMATS", light)
+    assert export([*words, "--img_size", "64"]) == 0
     record = json.loads((folder / "export" / "export.json").read_text())
-    assert (
-        list(record["forms"]) == ["safetensors", "torchscript"] and record["checked_on"] == "list validation of BUSBRA"
-    )
+    assert list(record["formats"]) == ["safetensors", "torchscript"]
+    assert record["checked_on"] == "list validation of BUSBRA"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
 def test_command_of_the_page_runs(folder, command, monkeypatch):
     words = shlex.split(command)
     assert words[:2] == ["python", "-m"]
-    if words[2] == "scripts.export.check":
-        export_forms(folder, words[3:], monkeypatch)
+    if words[2] == "scripts.export":
+        export_light_formats(folder, words[3:], monkeypatch)
     elif words[3] == "run":
         segment(folder, words[4:])
     else:
         assert words[2:4] == ["monai.bundle", "ckpt_export"]
-        network_def = {"_target_": TINY_STUDENT["_target_"], "num_classes": 2, "img_size": 64, **TINY}
+        network_def = {"_target_": NETWORK, "num_classes": 2, "img_size": 64, **TINY}
         ckpt_export(**pairs(words[4:]), network_def=network_def)
         assert torch.jit.load(folder / "model.ts")(torch.rand(3, 1, 64, 64)).shape == (3, 1, 64, 64)
 
@@ -114,7 +114,7 @@ def test_page_has_commands_of_all_three_kinds():
     assert {tuple(shlex.split(command)[2:4]) for command in COMMANDS} == {
         ("monai.bundle", "run"),
         ("monai.bundle", "ckpt_export"),
-        ("scripts.export.check", "--checkpoint"),
+        ("scripts.export", "--checkpoint"),
     }
 
 
@@ -129,7 +129,8 @@ def test_ids_of_the_page_exist():
     rows = re.search(r"\| id \| what \|\n\|---\|---\|\n(.*?)\n\n", PAGE, re.S)[1]
     for name in (name for row in rows.splitlines() for name in re.findall(r"`([\w:]+)`", row.split("|")[1])):
         section, _, key = name.partition("::")
-        assert section in config and (not key or key in config[section]), name
+        assert section in config, name
+        assert not key or key in config[section], name
 
 
 def test_picture_of_the_page_is_small():

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from scripts.data.phantoms import make_phantom
-from scripts.inference.dicom_seg import REPEATED
+from scripts.inference.dicom_seg import COPIED
 from scripts.inference.frame_reader import FrameReader
 from scripts.inference.inputs import list_images, looks_like_mask
 from scripts.inference.lesion_table import COLUMNS, LesionTable, foreground_names, measure, rows_of
@@ -42,7 +42,7 @@ def loop():
     return np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT, WIDTH), dtype=np.uint8)
 
 
-def found(path, *shape, **meta) -> MetaTensor:
+def rectangle(path, *shape, **meta) -> MetaTensor:
     """A mask with a rectangle: columns 10..19, rows 5..24; of a loop in the frames 1 and 2."""
     mask = torch.zeros(*(shape or (WIDTH, HEIGHT)), dtype=torch.uint8)
     mask[10:20, 5:25, ...] = 1
@@ -72,7 +72,7 @@ def test_measures_of_a_rectangle():
     }
 
 
-def test_nothing_found_is_a_row_too_and_mm2_stays_empty_where_unknown():
+def test_empty_mask_is_a_row_too_and_mm2_stays_empty_where_unknown():
     row = measure(np.zeros((WIDTH, HEIGHT), bool))
     assert (row["area_px"], row["components"], row["empty"]) == (0, 0, "yes")
     assert {
@@ -84,12 +84,14 @@ def test_nothing_found_is_a_row_too_and_mm2_stays_empty_where_unknown():
 @pytest.mark.parametrize("shape, frames", [((), 1), ((1,), 1), ((3,), 3), ((1, 3), 3)])
 def test_rows_are_one_a_frame_and_class(shape, frames):
     rows = list(
-        rows_of(found("x/a.nii", WIDTH, HEIGHT, *shape, spacing_mm=torch.tensor([0.1, 0.2])), ["nerve", "vessel"])
+        rows_of(rectangle("x/a.nii", WIDTH, HEIGHT, *shape, spacing_mm=torch.tensor([0.1, 0.2])), ["nerve", "vessel"])
     )
     assert [(row["file"], row["frame"], row["class"]) for row in rows] == [
         ("a.nii", frame, name) for frame in range(frames) for name in ("nerve", "vessel")
     ]
-    assert rows[-2]["area_px"] == 200 and rows[-2]["area_mm2"] == 4.0 and rows[-1]["area_px"] == 0
+    assert rows[-2]["area_px"] == 200
+    assert rows[-2]["area_mm2"] == 4.0
+    assert rows[-1]["area_px"] == 0
 
 
 def test_table_has_the_rows_of_a_file_as_soon_as_it_is_segmented(tmp_path):
@@ -99,7 +101,7 @@ def test_table_has_the_rows_of_a_file_as_soon_as_it_is_segmented(tmp_path):
         lengths.append(len(read_rows(tmp_path)) if (tmp_path / "lesions.csv").exists() else 0)
         if name == "broken":
             raise RuntimeError("out of memory")
-        return [{"pred": found(name)}]
+        return [{"pred": rectangle(name)}]
 
     table = LesionTable(tmp_path, ["lesion"])
 
@@ -124,7 +126,8 @@ def read_rows(folder) -> list[dict]:
 
 
 def test_names_of_the_classes():
-    assert foreground_names(2) == ["lesion"] and foreground_names(3) == ["class 1", "class 2"]
+    assert foreground_names(2) == ["lesion"]
+    assert foreground_names(3) == ["class 1", "class 2"]
     assert foreground_names(3, ["nerve", "vessel"]) == ["nerve", "vessel"]
     for names in (["nerve"], "nerve"):
         with pytest.raises(ValueError, match="class_names must name the 2 classes without the background, got .*nerve"):
@@ -147,7 +150,8 @@ def test_outline_lies_on_the_inner_border_and_leaves_the_rest():
     assert (drawn[~line] == 50).all()
     assert (drawn[line & (mask == 1)] == ORANGE).all()
     other = np.unique(drawn[line & (mask == 2)], axis=0)
-    assert len(other) == 1 and other[0].tolist() not in ([50, 50, 50], ORANGE)
+    assert len(other) == 1
+    assert other[0].tolist() not in ([50, 50, 50], ORANGE)
 
 
 def test_line_is_thicker_on_a_large_image():
@@ -159,10 +163,11 @@ def test_line_is_thicker_on_a_large_image():
 def test_overlay_of_a_picture_keeps_its_colors_and_size(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 100, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    result = SaveOverlayd("pred", FrameReader(), tmp_path / "out")({"pred": found(tmp_path / "a.png")})
+    result = SaveOverlayd("pred", FrameReader(), tmp_path / "out")({"pred": rectangle(tmp_path / "a.png")})
     assert result["pred_overlay"] == str(tmp_path / "out" / "a_overlay.png")
     drawn = np.asarray(Image.open(result["pred_overlay"]))
-    assert drawn[5, 10].tolist() == ORANGE and np.array_equal(drawn[6:24, 11:19], pixels[6:24, 11:19])
+    assert drawn[5, 10].tolist() == ORANGE
+    assert np.array_equal(drawn[6:24, 11:19], pixels[6:24, 11:19])
     assert np.array_equal(drawn[:, 20:], pixels[:, 20:])
 
 
@@ -172,10 +177,11 @@ def test_overlay_of_a_loop_moves(tmp_path, loop):
     image.header.set_xyzt_units("mm", "sec")
     image.header.set_zooms((0.1, 0.1, 1, 0.05))
     nibabel.save(image, tmp_path / "a.nii.gz")
-    item = {"pred": found(tmp_path / "a.nii.gz", WIDTH, HEIGHT, FRAMES)}
+    item = {"pred": rectangle(tmp_path / "a.nii.gz", WIDTH, HEIGHT, FRAMES)}
     path = SaveOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"]
     with Image.open(path) as movie:
-        assert path.endswith("a_overlay.gif") and (movie.n_frames, movie.size) == (FRAMES, (WIDTH, HEIGHT))
+        assert path.endswith("a_overlay.gif")
+        assert (movie.n_frames, movie.size) == (FRAMES, (WIDTH, HEIGHT))
         assert movie.info["duration"] == 50
         corners = []
         for n in range(FRAMES):
@@ -187,7 +193,7 @@ def test_overlay_of_a_loop_moves(tmp_path, loop):
 def test_large_loop_is_made_smaller(tmp_path):
     image = nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 256, (1024, 100, 2), dtype=np.uint8), np.eye(4))
     nibabel.save(image, tmp_path / "a.nii")
-    path = SaveOverlayd("pred", FrameReader(), tmp_path)({"pred": found(tmp_path / "a.nii", 1024, 100, 2)})[
+    path = SaveOverlayd("pred", FrameReader(), tmp_path)({"pred": rectangle(tmp_path / "a.nii", 1024, 100, 2)})[
         "pred_overlay"
     ]
     with Image.open(path) as movie:
@@ -196,7 +202,7 @@ def test_large_loop_is_made_smaller(tmp_path):
 
 def test_existing_overlay_is_refused_unless_overwrite(tmp_path):
     Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(tmp_path / "a.png")
-    item = {"pred": found(tmp_path / "a.png")}
+    item = {"pred": rectangle(tmp_path / "a.png")}
     SaveOverlayd("pred", FrameReader(), tmp_path)(item)
     with pytest.raises(FileExistsError, match="output .*a_overlay.png already exists"):
         SaveOverlayd("pred", FrameReader(), tmp_path)(item)
@@ -211,13 +217,14 @@ def test_dicom_still_gives_a_png_and_a_loop_a_nifti_in_its_place(pydicom, loop, 
     for name, pixels in (("still", loop[0]), ("loop", loop)):
         path = write_dicom(tmp_path / f"{name}.dcm", pixels, **tags)
         _, meta = FrameReader().decode(path)
-        mask = found(path, *meta["original_shape"], **meta)
+        mask = rectangle(path, *meta["original_shape"], **meta)
         SaveMaskd("pred", tmp_path / "out")({"pred": mask})
     with Image.open(tmp_path / "out" / "still_mask.png") as picture:
-        assert np.array_equal(np.asarray(picture).T, found("", WIDTH, HEIGHT).numpy())
+        assert np.array_equal(np.asarray(picture).T, rectangle("", WIDTH, HEIGHT).numpy())
     volume = nibabel.load(tmp_path / "out" / "loop_mask.nii.gz")
-    assert volume.shape == (WIDTH, HEIGHT, FRAMES) and volume.get_data_dtype() == np.uint8
-    assert np.array_equal(np.asarray(volume.dataobj), found("", WIDTH, HEIGHT, FRAMES).numpy())
+    assert volume.shape == (WIDTH, HEIGHT, FRAMES)
+    assert volume.get_data_dtype() == np.uint8
+    assert np.array_equal(np.asarray(volume.dataobj), rectangle("", WIDTH, HEIGHT, FRAMES).numpy())
     np.testing.assert_allclose(volume.affine, np.diag([-0.1, -0.2, 1, 1]))
     assert volume.header.get_xyzt_units()[0] == "mm"
 
@@ -225,7 +232,7 @@ def test_dicom_still_gives_a_png_and_a_loop_a_nifti_in_its_place(pydicom, loop, 
 def test_mask_of_a_loop_without_a_scale_claims_none(pydicom, loop, tmp_path):
     path = write_dicom(tmp_path / "a.dcm", loop)
     _, meta = FrameReader().decode(path)
-    mask = found(path, *meta["original_shape"], **meta)
+    mask = rectangle(path, *meta["original_shape"], **meta)
     _, read = FrameReader().decode(SaveMaskd("pred", tmp_path / "out")({"pred": mask})["pred_path"])
     assert "spacing_mm" not in read
 
@@ -234,14 +241,17 @@ def test_mask_of_a_loop_without_a_scale_claims_none(pydicom, loop, tmp_path):
 def test_dicom_seg_refers_to_its_image_and_holds_the_mask(pydicom, highdicom, loop, tmp_path, count):
     pixels = loop if count > 1 else loop[0]
     source = write_dicom(tmp_path / "a.dcm", pixels)
-    mask = found(source, *((WIDTH, HEIGHT) if count == 1 else (WIDTH, HEIGHT, count)))
+    mask = rectangle(source, *((WIDTH, HEIGHT) if count == 1 else (WIDTH, HEIGHT, count)))
     result = SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": mask})
     assert result["pred_path"] == str(tmp_path / "a_mask.dcm")
     image, segmentation = pydicom.dcmread(source), highdicom.seg.segread(result["pred_path"])
-    assert segmentation.Modality == "SEG" and segmentation.StudyInstanceUID == image.StudyInstanceUID
-    assert segmentation.PatientID == image.PatientID and segmentation.SeriesInstanceUID != image.SeriesInstanceUID
+    assert segmentation.Modality == "SEG"
+    assert segmentation.StudyInstanceUID == image.StudyInstanceUID
+    assert segmentation.PatientID == image.PatientID
+    assert segmentation.SeriesInstanceUID != image.SeriesInstanceUID
     (description,) = segmentation.SegmentSequence
-    assert description.SegmentLabel == "lesion" and description.SegmentAlgorithmType == "AUTOMATIC"
+    assert description.SegmentLabel == "lesion"
+    assert description.SegmentAlgorithmType == "AUTOMATIC"
     if count == 1:
         stored = segmentation.get_pixels_by_source_instance([image.SOPInstanceUID])
     else:
@@ -254,7 +264,7 @@ def test_dicom_seg_refers_to_its_image_and_holds_the_mask(pydicom, highdicom, lo
 def test_dicom_seg_has_the_size_of_a_pixel_where_it_is_known(pydicom, highdicom, loop, tmp_path, count):
     pixels = loop if count > 1 else loop[0]
     source = write_dicom(tmp_path / "a.dcm", pixels, SequenceOfUltrasoundRegions=[region(0.01, 0.02)])
-    mask = found(source, *((WIDTH, HEIGHT) if count == 1 else (WIDTH, HEIGHT, count)))
+    mask = rectangle(source, *((WIDTH, HEIGHT) if count == 1 else (WIDTH, HEIGHT, count)))
     path = SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": mask})["pred_path"]
     (measures,) = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
     assert [float(length) for length in measures.PixelSpacing] == pytest.approx([0.2, 0.1])  # rows first
@@ -262,19 +272,22 @@ def test_dicom_seg_has_the_size_of_a_pixel_where_it_is_known(pydicom, highdicom,
 
 def test_dicom_seg_is_written_quietly(pydicom, highdicom, loop, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": found(write_dicom(tmp_path / "a.dcm", loop))})
+        SaveMaskd("pred", tmp_path, output_format="dicom_seg")(
+            {"pred": rectangle(write_dicom(tmp_path / "a.dcm", loop))}
+        )
     assert not [record.name for record in caplog.records if record.name.startswith("highdicom")]
 
 
 def test_dicom_seg_of_several_classes_and_of_nothing(pydicom, highdicom, loop, tmp_path):
     source = write_dicom(tmp_path / "a.dcm", loop[0])
-    mask = found(source)
+    mask = rectangle(source)
     mask[40:, 30:] = 2
     SaveMaskd("pred", tmp_path / "two", output_format="dicom_seg", class_names=["nerve", "vessel"])({"pred": mask})
     segmentation = highdicom.seg.segread(tmp_path / "two" / "a_mask.dcm")
     assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["nerve", "vessel"]
     stored = segmentation.get_pixels_by_source_instance([pydicom.dcmread(source).SOPInstanceUID])[0]
-    assert np.array_equal(stored[..., 0], mask.numpy().T == 1) and np.array_equal(stored[..., 1], mask.numpy().T == 2)
+    assert np.array_equal(stored[..., 0], mask.numpy().T == 1)
+    assert np.array_equal(stored[..., 1], mask.numpy().T == 2)
     SaveMaskd("pred", tmp_path / "none", output_format="dicom_seg")(
         {"pred": MetaTensor(torch.zeros_like(mask), meta=mask.meta)}
     )
@@ -288,7 +301,7 @@ def test_dicom_that_lacks_what_a_seg_needs_is_named(pydicom, highdicom, loop, tm
     dataset.save_as(source)
     message = r"a.dcm gives no DICOM SEG, since it has no StudyInstanceUID; pass --output_format auto"
     with pytest.raises(ValueError, match=message):
-        SaveMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": found(source)})
+        SaveMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": rectangle(source)})
     assert not list((tmp_path / "out").iterdir())
     with pytest.raises(ValueError, match=message):  # before anything runs
         list_images(source, output_dir=tmp_path / "run", output_format="dicom_seg", read=FrameReader().decode)
@@ -303,16 +316,16 @@ def test_what_highdicom_refuses_is_named(pydicom, highdicom, loop, tmp_path, mon
     with pytest.raises(
         ValueError, match=r"a.dcm gives no DICOM SEG \(TypeError: no such thing\); pass --output_format auto"
     ):
-        SaveMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": found(source)})
+        SaveMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": rectangle(source)})
 
 
 def test_anonymized_dicom_gives_a_seg(pydicom, highdicom, loop, tmp_path):
     source = write_dicom(tmp_path / "a.dcm", loop[0])
     dataset = pydicom.dcmread(source)
-    for name in REPEATED:
+    for name in COPIED:
         delattr(dataset, name)
     dataset.save_as(source)
-    path = SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": found(source)})["pred_path"]
+    path = SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": rectangle(source)})["pred_path"]
     assert highdicom.seg.segread(path).pixel_array.sum() == 200
 
 
@@ -440,4 +453,5 @@ def test_real_images_are_no_masks_and_real_masks_are(name):
     for kind, expected in (("images", False), ("labels", True)):
         files = sorted((SHARED / name / kind).iterdir())[:24]
         wrong = [file.name for file in files if looks_like_mask(reader.decode(file)[0]) != expected]
-        assert files and not wrong
+        assert files
+        assert not wrong

@@ -56,7 +56,8 @@ def test_picture_gives_png_mask_in_its_orientation(tmp_path, suffix):
     mask = Image.open(result["pred_path"])
     assert mask.mode == "L"
     assert np.array_equal(np.asarray(mask), picture() > 128)
-    assert result["pred"].shape == (60, 40) and result["pred"].dtype == torch.uint8  # (W, H)
+    assert result["pred"].shape == (60, 40)  # (W, H)
+    assert result["pred"].dtype == torch.uint8
 
 
 def test_multi_class_values_are_written_as_they_are(tmp_path):
@@ -97,9 +98,11 @@ def volume(shape, kind=nibabel.Nifti1Image):
 def test_nifti_mask_has_shape_and_geometry_of_its_image(tmp_path, shape, suffix):
     nibabel.save(volume(shape), tmp_path / f"a.{suffix}")
     result = infer(tmp_path / f"a.{suffix}", tmp_path / "masks")
-    assert result["pred_path"].endswith("a_mask.nii.gz") and tuple(result["pred"].shape) == shape
+    assert result["pred_path"].endswith("a_mask.nii.gz")
+    assert tuple(result["pred"].shape) == shape
     mask, image = nibabel.load(result["pred_path"]), nibabel.load(tmp_path / f"a.{suffix}")
-    assert mask.shape == shape and mask.get_data_dtype() == np.uint8
+    assert mask.shape == shape
+    assert mask.get_data_dtype() == np.uint8
     assert np.array_equal(np.asarray(mask.dataobj).reshape(60, 40), (picture() > 128).T)
     assert np.array_equal(mask.affine, image.affine)
     names = [

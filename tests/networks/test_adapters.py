@@ -72,7 +72,8 @@ def assert_close(found, expected, atol):
 def test_merged_adapter_is_a_plain_sam_that_computes_the_same(base, module):
     model, image, sam = tuned(base, module), torch.rand(2, 3, IMG, IMG), copy.deepcopy(base)
     merge_adapter(sam, read_back(adapter_state(model, module)))
-    assert type(sam) is Sam and sam.state_dict().keys() == base.state_dict().keys()
+    assert type(sam) is Sam
+    assert sam.state_dict().keys() == base.state_dict().keys()
     assert_close(segment(sam, image), segment(model, image), atol=2e-6)
 
 
@@ -92,9 +93,11 @@ def test_seed_names_and_shapes(base):
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     assert all(shapes[f"w_a_{i:03d}"] == (4, 64) and shapes[f"w_b_{i:03d}"] == (64, 4) for i in range(4))
     for i in range(4):
-        assert shapes[f"sa_a_{i:03d}"] == (4, 256) and shapes[f"sa_b_{i:03d}"] == (256, 4)
+        assert shapes[f"sa_a_{i:03d}"] == (4, 256)
+        assert shapes[f"sa_b_{i:03d}"] == (256, 4)
         assert shapes[f"cti_b_{i:03d}"] == shapes[f"cit_b_{i:03d}"] == (128, 4)
-    assert shapes["fati_qa"] == shapes["fati_va"] == (4, 256) and shapes["fati_qb"] == shapes["fati_vb"] == (128, 4)
+    assert shapes["fati_qa"] == shapes["fati_va"] == (4, 256)
+    assert shapes["fati_qb"] == shapes["fati_vb"] == (128, 4)
     assert "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix" in shapes
     assert not any("transformer" in key for key in shapes)
     others = {key for key in base.state_dict() if not key.startswith("image_encoder.") and ".transformer." not in key}

@@ -52,7 +52,8 @@ def test_heads_add_up_to_the_scalar_product():
     qkv = build().backbone.blocks[3].attn.qkv.weight
     product = qkv[:WIDTH].T @ qkv[WIDTH : 2 * WIDTH]  # sum over the heads of Q^T K
     noise = product - torch.eye(WIDTH)
-    assert product.diagonal().mean() == pytest.approx(1, abs=0.02) and noise.std() < 0.05
+    assert product.diagonal().mean() == pytest.approx(1, abs=0.02)
+    assert noise.std() < 0.05
     assert not torch.equal(qkv[:WIDTH], qkv[WIDTH : 2 * WIDTH])
 
 
@@ -69,7 +70,8 @@ def test_position_embeddings_tell_rows_from_columns():
     # (h, w, sine and cosine, row and column, bands)
     parts = model.backbone.pos_embed[0, 1:].reshape(4, 4, 2, 2, WIDTH // 4)
     rows, columns = parts[..., 0, :], parts[..., 1, :]
-    assert torch.equal(rows[:, :1].expand_as(rows), rows) and torch.equal(columns[:1].expand_as(columns), columns)
+    assert torch.equal(rows[:, :1].expand_as(rows), rows)
+    assert torch.equal(columns[:1].expand_as(columns), columns)
     assert model.backbone.pos_embed.requires_grad
     # the class token keeps its own
     assert torch.equal(model.backbone.pos_embed[0, 0], build("random").backbone.pos_embed[0, 0])

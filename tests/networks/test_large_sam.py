@@ -31,5 +31,6 @@ def test_size_loads_at_256_and_runs_a_step(model_name, tmp_path):
         del teacher, optimizer
         frozen = build_teacher(model_name, sam_checkpoint=str(base), lora_checkpoint=str(tmp_path / "lora.pth"))
         output = frozen(image)
-    assert output.logits.shape == (1, 1, 256, 256) and output.features.shape == (1, 256, 16, 16)
+    assert output.logits.shape == (1, 1, 256, 256)
+    assert output.features.shape == (1, 256, 16, 16)
     torch.testing.assert_close(output.logits, tuned, atol=1e-3, rtol=1e-3)

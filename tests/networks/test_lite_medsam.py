@@ -213,9 +213,8 @@ def shared_teacher_options() -> dict:
 def test_shared_teacher_is_what_its_overlay_says():
     options = shared_teacher_options()
     teacher = build_teacher(**options)
-    assert teacher.img_size == options["img_size"] and not any(
-        parameter.requires_grad for parameter in teacher.parameters()
-    )
+    assert teacher.img_size == options["img_size"]
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
     state = torch.load(options["lora_checkpoint"], weights_only=True)
     assert {value.dtype for value in state.values() if isinstance(value, torch.Tensor)} == {torch.float16}
     for other in ({"rank": 8}, {"module": "mask_decoder"}, {"num_classes": 3}):

@@ -43,7 +43,8 @@ def save(sam, path, **changes):
 
 def assert_same(found, expected, keys):
     keys = list(keys)
-    assert keys and all(torch.equal(found[key], expected[key]) for key in keys)
+    assert keys
+    assert all(torch.equal(found[key], expected[key]) for key in keys)
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
@@ -125,7 +126,8 @@ def test_resizing_leaves_its_input_and_other_widths_alone():
     key = "image_encoder.blocks.0.attn.rel_pos_h"
     state = {key: torch.rand(5, 8), "image_encoder.pos_embed": torch.rand(1, 4, 4, 8)}
     resized = resize_positions(state, {key: torch.rand(7, 16), "image_encoder.pos_embed": torch.rand(1, 4, 4, 8)})
-    assert all(resized[k] is state[k] for k in state) and resized is not state
+    assert all(resized[k] is state[k] for k in state)
+    assert resized is not state
 
 
 @pytest.mark.parametrize(("count", "logged"), [(3, "tokens 3 to 3 are left out"), (6, "tokens 4 to 5 start new")])
@@ -140,7 +142,8 @@ def test_overlapping_mask_tokens_are_loaded(tmp_path, caplog, count, logged):
         assert torch.equal(found[key][both:], before[key][both:])
     assert_same(found, state, [k for k in state if k in found and state[k].shape == found[k].shape])
     new = [k for k in found if k not in state]
-    assert len(new) == 6 * max(count - 4, 0) and all(torch.equal(found[k], before[k]) for k in new)
+    assert len(new) == 6 * max(count - 4, 0)
+    assert all(torch.equal(found[k], before[k]) for k in new)
     assert logged in caplog.text
 
 

@@ -132,7 +132,8 @@ def test_weights_stored_in_bf16_give_the_same_bits_under_autocast(base):
     assert stored.sam.image_encoder.blocks[0].norm1.weight.dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         for found, expected in zip(stored(image), teacher(image)):
-            assert torch.equal(found, expected) and found.dtype == expected.dtype
+            assert torch.equal(found, expected)
+            assert found.dtype == expected.dtype
 
 
 def test_one_channel_and_three_equal_channels_agree(base):
@@ -188,8 +189,10 @@ def test_two_channels_become_the_one_that_has_their_softmax():
 def test_frozen_teacher_gives_no_gradients(frozen):
     teacher = frozen()
     output = teacher(torch.rand(1, 1, IMG, IMG, requires_grad=True))
-    assert not output.logits.requires_grad and not output.features.requires_grad
-    assert not teacher.training and not any(p.requires_grad for p in teacher.parameters())
+    assert not output.logits.requires_grad
+    assert not output.features.requires_grad
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
 
 
 @pytest.mark.parametrize("module", [ENCODER, FULL])
@@ -231,7 +234,8 @@ def test_normalization_follows_the_model(trainable, tmp_path, monkeypatch):
     assert trainable(module=DECODER_ONLY, normalization="sam").mean[0, 0, 0, 0] == pytest.approx(123.675 / 255)
     monkeypatch.setattr(teacher_module, "load_lite_medsam", lambda sam, path: None)
     lite = build_trainable_teacher("lite_medsam", DECODER_ONLY)
-    assert not lite.mean.any() and lite.std.eq(1).all()
+    assert not lite.mean.any()
+    assert lite.std.eq(1).all()
 
 
 def test_decoder_trains_from_cached_embeddings(trainable, tmp_path):
@@ -391,7 +395,9 @@ def test_lite_medsam_is_a_teacher_of_the_same_form(img_size, tmp_path):
     sam = build_lite_medsam(3, img_size, **tiny).requires_grad_(False).eval()
     output = SamTeacher(sam, img_size, "unit")(torch.rand(2, 1, 224, 224))
     side = img_size // 4
-    assert output.logits.shape == (2, 1, img_size, img_size) and output.features.shape == (2, 256, side, side)
+    assert output.logits.shape == (2, 1, img_size, img_size)
+    assert output.features.shape == (2, 256, side, side)
     save_seed_checkpoint(adapter_state(sam, DECODER_ONLY), tmp_path / "x.pth", DECODER_ONLY)
     frozen = FrozenTeacher("lite_medsam", DECODER_ONLY, img_size, lora_checkpoint=str(tmp_path / "x.pth"))
-    assert output.features.shape[1:] == frozen.feature_shape and frozen.mask_shape == (1, 4 * side, 4 * side)
+    assert output.features.shape[1:] == frozen.feature_shape
+    assert frozen.mask_shape == (1, 4 * side, 4 * side)

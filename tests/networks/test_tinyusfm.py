@@ -52,13 +52,15 @@ def test_eval_returns_one_tensor_of_logits(num_classes, channels, img_size):
     logits = small(num_classes=num_classes, img_size=img_size, return_features="neck").eval()(
         torch.rand(2, 1, img_size, img_size)
     )
-    assert type(logits) is torch.Tensor and logits.shape == (2, channels, img_size, img_size)
+    assert type(logits) is torch.Tensor
+    assert logits.shape == (2, channels, img_size, img_size)
 
 
 def test_training_returns_features_when_wanted():
     output = TinyUSFMSeg(img_size=64, return_features="neck").train()(torch.rand(2, 1, 64, 64))
     assert isinstance(output, StudentOutput)
-    assert output.logits.shape == (2, 1, 64, 64) and output.features.shape == (2, 48, 4, 4)
+    assert output.logits.shape == (2, 1, 64, 64)
+    assert output.features.shape == (2, 48, 4, 4)
     assert type(small().train()(torch.rand(2, 1, 32, 32))) is torch.Tensor
 
 
@@ -116,7 +118,8 @@ def test_layers_for_lr_decay():
     model = small()
     layers = {name: model.layer_of(name) for name, _ in model.named_parameters()}
     assert layers["backbone.cls_token"] == layers["backbone.pos_embed"] == layers["backbone.patch_embed.proj.bias"] == 0
-    assert layers["backbone.blocks.0.norm1.weight"] == 1 and layers["backbone.blocks.3.norm1.weight"] == 4
+    assert layers["backbone.blocks.0.norm1.weight"] == 1
+    assert layers["backbone.blocks.3.norm1.weight"] == 4
     assert (
         layers["neck.projections.0.weight"] == layers["decode_head.conv_seg.bias"] == layers["backbone.norm.bias"] == 5
     )
@@ -225,7 +228,8 @@ def test_trained_student_is_read_once_and_loaded_in_full(tmp_path, monkeypatch):
     load = torch.load
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: reads.append(args) or load(*args, **kwargs))
     model = small()
-    assert load_trained_student(model, tmp_path / "x.pt") is model and len(reads) == 1
+    assert load_trained_student(model, tmp_path / "x.pt") is model
+    assert len(reads) == 1
     assert_same(model, source.state_dict())
 
 

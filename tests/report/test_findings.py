@@ -1,9 +1,9 @@
-"""What a report is made of: arms in order, comparisons, failures, the cases to draw, and what cannot be told."""
+"""What a report is made of: arms in order, comparisons, failures, the cases to draw, and warnings."""
 
 import pytest
 
 from scripts.evaluation.calibration import Reliability
-from scripts.report.findings import compile_report, list_failures, pick_cases, read_curves
+from scripts.report.findings import compile_report, list_failures, pick_cases
 
 METRICS = {
     "hd95": 3.0,
@@ -35,45 +35,53 @@ def three_arms():
 def test_arms_are_compared_in_order_and_the_margin_is_the_dices_to_the_teacher():
     report = compile_report(three_arms(), {}, "A", margin=0.05)
     assert list(report["arms"]) == ["teacher", "control", "student"]
-    pairs = [(found["arm"], found["reference"], found["metric"], found["margin"]) for found in report["comparisons"]]
-    assert pairs[0] == ("student", "control", "dice", None) and ("student", "teacher", "dice", 0.05) in pairs
+    pairs = [(row["arm"], row["reference"], row["metric"], row["margin"]) for row in report["comparisons"]]
+    assert pairs[0] == ("student", "control", "dice", None)
+    assert ("student", "teacher", "dice", 0.05) in pairs
     assert len(pairs) == 9
     best = report["comparisons"][0]
-    assert best["difference"] == pytest.approx(0.12) and "better" in best["verdict"]
+    assert best["difference"] == pytest.approx(0.12)
+    assert best["verdict"].startswith("Better than the control by 0.120 Dice")
 
 
 def test_millimeters_take_the_place_of_pixels_where_all_cases_have_them():
     rows = [row(case, hd95_mm=1.0, nsd_mm=0.5) for case in range(4)]
-    found = compile_report(rows, {}, "A")["arms"]["student"]["metrics"]
-    assert "hd95_mm" in found and "hd95" not in found and "nsd_mm" in found
+    metrics = compile_report(rows, {}, "A")["arms"]["student"]["metrics"]
+    assert "hd95_mm" in metrics
+    assert "hd95" not in metrics
+    assert "nsd_mm" in metrics
     del rows[0]["hd95_mm"]
-    found = compile_report(rows, {}, "A")["arms"]["student"]["metrics"]
-    assert "hd95" in found and "hd95_mm" not in found
+    metrics = compile_report(rows, {}, "A")["arms"]["student"]["metrics"]
+    assert "hd95" in metrics
+    assert "hd95_mm" not in metrics
 
 
-def test_arms_on_other_cases_are_told_apart_but_not_compared():
+def test_arms_on_other_cases_are_described_but_not_compared():
     rows = [row(case) for case in range(4)] + [row(case, "control") for case in range(1, 5)]
     report = compile_report(rows, {}, "A")
     assert set(report["arms"]) == set(report["areas"]) == {"student", "control"}
-    assert report["comparisons"] == [] and report["subgroups"] == []
+    assert report["comparisons"] == []
+    assert report["subgroups"] == []
     assert any("4.png" in warning for warning in report["warnings"])
 
 
 @pytest.mark.parametrize("key", ["nsd", "label_area"])
-def test_tables_without_a_metric_or_areas_are_told_all_the_same(key):
+def test_tables_without_a_metric_or_areas_make_a_report(key):
     rows = [{k: v for k, v in row.items() if k != key} for row in three_arms()]
     report = compile_report(rows, {}, "A")
-    assert set(report["arms"]) == {"teacher", "control", "student"} and report["comparisons"]
+    assert set(report["arms"]) == {"teacher", "control", "student"}
+    assert report["comparisons"]
     assert (report["areas"] == {}) == (key == "label_area")
 
 
-def test_value_that_is_not_finite_is_a_warning_and_the_rest_is_told():
+def test_value_that_is_not_finite_is_a_warning_beside_the_rest():
     rows = three_arms()
     rows[0]["hd95"] = float("nan")
     report = compile_report(rows, {}, "A")
-    assert "student" not in report["arms"] and {"teacher", "control"} <= set(report["arms"])
+    assert "student" not in report["arms"]
+    assert {"teacher", "control"} <= set(report["arms"])
     assert any("0.png" in warning for warning in report["warnings"])
-    assert [found["metric"] for found in report["comparisons"] if found["arm"] == "student"].count("dice") == 2
+    assert [row["metric"] for row in report["comparisons"] if row["arm"] == "student"].count("dice") == 2
 
 
 def test_one_teacher_in_the_tables_of_several_students_is_one_training():
@@ -93,25 +101,25 @@ def test_classes_have_figures_of_their_own():
 def test_problems_and_unknown_patients_are_warnings():
     rows = [row(case, patient="") for case in range(4)]
     warnings = compile_report(rows, {}, "A", problems=["the control is lost"])["warnings"]
-    assert warnings[0] == "the control is lost" and any(
-        "4 of 4 cases without a patient" in warning for warning in warnings
-    )
+    assert warnings[0] == "the control is lost"
+    assert any("4 of 4 cases without a patient" in warning for warning in warnings)
     assert "Arm student has one seed: the spread between seeds is unknown." in warnings
 
 
 def test_empty_calibration_is_left_out_of_the_report_and_does_not_end_it():
     report = compile_report([row(case) for case in range(3)], {"student": Reliability()}, "A")
-    assert report["calibration"] == {} and any("no cases to summarize" in warning for warning in report["warnings"])
+    assert report["calibration"] == {}
+    assert any("no cases to summarize" in warning for warning in report["warnings"])
 
 
-def test_groups_are_of_few_values_or_of_numbers_and_one_with_many_texts_is_told():
+def test_groups_are_of_few_values_or_of_numbers_and_one_with_many_texts_is_a_warning():
     columns = [
         {"side": "lr"[case % 2], "scanner": f"s{case % 9}", "age": 20 + case // 2, "depth": 1.5 + case}
         | {"note": f"n{case}", "video": case, "hospital": "A"}  # no groups
         for case in range(30)
     ]
     report = compile_report([row(case, **columns[case]) for case in range(30)], {}, "A")
-    groups = [(found["column"], found["group"]) for found in report["subgroups"] if found["column"] != "lesion size"]
+    groups = [(row["column"], row["group"]) for row in report["subgroups"] if row["column"] != "lesion size"]
     ages, depths = ("20 to 24", "25 to 29", "30 to 34"), ("1.5 to 10.5", "11.5 to 20.5", "21.5 to 30.5")
     assert groups == [
         ("side", "l"),
@@ -131,7 +139,7 @@ def test_failures_are_the_worst_first_with_the_reason():
         row(2, dice=0.0, one_empty=1, empty_prediction=1),
         row(3, dice=0.1, one_empty=1, empty_label=1),
     ]
-    assert [(found["case"], found["reason"]) for found in list_failures(rows)] == [
+    assert [(failure["case"], failure["reason"]) for failure in list_failures(rows)] == [
         ("2.png", "a class was missed"),
         ("3.png", "found what is not there"),
         ("1.png", "Dice 0.300"),
@@ -146,7 +154,7 @@ def test_class_of_several_that_is_missed_or_made_up_is_a_failure_at_any_mean():
         row(2, dice=0.9, empty_label=1, empty_prediction=1, both_empty=1),
         row(3, dice=0.2, one_empty=2, empty_label=1, empty_prediction=1),
     ]
-    assert [(found["case"], found["reason"]) for found in list_failures(rows)] == [
+    assert [(failure["case"], failure["reason"]) for failure in list_failures(rows)] == [
         ("3.png", "a class was missed, found what is not there"),
         ("1.png", "found what is not there"),
         ("0.png", "a class was missed"),
@@ -169,21 +177,3 @@ def test_best_median_and_worst_cases_are_drawn_once_each():
     ]
     assert picked[0].title == "9.png: student Dice 0.900"
     assert [(one.group, one.index) for one in pick_cases(rows[:2])] == [("worst", 0), ("worst", 1)]
-
-
-def test_curves_are_the_columns_of_a_history(tmp_path):
-    lines = (
-        "epoch,loss,task,cwd,lr,seconds,data_wait,val_mean_dice,val_mean_iou",
-        "1,0.5,0.3,0.2,1e-3,9,0,,",
-        "2,0.25,nan,0.1,1e-3,9,0,0.75,0.6",
-    )
-    (tmp_path / "history.csv").write_text("\n".join(lines))
-    curves = {
-        "epoch": [1, 2],
-        "loss": [0.5, 0.25],
-        "task": [0.3, None],
-        "cwd": [0.2, 0.1],
-        "val_mean_dice": [None, 0.75],
-    }
-    assert read_curves(tmp_path / "history.csv") == curves
-    assert read_curves(tmp_path / "none.csv") == {}

@@ -94,8 +94,10 @@ TEXTS = {"preprocessing": "train::dataset::transform", "augmentation": "train::d
 def test_section_texts_hold_the_values_that_references_lead_to():
     config = train_config(**{"data::img_size": "$@training::batch_size", "augmentation::prob": "@training::lr"})
     text = section_texts(config, **TEXTS)
-    assert '"spatial_size": [16, 16]' in text["preprocessing"] and '"prob": 0.0001' in text["augmentation"]
-    assert "@" not in "".join(text.values()) and "_desc_" not in text["augmentation"]
+    assert '"spatial_size": [16, 16]' in text["preprocessing"]
+    assert '"prob": 0.0001' in text["augmentation"]
+    assert "@" not in "".join(text.values())
+    assert "_desc_" not in text["augmentation"]
     assert section_texts(train_config(**{"train::dataset::augmentation": None}), **TEXTS)["augmentation"] == "null"
 
 
@@ -127,7 +129,8 @@ def test_expression_whose_text_is_no_value_is_refused_in_section_texts(change, i
 def test_every_section_of_the_seed_is_a_component():
     config = train_config()
     for section in ("teacher", "student", "distillation", "training", "hardware", "data"):
-        assert "_target_" in config[section] and section in known_ids()
+        assert "_target_" in config[section]
+        assert section in known_ids()
 
 
 @pytest.mark.parametrize("arguments", [["run", "--frozen_teacher", "None"], ["run", "--frozen_teacher=None"]])

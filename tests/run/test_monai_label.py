@@ -96,18 +96,22 @@ def test_studies_train_without_a_teacher_and_the_log_says_so(request_of_monai_la
     with caplog.at_level(logging.INFO):
         flow = run_as_monai_label({**request_of_monai_label, "train#handlers": [loader, *handlers]})
     assert "4 studies for training and 2 for validation, and train.json names no teacher" in caplog.text
-    assert "WITHOUT A TEACHER" in caplog.text and f"Restored all variables from {start}" in caplog.text
-    assert flow.trainer.teacher is None and flow.trainer.state.epoch == 2
+    assert "WITHOUT A TEACHER" in caplog.text
+    assert f"Restored all variables from {start}" in caplog.text
+    assert flow.trainer.teacher is None
+    assert flow.trainer.state.epoch == 2
     (log,) = [r.message for r in caplog.records if r.message.startswith("training on")]
     assert "2 epochs of 2 iterations" in log
     folder = tmp_path / "logs" / "images" / "run"
     history = (folder / "history.csv").read_text().splitlines()
-    assert len(history) == 3 and history[0].startswith("epoch,loss,task,distill")
+    assert len(history) == 3
+    assert history[0].startswith("epoch,loss,task,distill")
     assert all(
         float(line.split(",")[3]) == 0 and float(line.split(",")[1]) == float(line.split(",")[2])
         for line in history[1:]
     )
-    assert (tmp_path / "model.pt").is_file() and not (folder / "test_results.txt").exists()
+    assert (tmp_path / "model.pt").is_file()
+    assert not (folder / "test_results.txt").exists()
 
 
 def test_named_teacher_is_distilled(request_of_monai_label, sam_checkpoint, lora_checkpoint, tmp_path, caplog):
@@ -156,7 +160,8 @@ def config(training, validation, lora_checkpoint=None) -> dict:
 
 def test_references_are_no_studies():
     given = config("$@data.training", "$@data.validation")
-    assert given_studies(given) is None and lacks_teacher(given, None) is False
+    assert given_studies(given) is None
+    assert lacks_teacher(given, None) is False
 
 
 @pytest.mark.parametrize(
@@ -185,7 +190,8 @@ def test_loss_without_a_teacher_is_the_task_alone():
     distillation = DistillationLoss(num_classes=3)
     assert training_loss(distillation, False, 3) is distillation
     loss = training_loss(distillation, True, 3)
-    assert not loss.needs_teacher and loss.weights == {"alpha": 1.0, "beta": 0.0, "gamma": 0.0}
+    assert not loss.needs_teacher
+    assert loss.weights == {"alpha": 1.0, "beta": 0.0, "gamma": 0.0}
     logits, label = torch.randn(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
     assert loss(logits, label).total == distillation.task(logits, label)
 
@@ -210,7 +216,8 @@ def test_mask_is_made_ready_for_the_writer_of_monai_label(name, shape, asked, ex
     mask = MetaTensor(torch.ones(shape, dtype=torch.uint8), meta={"original_shape": shape})
     request = {"image_path": f"/studies/{name}", **({"result_extension": asked} if asked else {})}
     item = LabelResultd("pred")({"pred": mask, **request})
-    assert tuple(item["pred"].shape) == expected_shape and item.get("result_extension") == expected_extension
+    assert tuple(item["pred"].shape) == expected_shape
+    assert item.get("result_extension") == expected_extension
     assert LabelResultd("pred")({"pred": mask})["pred"] is mask  # an item of monai.bundle
 
 
@@ -232,8 +239,11 @@ def blocks(language: str) -> list[str]:
 def test_page_has_the_commands_that_are_run_here():
     folder, install, app, start = blocks("bash")
     assert folder == "export LABEL=~/monai-label\n"
-    assert "monailabel==0.8.5" in install and "apps --download" in app and start.count("--port 8000") == 1
-    assert f"model/{MODEL}" in app and f"--conf models {MODEL} " in start
+    assert "monailabel==0.8.5" in install
+    assert "apps --download" in app
+    assert start.count("--port 8000") == 1
+    assert f"model/{MODEL}" in app
+    assert f"--conf models {MODEL} " in start
     assert len(blocks("python")) == len(blocks("json")) == 1
 
 
@@ -463,7 +473,8 @@ def convert_dicom(label: Label, studies: Path) -> None:
 @pytest.mark.monai_label
 def test_server_tells_model_and_training(server):
     info = server.session("info")
-    assert info["models"][MODEL]["labels"] == {"lesion": 1} and info["models"][MODEL]["type"] == "segmentation"
+    assert info["models"][MODEL]["labels"] == {"lesion": 1}
+    assert info["models"][MODEL]["type"] == "segmentation"
     assert info["trainers"][MODEL]["config"]["max_epochs"] == 50
     studies = [path for path in (server.label.root / "studies").iterdir() if path.suffix in (".png", ".jpg", ".gz")]
     assert info["datastore"]["total"] == len(studies)
@@ -477,7 +488,9 @@ def test_server_tells_model_and_training(server):
 def test_mask_of_a_picture_is_a_png_of_its_size(server, study):
     path = server.session.mask(study)
     mask = np.asarray(Image.open(path))
-    assert path.suffix == ".png" and mask.shape == (HEIGHT, WIDTH) and mask.dtype == np.uint8
+    assert path.suffix == ".png"
+    assert mask.shape == (HEIGHT, WIDTH)
+    assert mask.dtype == np.uint8
     assert set(np.unique(mask)) == {0, 1}
     truth = phantom(11 if study == "gray_11" else 20)[1]
     assert 2 * (mask * truth).sum() > 0.3 * (mask.sum() + truth.sum())  # neither turned nor flipped
@@ -491,7 +504,8 @@ def test_mask_of_nifti_has_its_shape_and_affine(server, study):
         nibabel.load(server.session.mask(study)),
     )
     frames = {"cine": 5, "dicom_loop": 3}.get(study, 1)
-    assert mask.shape == (WIDTH, HEIGHT, frames) and mask.get_data_dtype() == np.uint8
+    assert mask.shape == (WIDTH, HEIGHT, frames)
+    assert mask.get_data_dtype() == np.uint8
     assert np.allclose(mask.affine, image.affine, atol=1e-4)
     pixels = np.asanyarray(mask.dataobj)
     assert set(np.unique(pixels)) == {0, 1}
@@ -515,7 +529,8 @@ def test_slicer_gets_nrrd_at_the_place_of_the_study(server, study):
     mask = server.session("geometry", str(path))
     suffix = ".png" if study == "gray_11" else ".nii.gz"
     image = server.session("geometry", str(server.label.root / "studies" / f"{study}{suffix}"))
-    assert path.suffix == ".nrrd" and mask["values"] == [0, 1]
+    assert path.suffix == ".nrrd"
+    assert mask["values"] == [0, 1]
     for key in ("size", "spacing", "origin", "direction"):
         assert np.allclose(mask[key], image[key], atol=1e-4), key
 
@@ -523,7 +538,8 @@ def test_slicer_gets_nrrd_at_the_place_of_the_study(server, study):
 @pytest.mark.monai_label
 def test_page_of_ohif_is_served(server):
     with urllib.request.urlopen(f"{server.url}/ohif/") as response:
-        assert response.status == 200 and b"OHIF Viewer" in response.read()
+        assert response.status == 200
+        assert b"OHIF Viewer" in response.read()
 
 
 @pytest.mark.monai_label
@@ -576,7 +592,8 @@ def test_labels_are_in_the_studies(server, plain):
 def test_training_without_a_teacher_raises_the_dice(server, plain):
     assert plain["status"] == "DONE", plain["log"][-4000:]
     assert "gave 9 studies for training and 3 for validation, and train.json names no teacher" in plain["log"]
-    assert "WITHOUT A TEACHER" in plain["log"] and f"epoch {EPOCHS} of {EPOCHS}" in plain["log"]
+    assert "WITHOUT A TEACHER" in plain["log"]
+    assert f"epoch {EPOCHS} of {EPOCHS}" in plain["log"]
     assert sha256(server.label.model / "models" / "model.pt") != plain["weights"]
     print(f"Dice {plain['before']:.3f} -> {plain['after']:.3f}")
     assert plain["after"] > plain["before"] + 0.02
@@ -598,14 +615,14 @@ def test_training_with_the_teacher_of_the_page_distils(server, plain):
     status = server.session.train(max_epochs=2, val_split=0.25)
     log = server.text(seen)
     assert status["status"] == "DONE", log[-4000:]
-    assert (
-        "the student is DISTILLED from the teacher" in log
-        and "lite_medsam_busbra.pth" in log
-        and "WITHOUT A TEACHER" not in log
-    )
+    assert "the student is DISTILLED from the teacher" in log
+    assert "lite_medsam_busbra.pth" in log
+    assert "WITHOUT A TEACHER" not in log
     (run,) = set(runs.iterdir()) - former
     rows = [line.split(",") for line in (run / "history.csv").read_text().splitlines()]
-    assert rows[0][3] == "distill" and len(rows) == 3 and all(float(row[3]) > 0 for row in rows[1:])
+    assert rows[0][3] == "distill"
+    assert len(rows) == 3
+    assert all(float(row[3]) > 0 for row in rows[1:])
     assert sha256(server.label.model / "models" / "model.pt") != weights
     dice = server.session.dice()
     print(f"Dice after the distillation {dice:.3f}")
@@ -619,7 +636,8 @@ def test_python_of_the_page_runs(server, plain):
         {**server.label.variables, "SERVER": server.url},
     )
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == "{'lesion': 1}\n", done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "{'lesion': 1}\n", done.stderr
     assert server.session("info")["datastore"]["completed"] == len(TRAINED) + len(OTHERS) + 1
 
 
@@ -637,6 +655,7 @@ def test_port_in_use_ends_the_second_server(server, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
     bind = f"error while attempting to bind on address ('127.0.0.1', {server.port}): address already in use"
     message = f"[Errno {errno.EADDRINUSE}] {bind}"
-    assert message in log.read_text() and "Uvicorn running on" not in log.read_text()
+    assert message in log.read_text()
+    assert "Uvicorn running on" not in log.read_text()
     assert message.replace(str(server.port), "8000") in " ".join(PAGE.read_text().split())
     assert server.session("info")["version"] == "0.8.5"  # the first one still answers

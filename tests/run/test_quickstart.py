@@ -33,10 +33,12 @@ def test_quickstart_tunes_a_teacher_distils_it_and_tells_what_is_next(tmp_path, 
     assert "teacher" in (folder / "test_results.txt").read_text()
     assert (folder / "visualizations" / "test_sample_000.png").is_file()
     teacher = flow.parser.get_parsed_content("frozen_teacher")
-    assert teacher.mode == "warp" and len(teacher.views) == 3 and not teacher.missing
+    assert teacher.mode == "warp"
+    assert len(teacher.views) == 3
+    assert not teacher.missing
     out = capsys.readouterr().out
-    assert "configs/inference.json" in out and all(
-        str(folder / name) in out for name in ("test_results.txt", "report.html")
-    )
+    assert "configs/inference.json" in out
+    assert all(str(folder / name) in out for name in ("test_results.txt", "report.html"))
     best = next((folder / "models").glob("best_epoch*.pt"))
-    assert str(best) in out and "backbone.cls_token" in torch.load(best, weights_only=True)
+    assert str(best) in out
+    assert "backbone.cls_token" in torch.load(best, weights_only=True)

@@ -20,9 +20,9 @@ def earlier(tmp_path):
 
 def test_folder_is_root_dataset_timestamp_and_is_not_made_yet(tmp_path):
     folder = RunFolder(str(tmp_path / "logs"), "busbra", timestamp="now")
-    assert (
-        folder.path == tmp_path / "logs" / "busbra" / "now" and folder.resume_checkpoint is None and not folder.resumed
-    )
+    assert folder.path == tmp_path / "logs" / "busbra" / "now"
+    assert folder.resume_checkpoint is None
+    assert not folder.resumed
     names = [
         path.relative_to(folder.path).as_posix() for path in (folder.models, folder.visualizations, folder.tensorboard)
     ]
@@ -36,10 +36,13 @@ def test_timestamp_is_the_time(tmp_path):
 
 def test_resumed_run_writes_where_the_earlier_one_did(earlier):
     folder = RunFolder("elsewhere", "other", resume=str(earlier))
-    assert folder.path == earlier and folder.resume_checkpoint == earlier / "models" / "last.pt"
+    assert folder.path == earlier
+    assert folder.resume_checkpoint == earlier / "models" / "last.pt"
     checkpoint = earlier / "models" / "checkpoint_epoch020.pt"
     folder = RunFolder("elsewhere", "other", resume=str(checkpoint))
-    assert folder.path == earlier and folder.resume_checkpoint == checkpoint and folder.resumed
+    assert folder.path == earlier
+    assert folder.resume_checkpoint == checkpoint
+    assert folder.resumed
 
 
 def test_run_without_a_checkpoint_cannot_be_resumed(earlier, tmp_path):

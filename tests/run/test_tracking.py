@@ -114,10 +114,14 @@ def test_params_are_every_key_of_the_users_sections(overrides):
     params = flatten_sections(config)
     shipped = json.loads((CONFIGS / "train.json").read_text())
     keys = [f"{section}.{key}" for section in SECTIONS for key in shipped[section] if key[0] != "_"]
-    assert sorted(params) == sorted({*keys} - {*WIRING}) and {*WIRING} < {*keys}
-    assert params["training.lr"] == 2e-3 and params["teacher.model_name"] == "vit_test"
-    assert params["teacher.num_classes"] == 2 and params["training.val_interval"] == 1  # references to values
-    assert params["augmentation.zoom_range"] == "[0.9, 1.1]" and params["training.resume"] is None
+    assert sorted(params) == sorted({*keys} - {*WIRING})
+    assert {*WIRING} < {*keys}
+    assert params["training.lr"] == 2e-3
+    assert params["teacher.model_name"] == "vit_test"
+    assert params["teacher.num_classes"] == 2
+    assert params["training.val_interval"] == 1  # references to values
+    assert params["augmentation.zoom_range"] == "[0.9, 1.1]"
+    assert params["training.resume"] is None
 
 
 def test_params_keep_the_name_of_an_object_that_a_config_refers_to():
@@ -136,7 +140,8 @@ def test_hashes_tell_changed_files_from_changed_lists(overrides, phantoms, tmp_p
     copy = tmp_path / phantoms.name
     shutil.copytree(phantoms, copy)
     first = hashes(copy)
-    assert first == hashes(phantoms) and all(re.fullmatch("[0-9a-f]{16,64}", value) for value in first.values())
+    assert first == hashes(phantoms)
+    assert all(re.fullmatch("[0-9a-f]{16,64}", value) for value in first.values())
     path = next((copy / "labels").glob("*.png"))
     with Image.open(path) as picture:
         mask = np.array(picture)
@@ -169,10 +174,10 @@ def test_revision_tells_changed_files(tmp_path):
 def test_origin_has_revision_machine_and_versions(monkeypatch):
     monkeypatch.setattr("scripts.run.tracking.git_revision", lambda: "abc-dirty")
     origin = describe_origin()
-    assert origin["git.revision"] == "abc" and origin["git.dirty"] == "true"
-    assert (
-        origin["version.torch"].split("+")[0] == torch.__version__.split("+")[0] and int(origin["machine.cores"]) >= 1
-    )
+    assert origin["git.revision"] == "abc"
+    assert origin["git.dirty"] == "true"
+    assert origin["version.torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert int(origin["machine.cores"]) >= 1
     assert all(isinstance(value, str) for value in origin.values())
     monkeypatch.setattr("scripts.run.tracking.git_revision", lambda: None)
     assert (describe_origin()["git.revision"], describe_origin()["git.dirty"]) == ("unknown", "false")
@@ -210,7 +215,9 @@ def test_pictures_are_made_smaller_and_never_larger(tmp_path):
     for size, wanted in (((2000, 1000), (960, 480)), ((100, 50), (100, 50))):
         Image.new("RGBA", size, "red").save(tmp_path / "panel.png")
         picture = small_picture(tmp_path / "panel.png")
-        assert picture.size == wanted and picture.mode == "RGB" and picture.getpixel((5, 5)) == (255, 0, 0)
+        assert picture.size == wanted
+        assert picture.mode == "RGB"
+        assert picture.getpixel((5, 5)) == (255, 0, 0)
 
 
 # overlays
@@ -269,15 +276,14 @@ def history(client, record, name: str) -> list[tuple[int, float]]:
 @needs_mlflow
 def test_mlflow_has_parameters_and_origin(distilled, client):
     record = mlflow_run(client, distilled[0])
-    assert record.info.status == "FINISHED" and record.info.run_name == "distillation/run"
+    assert record.info.status == "FINISHED"
+    assert record.info.run_name == "distillation/run"
     config = json.loads((distilled[0] / "config.json").read_text())
     assert record.data.params == {key: str(value) for key, value in flatten_sections(config).items()}
     assert client.get_experiment(record.info.experiment_id).name == "phantoms"
     tags = record.data.tags
-    assert tags["git.revision"] == (git_revision() or "unknown").removesuffix("-dirty") and tags["git.dirty"] in (
-        "true",
-        "false",
-    )
+    assert tags["git.revision"] == (git_revision() or "unknown").removesuffix("-dirty")
+    assert tags["git.dirty"] in ("true", "false")
     assert {"data.lists", "data.datalist_sha256", "data.files_sha256", "machine.cpu", "version.monai"} <= set(tags)
 
 
@@ -343,7 +349,8 @@ def test_python_of_the_docs_loads_the_logged_student_with_its_signature_and_the_
 @needs_mlflow
 def test_log_of_the_run_goes_on_while_mlflow_makes_its_tables(distilled):
     log = (distilled[0] / "distill.log").read_text()
-    assert "epoch 1 of 4" in log and "epoch 4 of 4" in log
+    assert "epoch 1 of 4" in log
+    assert "epoch 4 of 4" in log
 
 
 @needs_mlflow
@@ -353,9 +360,11 @@ def test_resumed_run_goes_on_in_its_record(tracked, run_folder, client):
     first = mlflow_run(client, run_folder)
     record_run({**tracked, "training::resume": str(run_folder)}, "train_student.json", "mlflow.json")
     second = mlflow_run(client, run_folder)
-    assert first.info.run_id == second.info.run_id and second.info.status == "FINISHED"
+    assert first.info.run_id == second.info.run_id
+    assert second.info.status == "FINISHED"
     assert [step for step, _ in history(client, second, "train/task")] == [1, 2]
-    assert second.data.params["training.num_epochs"] == "1" and second.data.tags["resumed.training.num_epochs"] == "2"
+    assert second.data.params["training.num_epochs"] == "1"
+    assert second.data.tags["resumed.training.num_epochs"] == "2"
 
 
 @needs_mlflow
@@ -392,7 +401,8 @@ def test_run_that_ends_by_an_error_is_marked_as_failed_when_the_process_ends(tra
     for function, arguments in registered:
         function(*arguments)
     record = mlflow_run(client, run_folder)
-    assert record.info.status == "FAILED" and [step for step, _ in history(client, record, "train/task")] == [1]
+    assert record.info.status == "FAILED"
+    assert [step for step, _ in history(client, record, "train/task")] == [1]
 
 
 @needs_mlflow
@@ -423,7 +433,8 @@ def test_evaluation_is_recorded_too(distilled, tracked, client, tmp_path):
     tracked = {**only(tracked, "mlflow"), **own}
     record_run(tracked, "train_student.json", "evaluate.json", "mlflow.json", run_id="evaluating")
     record = mlflow_run(client, tmp_path / "evaluation" / "phantoms" / "run")
-    assert record.info.run_name == "evaluation/run" and record.info.status == "FINISHED"
+    assert record.info.run_name == "evaluation/run"
+    assert record.info.status == "FINISHED"
     trained = mlflow_run(client, distilled[0]).data.metrics
     assert record.data.metrics["test/student/dice"] == pytest.approx(trained["test/student/dice"], abs=1e-6)
 
@@ -442,7 +453,8 @@ def test_folder_as_a_store_is_refused(uri, tmp_path):
 @needs_mlflow
 def test_store_of_the_users_own_is_used(tmp_path, store):
     record = MLflowRecord(TrackedRun({}, None, Folder(tmp_path)), tmp_path, "some", f"sqlite:///{store / 'mlflow.db'}")
-    assert record.tracking_uri.endswith("mlflow.db") and str(store) in record.tracking_uri
+    assert record.tracking_uri.endswith("mlflow.db")
+    assert str(store) in record.tracking_uri
 
 
 @needs_mlflow
@@ -496,7 +508,9 @@ def test_wandb_offline_run_holds_parameters_metrics_figures_and_files(distilled,
         for update in (*r.run.config.update, *r.config.update)
     }
     params = flatten_sections(json.loads((distilled[0] / "config.json").read_text()))
-    assert {key: config.get(key) for key in params} == params and config["data.files_sha256"] and config["git.revision"]
+    assert {key: config.get(key) for key in params} == params
+    assert config["data.files_sha256"]
+    assert config["git.revision"]
     logged = [record.history.item for record in records if record.history.item]
     rows = [{item.key or item.nested_key[0]: json.loads(item.value_json) for item in items} for items in logged]
     wanted = list(TrackedRun({}, None, Folder(distilled[0])).epochs())
@@ -505,7 +519,8 @@ def test_wandb_offline_run_holds_parameters_metrics_figures_and_files(distilled,
     assert [row["_step"] for row in rows if "val/val_mean_dice" in row] == [2, 4]
     summary = {u.key or u.nested_key[0]: json.loads(u.value_json) for r in records for u in r.summary.update}
     figures = TrackedRun({}, None, Folder(distilled[0])).test_figures()
-    assert figures and {name: summary.get(name) for name in figures} == figures
+    assert figures
+    assert {name: summary.get(name) for name in figures} == figures
 
 
 @needs_wandb
@@ -563,7 +578,8 @@ def test_command_of_the_docs_shows_the_store_of_the_overlay(distilled, store, mo
     (words,) = commands("mlflow")
     result = CliRunner().invoke(cli, words[1:], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert started[0]["file_store_path"] == "sqlite:///logs/mlflow/mlflow.db" and started[0]["port"] == 5000
+    assert started[0]["file_store_path"] == "sqlite:///logs/mlflow/mlflow.db"
+    assert started[0]["port"] == 5000
     assert (
         json.loads((CONFIGS / "mlflow.json").read_text())["mlflow_record"]["store"] == "$@bundle_root + '/logs/mlflow'"
     )
@@ -591,5 +607,6 @@ def test_command_that_sends_an_offline_run_finds_it(distilled, store, tmp_path, 
     shutil.copytree(store / "wandb" / name, tmp_path / "logs" / "wandb" / name)
     monkeypatch.chdir(tmp_path)
     path = words[2].replace("offline-run-20261101_120000-RUN_ID", name)
-    assert path != words[2] and Path(path).is_dir()
+    assert path != words[2]
+    assert Path(path).is_dir()
     assert words[1] in cli.commands

@@ -30,9 +30,8 @@ def folder(tmp_path):
 def test_list_is_sorted_and_in_the_form_of_sha256sum(folder):
     text = (folder / MANIFEST).read_text(encoding="utf-8")
     assert list(read_manifest(folder)) == ["Zeile 1.txt", "configs/train.json", "scripts/a.py"]
-    assert text.splitlines()[1] == f"{digest(folder / 'configs' / 'train.json')}  configs/train.json" and text.endswith(
-        "\n"
-    )
+    assert text.splitlines()[1] == f"{digest(folder / 'configs' / 'train.json')}  configs/train.json"
+    assert text.endswith("\n")
 
 
 def test_unchanged_folder_is_ok_and_the_lists_own_sum_is_told(folder, capsys):
@@ -69,7 +68,8 @@ def test_list_that_came_another_way_decides(folder, capsys):
     assert main([str(folder), "--sha256", right.upper()]) == 0
     (folder / "scripts" / "a.py").write_text("print('b')\n")
     write_manifest(folder)
-    assert main([str(folder)]) == 0 and main([str(folder), "--sha256", right]) == 1
+    assert main([str(folder)]) == 0
+    assert main([str(folder), "--sha256", right]) == 1
     assert f"not {right}: it is another list" in capsys.readouterr().err
 
 
@@ -103,9 +103,8 @@ def test_names_that_lead_out_or_mislead_are_refused(folder, capsys, name):
         file.write(f"{'0' * 64}  {name}\n")
     assert main([str(folder)]) == 1
     error = capsys.readouterr().err
-    assert f"line 4 of {folder / MANIFEST}" in error and (
-        "is no plain path" in error or "expected 64 hexadecimal" in error
-    )
+    assert f"line 4 of {folder / MANIFEST}" in error
+    assert "is no plain path" in error or "expected 64 hexadecimal" in error
     assert "\x1b" not in error
 
 
@@ -150,7 +149,9 @@ def test_checking_runs_no_other_file_of_the_bundle(folder, options):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, *options, str(folder / "scripts" / "manifest.py")]
     found = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert found.returncode == 1 and "additional  scripts/hashlib.py" in found.stderr and "trap" not in found.stderr
+    assert found.returncode == 1
+    assert "additional  scripts/hashlib.py" in found.stderr
+    assert "trap" not in found.stderr
     assert not (folder / "scripts" / "__pycache__").exists()
 
 
@@ -160,7 +161,8 @@ def test_needs_nothing_but_python():
     )
     # -S: no site-packages
     found = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
-    assert found.returncode == 0 and MANIFEST in found.stdout
+    assert found.returncode == 0
+    assert MANIFEST in found.stdout
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")

@@ -83,9 +83,11 @@ def test_zip_holds_what_git_tracks_and_the_list_of_it(bundle, tmp_path):
     with zipfile.ZipFile(tmp_path / "out" / ZIP) as file:
         names = file.namelist()
         listed = [line[66:] for line in file.read(f"{NAME}/{MANIFEST}").decode().splitlines()]
-    assert names == sorted(names) and {name.split("/")[0] for name in names} == {NAME}
+    assert names == sorted(names)
+    assert {name.split("/")[0] for name in names} == {NAME}
     inside = [name.removeprefix(f"{NAME}/") for name in names]
-    assert sorted(inside) == sorted([*listed, MANIFEST]) and listed == tracked_files(bundle)
+    assert sorted(inside) == sorted([*listed, MANIFEST])
+    assert listed == tracked_files(bundle)
     assert {"configs/inference.json", "models/model.pt", "eval/schema.json", "docs/README.md", "LICENSE"} <= set(listed)
     assert not [
         name for name in inside if name.startswith(("tests/", "logs/", ".")) or "secret" in name or "draft" in name
@@ -103,7 +105,8 @@ def test_monai_downloads_the_zip_of_a_release_by_name_and_version(bundle, tmp_pa
 
     monkeypatch.setattr(monai_scripts, "download_url", download)
     monai_scripts.download(NAME, VERSION, str(tmp_path / "there"), source="github", repo="owner/repository/tag")
-    assert len(asked) == 1 and problems(tmp_path / "there" / NAME) == []
+    assert len(asked) == 1
+    assert problems(tmp_path / "there" / NAME) == []
 
 
 def test_files_that_differ_from_the_commit_are_told(bundle, tmp_path, capsys):
@@ -117,10 +120,8 @@ def test_files_that_differ_from_the_commit_are_told(bundle, tmp_path, capsys):
     assert share(bundle, "zip", "--output", str(tmp_path / "c")) == 0
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "note: 1 files are shared as they are, not as last committed: README.md"
-    assert (
-        told[2:] == ["note: 1 files are not shared, since git does not track them: scripts/new.py"]
-        and told[1] == told[0]
-    )
+    assert told[2:] == ["note: 1 files are not shared, since git does not track them: scripts/new.py"]
+    assert told[1] == told[0]
 
 
 # the hub
@@ -134,17 +135,15 @@ def test_model_card_has_a_header_of_license_task_and_results(bundle, tmp_path):
     assert (data.pipeline_tag, data.model_name) == ("image-segmentation", NAME)
     assert {"monai", "medical", "ultrasound"} <= set(data.tags)
     figures = {f"mean_{result.metric_type}": result.metric_value for result in data.eval_results}
-    assert figures == read_metadata(ROOT)["eval_metrics"] and data.metrics == [
-        result.metric_type for result in data.eval_results
-    ]
+    assert figures == read_metadata(ROOT)["eval_metrics"]
+    assert data.metrics == [result.metric_type for result in data.eval_results]
     report = json.loads((ROOT / "eval" / "results" / "busbra.json").read_text())["arms"]["student"]["metrics"]
     dice = next(result for result in data.eval_results if result.metric_type == "dice")
-    assert (
-        dice.dataset_type == "busbra"
-        and f"{report['dice']['low']:.4g} to {report['dice']['high']:.4g}" in dice.metric_name
-    )
+    assert dice.dataset_type == "busbra"
+    assert f"{report['dice']['low']:.4g} to {report['dice']['high']:.4g}" in dice.metric_name
     text = (ROOT / "docs" / "README.md").read_text()
-    assert found.text.strip().splitlines()[0] == text.splitlines()[0] and not text.startswith("---")
+    assert found.text.strip().splitlines()[0] == text.splitlines()[0]
+    assert not text.startswith("---")
 
 
 def test_hub_folder_is_a_bundle_whose_card_names_files_from_the_top(bundle, tmp_path):
@@ -153,13 +152,15 @@ def test_hub_folder_is_a_bundle_whose_card_names_files_from_the_top(bundle, tmp_
     )
     assert share(bundle, "hub", "--output", str(tmp_path)) == 0
     folder = tmp_path / NAME
-    assert problems(folder) == [] and not (folder / "docs" / "README.md").exists()
+    assert problems(folder) == []
+    assert not (folder / "docs" / "README.md").exists()
     assert (
         "[costs](docs/performance.md#a) and `docs/data_license.txt`, not `other.md`"
         in (folder / "README.md").read_text()
     )
     usage = (folder / "USAGE.md").read_text()
-    assert usage.splitlines()[0] == (ROOT / "README.md").read_text().splitlines()[0] and "docs/README.md" not in usage
+    assert usage.splitlines()[0] == (ROOT / "README.md").read_text().splitlines()[0]
+    assert "docs/README.md" not in usage
     assert {"models/model.safetensors", "configs/metadata.json", "LICENSE"} <= set(read_manifest(folder))
 
 
@@ -217,10 +218,12 @@ def test_pushed_bundle_is_what_monai_downloads(bundle, hub, tmp_path, capsys):
     (bundle / "logs" / "patients.txt").touch()
     (command,) = [words for words in commands(PAGE) if words[-2:] == ["--repo", "OWNER/NAME"]]
     assert share(bundle, *command[3:]) == 0
-    assert "pushed the commit" in capsys.readouterr().out and (hub.private, hub.tags) == (True, [VERSION])
+    assert "pushed the commit" in capsys.readouterr().out
+    assert (hub.private, hub.tags) == (True, [VERSION])
     monai_scripts.download(NAME, VERSION, str(tmp_path / "there"), source="huggingface_hub", repo="OWNER/NAME")
     there = tmp_path / "there" / NAME
-    assert problems(there) == [] and not (there / "logs").exists()
+    assert problems(there) == []
+    assert not (there / "logs").exists()
     assert huggingface_hub.ModelCard.load(there / "README.md").data.eval_results
     # MONAI rewrites README.md in place
     assert before == {name: (bundle / name).read_bytes() for name in tracked_files(bundle)}
@@ -230,7 +233,9 @@ def test_files_of_an_earlier_version_leave_the_repository(bundle, hub, tmp_path)
     hub.create_repo("a/b", True, True)
     hub.files["scripts/gone.py"] = b""
     assert share(bundle, "push", "--repo", "a/b", "--public") == 0
-    assert "scripts/gone.py" not in hub.files and ".gitattributes" in hub.files and hub.private is False
+    assert "scripts/gone.py" not in hub.files
+    assert ".gitattributes" in hub.files
+    assert hub.private is False
 
 
 def test_version_that_the_repository_has_is_refused(bundle, hub, capsys):
@@ -272,7 +277,8 @@ def change_metadata(bundle: Path, **values) -> None:
 def test_bundle_that_is_not_ready_is_refused(bundle, tmp_path, capsys, arguments, change, message):
     change(bundle)
     assert share(bundle, *arguments, "--output", str(tmp_path / "out")) == 1
-    assert message in capsys.readouterr().err and not list(tmp_path.glob("out/*"))
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_repository_needs_an_owner(bundle, capsys):
@@ -296,7 +302,8 @@ def test_missing_libraries_are_named(bundle, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("command", ["zip", "hub"])
 def test_what_is_there_is_replaced_only_when_asked(bundle, tmp_path, capsys, command):
     arguments = [command, "--output", str(tmp_path / "out")]
-    assert share(bundle, *arguments) == 0 and share(bundle, *arguments) == 1
+    assert share(bundle, *arguments) == 0
+    assert share(bundle, *arguments) == 1
     assert "exists; choose another --output, or pass --overwrite" in capsys.readouterr().err
     assert share(bundle, *arguments, "--overwrite") == 0
 

@@ -1,61 +1,24 @@
-"""Evaluation at the original size: files, numbers and refusals."""
+"""An evaluation with its report: files, numbers, what is printed, and refusals."""
 
 import csv
 import json
+import logging
 import math
-from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import SHARED
+from evaluation.stand_ins import Teacher, Threshold, cases
 from monai.data import MetaTensor
 from monai.transforms import Resize
 from torch import nn
 
-from scripts.evaluation.evaluate import Arm, evaluate, predict, run_evaluation
 from scripts.metrics import case_metrics
 from scripts.report.panels import draw_panels
+from scripts.report.run_evaluation import run_evaluation
 
-TeacherOutput = namedtuple("TeacherOutput", "logits features")
-DEMO = Path(__file__).parents[3] / "shared" / "data" / "demo_busbra24"
-
-
-class Threshold(nn.Module):
-    """Student: bright pixels are foreground."""
-
-    def __init__(self, level=0.5, channels=1):
-        super().__init__()
-        self.level, self.channels, self.sizes = level, channels, []
-
-    def forward(self, image):
-        assert not self.training and type(image) is torch.Tensor
-        self.sizes.append(tuple(image.shape))
-        logits = (image - self.level) * 20
-        return logits if self.channels == 1 else torch.cat([-logits] + [logits] * (self.channels - 1), dim=1)
-
-
-class Teacher(Threshold):
-    """Half the size, and a named tuple."""
-
-    def forward(self, image):
-        return TeacherOutput(nn.functional.avg_pool2d(super().forward(image), 2), None)
-
-
-class Cases(list):
-    """A data set whose entries are beside its items, as ViewDataset's."""
-
-    data: list
-
-
-def cases(count=3, shape=(48, 72), **entry):
-    items = Cases()
-    for i in range(count):
-        image = torch.full((1, *shape), 0.1)
-        image[:, 8:24, 10 + 5 * i : 40 + 5 * i] = 0.9
-        items.append({"image": image, "label": (image > 0.5).float(), "case": f"images/{i}.png"})
-    items.data = [{"image": item["case"], "patient": 7, **entry} for item in items]
-    return items
+DEMO = SHARED / "demo_busbra24"
 
 
 def rows(folder):
@@ -67,7 +30,8 @@ def test_results_are_written_for_every_case_and_network(tmp_path):
     networks = {"student": Threshold(), "teacher": Teacher(level=2.0)}  # the teacher finds nothing
     summary = run_evaluation(cases(), networks, tmp_path, 2, img_size=64, num_panels=2)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert summary["student"]["dice"] > 0.95 and summary["student"]["num_cases"] == 3
+    assert summary["student"]["dice"] > 0.95
+    assert summary["student"]["num_cases"] == 3
     assert summary["teacher"]["dice"] == 0
     assert summary["teacher"]["hd95"] == pytest.approx(math.hypot(48, 72))
     assert summary["teacher"]["empty_prediction"] == summary["teacher"]["one_empty"] == 3
@@ -76,7 +40,8 @@ def test_results_are_written_for_every_case_and_network(tmp_path):
         ("images/2.png", "student", "7"),
         ("images/0.png", "teacher", "7"),
     ]
-    assert float(table[0]["dice"]) > 0.95 and "hd95_mm" not in table[0]
+    assert float(table[0]["dice"]) > 0.95
+    assert "hd95_mm" not in table[0]
     drawn = sorted(path.name for path in (tmp_path / "visualizations").iterdir())
     assert drawn == ["test_sample_000.png", "test_sample_001.png"]
     names = {"metrics.csv", "summary.json", "test_results.txt", "visualizations", "report.html", "report.json"}
@@ -89,9 +54,12 @@ def test_results_text_can_be_read(tmp_path):
     run_evaluation(items, {"student": Threshold(), "teacher": Teacher()}, tmp_path, 2, img_size=64, num_panels=0)
     text = (tmp_path / "test_results.txt").read_text()
     assert text.startswith("7 cases at their original size\n")
-    assert "mean over all cases" in text and "hd95 (pixels)" in text and "empty label" in text
+    assert "mean over all cases" in text
+    assert "hd95 (pixels)" in text
+    assert "empty label" in text
     worst = text.split("worst by Dice, student\n")[1].split("\n\n")[0].splitlines()
-    assert len(worst) == 5 and worst[0] == "  0.0000  images/4.png"
+    assert len(worst) == 5
+    assert worst[0] == "  0.0000  images/4.png"
 
 
 def test_metrics_are_of_pixels_of_the_original_image(tmp_path):
@@ -127,13 +95,15 @@ def test_millimeters_of_some_cases_are_not_averaged(tmp_path):
     summary = run_evaluation(items, {"student": Threshold(2.0)}, tmp_path, 2, img_size=32, num_panels=0)
     assert "hd95_mm" not in summary["student"]
     first, second = (row["hd95_mm"] for row in rows(tmp_path))
-    assert first == "" and float(second) == pytest.approx(math.hypot(4.8, 14.4))
+    assert first == ""
+    assert float(second) == pytest.approx(math.hypot(4.8, 14.4))
 
 
 def test_multi_class_has_columns_for_each_class(tmp_path):
     network = Threshold(channels=3)
     summary = run_evaluation(cases(1), {"student": network}, tmp_path, 3, img_size=64, class_names=["nerve", "vessel"])
-    assert summary["student"]["dice_class1"] > 0.95 and summary["student"]["dice_class2"] == 1  # class 2 is nowhere
+    assert summary["student"]["dice_class1"] > 0.95
+    assert summary["student"]["dice_class2"] == 1
     assert summary["student"]["both_empty"] == 1
     assert "dice_class2" in rows(tmp_path)[0]
 
@@ -149,7 +119,8 @@ def test_missing_teacher_is_passed_over_and_autocast_is_used(tmp_path):
 
     networks = {"student": Convolution(1, 1, 1), "teacher": None}
     summary = run_evaluation(cases(2), networks, tmp_path, 2, img_size=32, num_panels=0, autocast=autocast)
-    assert list(summary) == ["student"] and set(seen) == {torch.bfloat16}
+    assert list(summary) == ["student"]
+    assert set(seen) == {torch.bfloat16}
 
 
 def test_teacher_alone_is_evaluated_and_drawn(tmp_path):
@@ -167,14 +138,14 @@ def test_report_compares_student_and_teacher_with_the_margin(tmp_path):
     networks = {"student": Threshold(), "teacher": Teacher(level=2.0)}  # the teacher finds nothing
     run_evaluation(cases(3, scanner="A"), networks, tmp_path, 2, img_size=64, num_panels=0, margin=0.05)
     report = json.loads((tmp_path / "report.json").read_text())
-    assert list(report["arms"]) == ["teacher", "student"] and report["about"]["margin (Dice)"] == 0.05
+    assert list(report["arms"]) == ["teacher", "student"]
+    assert report["about"]["margin (Dice)"] == 0.05
     compared = {(row["arm"], row["reference"], row["metric"]): row for row in report["comparisons"]}
-    assert (
-        compared["student", "teacher", "dice"]["difference"] > 0.9
-        and compared["student", "teacher", "dice"]["margin"] == 0.05
-    )
+    assert compared["student", "teacher", "dice"]["difference"] > 0.9
+    assert compared["student", "teacher", "dice"]["margin"] == 0.05
     assert compared["student", "teacher", "hd95"]["margin"] is None
-    assert {row["arm"] for row in report["failures"]} == {"teacher"} and report["failures"][0]["case"] == "images/0.png"
+    assert {row["arm"] for row in report["failures"]} == {"teacher"}
+    assert report["failures"][0]["case"] == "images/0.png"
     assert 0 <= report["calibration"]["student"]["ece"] <= 1
     assert any("teacher" in warning for warning in report["warnings"])  # all its predictions are empty
     assert "Not for clinical use" in (tmp_path / "report.html").read_text()
@@ -183,12 +154,13 @@ def test_report_compares_student_and_teacher_with_the_margin(tmp_path):
 def test_control_is_drawn_under_its_own_name(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "scripts.evaluation.evaluate.draw_panels",
+        "scripts.report.run_evaluation.draw_panels",
         lambda cases, path, *more: seen.append(set(cases[0])) or draw_panels(cases, path, *more),
     )
     networks = {"control": Threshold(), "teacher": Teacher()}
     run_evaluation(cases(2), networks, tmp_path, 2, img_size=32, num_panels=1)
-    assert seen and all(drawn == {"image", "label", "control", "teacher", "title"} for drawn in seen)
+    assert seen
+    assert all(drawn == {"image", "label", "control", "teacher", "title"} for drawn in seen)
 
 
 def test_columns_of_the_datalist_make_subgroups(tmp_path):
@@ -196,37 +168,34 @@ def test_columns_of_the_datalist_make_subgroups(tmp_path):
     for i, entry in enumerate(items.data):
         entry.update(scanner="AB"[i % 2], patient=i, official_fold=None, boxes=[1, 2])
     run_evaluation(items, {"student": Threshold()}, tmp_path, 2, img_size=64, num_panels=0)
-    assert [row["scanner"] for row in rows(tmp_path)] == ["A", "B", "A", "B"] and "boxes" not in rows(tmp_path)[0]
+    assert [row["scanner"] for row in rows(tmp_path)] == ["A", "B", "A", "B"]
+    assert "boxes" not in rows(tmp_path)[0]
     groups = {(row["column"], row["group"]) for row in json.loads((tmp_path / "report.json").read_text())["subgroups"]}
     assert {("scanner", "A"), ("scanner", "B")} <= groups
 
 
-def test_cases_are_named_below_the_folder_that_they_share():
-    items = cases(2)
-    for i, item in enumerate(items):
-        item["case"] = f"/data/set/images/{'ab'[i]}/{i}.png"
-    found = evaluate(items, [Arm("student", Threshold(), 32)], 2)
-    assert [row["case"] for row in found.rows] == ["a/0.png", "b/1.png"]
-    assert evaluate(items[:1], [Arm("student", Threshold(), 32)], 2).rows[0]["case"] == "0.png"
+def test_summary_is_printed_and_the_table_of_all_metrics_only_written(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        run_evaluation(cases(2), {"student": Threshold()}, tmp_path, 2, img_size=64, num_panels=0)
+    printed = [record.getMessage() for record in caplog.records if record.name == "scripts.screen"]
+    assert len(printed) == 1
+    assert printed[0].splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
+    assert "mean over all cases" not in caplog.text
+    assert f"results written to {tmp_path}: metrics.csv, summary.json, test_results.txt" in caplog.text
 
 
-def test_several_seeds_of_an_arm_are_rows_of_their_own():
-    arms = [Arm("student", Threshold(level), 32, seed) for seed, level in enumerate((0.5, 2.0))]
-    found = evaluate(cases(2), arms, 2)
-    assert [(row["arm"], row["seed"]) for row in found.rows] == [("student", 0)] * 2 + [("student", 1)] * 2
-    assert found.summary["student", 0]["dice"] > 0.9 and found.summary["student", 1]["dice"] == 0
-    assert list(found.reliability) == ["student"]
-
-
-def test_predict_returns_logits_of_the_original_size():
-    logits = predict(Teacher().eval(), torch.rand(1, 50, 30), 32, "cpu")
-    assert logits.shape == (1, 50, 30) and logits.dtype == torch.float32
+def test_curves_of_the_run_are_in_the_report(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,loss,lr,val_mean_dice\n1,0.5,1e-3,\n2,0.25,1e-3,0.75\n")
+    run_evaluation(cases(1), {"student": Threshold()}, tmp_path, 2, img_size=32, num_panels=0, seed=3)
+    curves = json.loads((tmp_path / "report.json").read_text())["curves"]
+    assert curves == {"student": {"3": {"epoch": [1, 2], "loss": [0.5, 0.25], "val_mean_dice": [None, 0.75]}}}
 
 
 def test_repeated_evaluation_replaces_its_files(tmp_path):
     for level in (2.0, 0.5):
         summary = run_evaluation(cases(1), {"student": Threshold(level)}, tmp_path, 2, img_size=32, num_panels=1)
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary and summary["student"]["dice"] > 0.9
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert summary["student"]["dice"] > 0.9
 
 
 @pytest.mark.parametrize(
@@ -290,6 +259,7 @@ def test_real_images_through_the_bundles_own_loading(tmp_path):
     summary = run_evaluation(
         ViewDataset(data, loading), {"student": Threshold(0.3)}, tmp_path, 2, img_size=64, num_panels=1
     )
-    assert summary["student"]["num_cases"] == 5 and 0 < summary["student"]["dice"] < 1
+    assert summary["student"]["num_cases"] == 5
+    assert 0 < summary["student"]["dice"] < 1
     assert [row["patient"] for row in rows(tmp_path)] == [str(entry["patient"]) for entry in entries]
     assert np.isfinite([float(row["hd95"]) for row in rows(tmp_path)]).all()

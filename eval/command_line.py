@@ -1,0 +1,65 @@
+"""The command line of the programs of eval/. Nothing here needs torch, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.run.errors import find_user_error, run_program
+from scripts.utils.files import BUNDLE_ROOT
+
+__all__ = ["CONFIGS", "parse_overrides", "parse_run", "report_error", "run_program"]
+
+CONFIGS = BUNDLE_ROOT / "configs"
+
+
+def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """A program's options, and the overrides after them.
+
+    Args:
+        parser: with the program's own options; gets `config_file` and `dataset_dir`, which the overrides hold too.
+        arguments: of the command line.
+
+    Raises:
+        ValueError: see `parse_overrides`.
+    """
+    parser.add_argument("--config_file", nargs="+", default=[str(CONFIGS / "train.json")], help="train.json, overlays")
+    parser.add_argument("--dataset_dir", help="short for --data::dataset_dir")
+    options, rest = parser.parse_known_args(arguments)
+    overrides = parse_overrides(rest)
+    if options.dataset_dir:
+        overrides["data::dataset_dir"] = options.dataset_dir
+    options.config_file = tuple(str(Path(path)) for path in options.config_file)
+    return options, overrides
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """`--id value` pairs, as monai.bundle reads them: Python literals where they are ones, else texts.
+
+    Raises:
+        ValueError: an argument without its value, or one that is no override.
+    """
+    if len(arguments) % 2:
+        raise ValueError(f"an override is --ID VALUE, and one of {' '.join(arguments)} has no partner.")
+    overrides = {}
+    for name, text in zip(arguments[::2], arguments[1::2]):
+        if not name.startswith("--"):
+            raise ValueError(f"unknown argument {name}; an override is --ID VALUE, such as --training::lr 1e-3.")
+        try:
+            overrides[name.removeprefix("--")] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            overrides[name.removeprefix("--")] = text
+    return overrides
+
+
+def report_error(program: str, error: Exception) -> int:
+    """Print what a user can mend and return 1; any other error is raised again."""
+    cause = find_user_error(error)
+    if cause is None:
+        raise error
+    print(f"{program}: {cause}", file=sys.stderr)
+    return 1

@@ -1,0 +1,188 @@
+"""Filling the cache: the teacher's pass over every view that a training will ask for, once.
+
+It is resumable at any moment, shared by all ranks, and tells before it starts how large the cache gets and from which
+epoch on it pays.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+
+import ignite.distributed as idist
+import torch
+from torch.utils.data import Dataset
+
+from ..data.dataset import ViewLoader
+from ..utils.files import atomic_path
+from ..utils.screen import Progress, duration, tell, track
+from .entries import TeacherEntries
+from .entry_store import explain
+
+logger = logging.getLogger(__name__)
+
+SPARE_BYTES = 2**26  # of the disk, left free
+View = tuple[int, int]  # index of a case, number of its view
+
+
+class Filling:
+    """The views of a data set, and which of them have no entry yet.
+
+    Args:
+        entries: of the teacher.
+        dataset: of the views.
+        views: that the training will ask for.
+        num_epochs: of the training, for what is told.
+        check_images: compare entries with their images, which takes the images into memory; otherwise an entry counts
+            by its name.
+        batch_size: images of a teacher pass.
+        num_workers: processes that prepare views.
+    """
+
+    def __init__(
+        self,
+        entries: TeacherEntries,
+        dataset: Dataset,
+        views: Sequence[View],
+        num_epochs: int,
+        check_images: bool,
+        batch_size: int = 4,
+        num_workers: int = 0,
+    ) -> None:
+        self.entries, self.dataset, self.views = entries, dataset, views
+        self.num_epochs, self.check_images = num_epochs, check_images
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.missing = self._without_entry(views)
+
+    def key(self, view: View) -> str:
+        """The name of a view's entry."""
+        return self.dataset.view_key(*view)
+
+    def require_space(self) -> None:
+        """Refuse a folder that cannot hold what is missing, before anything is computed.
+
+        Raises:
+            OSError: it cannot be written, or has too little space.
+        """
+        needed, folder = len(self.missing) * self.entries.entry_bytes, self.entries.store.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise OSError(error.errno, explain(folder, error)) from error
+        if free < needed + SPARE_BYTES:
+            raise OSError(errno.ENOSPC, explain(folder, f"it needs {_size(needed)} and {_size(free)} are free"))
+
+    def run(self, images: Iterable[torch.Tensor], count: int, ask: Callable[[torch.Tensor], object]) -> None:
+        """Compute the entries that are missing, and ask about further images.
+
+        Args:
+            images: (1, H, W) each, that the run will ask about without a view.
+            count: of these images.
+            ask: asks the cached teacher about images (1, 1, H, W), as an evaluation does.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written.
+            FloatingPointError: the teacher gives no finite numbers.
+        """
+        share = self.views[idist.get_rank() :: idist.get_world_size()]
+        mine = self._with_other_pixels(share) if self.check_images else self._without_entry(share)
+        if mine:
+            self._fill_views(mine)
+        self._fill_images(islice(images, idist.get_rank(), None, idist.get_world_size()), count, ask)
+        idist.barrier()
+        self.missing = self._without_entry(self.views) if self.missing or mine else []
+        if self.missing:
+            folder = self.entries.store.folder
+            raise OSError(errno.EIO, f"{len(self.missing)} entries of the cache {folder} vanished while it was filled.")
+        unused = "" if self.entries.teacher.is_loaded else "; the teacher's weights are not loaded"
+        logger.info("teacher cache: complete, %d entries in %s%s", len(self.views), self.entries.store.folder, unused)
+
+    def _without_entry(self, views: Sequence[View]) -> list[View]:
+        """The views without a whole entry."""
+        return [view for view in views if not self.entries.is_there(self.key(view))]
+
+    def _with_other_pixels(self, views: Sequence[View]) -> list[View]:
+        """The views without an entry of their pixels."""
+        self.dataset.fill()
+        missing = [view for view in views if not self.entries.is_of(self.key(view), self.dataset[view]["image"])]
+        store = self.entries.store
+        stale = sum(store.path(self.key(view)).is_file() for view in missing)
+        if stale:
+            logger.warning(
+                "%d entries in %s are of other pixels or damaged: they are computed again.", stale, store.folder
+            )
+        return missing
+
+    def _fill_views(self, missing: Sequence[View]) -> None:
+        show = idist.get_rank() == 0
+        if show:
+            tell(self._plan(len(missing)))
+        with atomic_path(self.entries.store.folder / "about.json") as partial:
+            partial.write_text(json.dumps(self.entries.about, indent=4) + "\n")
+        loader = ViewLoader(self.dataset, batch_size=self.batch_size, sampler=missing, num_workers=self.num_workers)
+        seconds: list[float] = []
+        with Progress("filling the teacher cache", len(missing), "views", show) as progress:
+            for batch in loader:
+                started = time.perf_counter()
+                computed = self._fill_batch(batch)
+                if computed:
+                    seconds.append((time.perf_counter() - started) / computed)
+                if computed and len(seconds) == 2 and show:  # the first pass of a process is slow
+                    tell(self._payback(seconds[-1], len(missing)))
+                progress.update(len(batch["case"]))
+
+    def _fill_images(self, images: Iterable[torch.Tensor], count: int, ask: Callable[[torch.Tensor], object]) -> None:
+        """Ask about images (1, H, W) one by one; ends where nothing can be kept."""
+        share = -(-count // idist.get_world_size())
+        show = idist.get_rank() == 0
+        for image in track(images, "filling the cache for panels and evaluation", share, show=show):
+            ask(image[None].to(self.entries.device))
+            if not self.entries.writable:
+                break
+
+    def _fill_batch(self, batch: Mapping) -> int:
+        """Compute what another run has not done by now; returns how many views that were."""
+        views = list(zip(batch["view"]["index"].tolist(), batch["view"]["number"].tolist()))
+        keys = [self.key(view) for view in views]
+        todo = [i for i, key in enumerate(keys) if not self.entries.is_of(key, batch["image"][i])]
+        if todo:
+            names, keep_features = [batch["case"][i] for i in todo], self.entries.keep_features
+            for i, entry in zip(todo, self.entries.compute(batch["image"][todo], names, keep_features)):
+                self.entries.write(keys[i], entry)
+        return len(todo)
+
+    def _plan(self, missing: int) -> str:
+        total, images = len(self.views), len(self.dataset)
+        kind = "1 view" if total == images else f"{total // images} views"
+        size = _size(total * self.entries.entry_bytes)
+        ranks = " by this process" if idist.get_world_size() > 1 else ""
+        return (
+            f"teacher cache: {images} images, {kind} each, {size}; {missing} of {total} are to be computed{ranks}, once\n"
+            f"teacher cache: {self.entries.store.folder}"
+        )
+
+    def _payback(self, seconds: float, missing: int) -> str:
+        """When the cache has cost less than the teacher in every step."""
+        epochs = missing / len(self.dataset)
+        later = "" if self.num_epochs > epochs else ", and in later runs that share it"
+        return (
+            f"teacher cache: {seconds:.2f} s a view, {duration(missing * seconds)} in all; it pays from epoch "
+            f"{int(epochs) + 1} of {self.num_epochs} on{later}"
+        )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,18 @@
+"""Names of the formats and files of an export. Imports no library, so that the program can list them at once."""
+
+from __future__ import annotations
+
+ALL_FORMATS = "all"
+SAFETENSORS, TORCHSCRIPT, ONNX, ONNX_INT8 = "student.safetensors", "student.ts", "student.onnx", "student_int8.onnx"
+OPENVINO = ("student.xml", "student.bin")
+EXPORT_RECORD = "export.json"
+# by format that can be written: its files, first the one to start; formats may share files
+FILES = {
+    "safetensors": (SAFETENSORS,),
+    "torchscript": (TORCHSCRIPT,),
+    "onnx": (ONNX,),
+    "onnx_int8": (ONNX_INT8,),
+    "openvino": OPENVINO,
+    "openvino_bf16": OPENVINO,
+    "openvino_int8": (ONNX_INT8,),
+}

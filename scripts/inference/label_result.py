@@ -1,0 +1,38 @@
+"""The masks that MONAI Label's writer keeps whole."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from monai.transforms import MapTransform
+
+from .masks import original_shape
+from .outputs import VOLUMES
+
+IMAGE_PATH, EXTENSION = "image_path", "result_extension"  # of the request, in MONAI Label's items
+LOSSY = (".jpg", ".jpeg")
+
+
+class LabelResultd(MapTransform):
+    """Masks as MONAI Label's writer (0.8.5) keeps them whole. Items of other programs are left as they are.
+
+    The writer uses ITK and the format of the image. Two formats would spoil a mask:
+
+    - JPEG changes its values. So PNG is asked for, unless the client wants another format.
+    - A NIfTI image (W, H) loses its position and pixel size. So its mask becomes (W, H, 1).
+
+    Args:
+        keys: uint8 masks in the shape of the stored image, as ToStoredShaped gives them.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        d = dict(data)
+        path = str(d.get(IMAGE_PATH, "")).lower()
+        if path.endswith(LOSSY) and not d.get(EXTENSION):
+            d[EXTENSION] = ".png"
+        for key in self.key_iterator(d):
+            if path.endswith(VOLUMES) and len(original_shape(d[key])) == 2:
+                d[key] = d[key].unsqueeze(-1)  # (W, H) -> (W, H, 1)
+        return d

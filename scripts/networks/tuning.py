@@ -1,0 +1,74 @@
+"""The teacher as a network to train: SAM with a trainable adapter.
+
+Configs name `tunable_teacher` in train_teacher.json; what it writes is read by `teacher::lora_checkpoint`.
+
+Shapes: B batch, C classes, H W pixels of the input.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from .adapters import adapter_state
+from .frozen_teacher import FrozenTeacher
+from .lora import add_lora
+from .teacher import SamTeacher, build_base, count_mask_tokens
+
+
+class TunableTeacher(SamTeacher):
+    """Images in [0, 1] -> logits of their size; other arguments as `SamTeacher`.
+
+    Its best file is the adapter, with the suffix .pth.
+
+    Args:
+        module: what is tuned, see `FrozenTeacher`.
+    """
+
+    best_suffix = ".pth"
+
+    def __init__(self, module: str, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.module = module
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits (B, 1 or C, H, W) of images (B, 1 or 3, H, W) in [0, 1]."""
+        logits = super().forward(image).logits
+        if logits.shape[-2:] == image.shape[-2:]:
+            return logits
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+    def adapter_state(self) -> dict[str, torch.Tensor]:
+        """The tuned weights under an adapter's names."""
+        return adapter_state(self.sam, self.module)
+
+    def best_state(self) -> dict[str, torch.Tensor | str]:
+        """What the flat .pth holds: the tuned weights, and the module's name."""
+        return {**self.adapter_state(), "adaptation_mode": self.module}
+
+
+def tunable_teacher(teacher: FrozenTeacher) -> TunableTeacher:
+    """The teacher that a section `teacher` describes, its adapter new and trainable, all else frozen.
+
+    Its `cache_dir` keeps the embeddings of a frozen image encoder, which pays where the same views come back.
+
+    Args:
+        teacher: the section; it names no adapter.
+
+    Raises:
+        FileNotFoundError: SAM's base file is not there.
+        ValueError: an option does not fit a fine-tuning.
+    """
+    if teacher.adapters:
+        raise ValueError(
+            f"teacher::lora_checkpoint is what fine-tuning writes, got {teacher.adapters[0]}; leave it null in "
+            "train_teacher.json."
+        )
+    if teacher.flips:
+        raise ValueError("teacher::flips is for a frozen teacher; leave it false in train_teacher.json.")
+    options = teacher.options
+    tokens = count_mask_tokens(options["num_classes"], options["mask_tokens"])
+    sam = build_base(options["model_name"], options["img_size"], tokens, teacher.sam_checkpoint)
+    tunable = add_lora(sam, options["module"], options["rank"])
+    arguments = (options["img_size"], options["normalization"], options["mask_tokens"], teacher.cache_dir)
+    return TunableTeacher(options["module"], tunable, *arguments)

@@ -1,0 +1,64 @@
+"""What a run prints when an evaluation ends: a small table, the comparisons by Dice, and where the report is."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.statistics import describe_difference
+from ..metrics import metric_title
+
+WIDTH = 110  # characters of a line
+METRICS = {"dice": 3, "hd95": 1, "hd95_mm": 1, "nsd": 3, "nsd_mm": 3}  # to print, with their decimals
+
+
+def summary_text(report: Mapping[str, Any], path: str | Path) -> str:
+    """The summary as lines of text.
+
+    Args:
+        report: of `findings.compile_report`.
+        path: of report.html.
+    """
+    sentences = [
+        f"{row['arm'].capitalize()}: {describe_difference(row)}"
+        for row in report["comparisons"]
+        if row["metric"] == "dice"
+    ]
+    lines = [line for sentence in sentences for line in textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")]
+    blocks = [summary_table(report), lines, [f"report: {path}"]]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def summary_table(report: Mapping[str, Any]) -> list[str]:
+    """Lines with an arm a column: means of METRICS with their intervals, failures and empty predictions."""
+    arms = report["arms"]
+    if not arms:
+        return []
+    names = [name for name in METRICS if any(name in arm["metrics"] for arm in arms.values())]
+    failed = [failure["arm"] for failure in report["failures"]]
+    rows = [
+        ["mean [95 % interval]", *arms],
+        *(
+            [metric_title(name), *(_interval(name, arm["metrics"].get(name)) for arm in arms.values())]
+            for name in names
+        ),
+        ["failures", *(str(failed.count(arm)) for arm in arms)],
+        ["empty predictions", *(str(arm["counts"].get("empty_prediction", "-")) for arm in arms.values())],
+    ]
+    return _align(rows)
+
+
+def _interval(name: str, summary: Mapping[str, Any] | None) -> str:
+    """Such as "0.860 [0.839, 0.878]"; a dash where an arm lacks the metric."""
+    if summary is None:
+        return "-"
+    mean, low, high = (f"{summary[key]:.{METRICS[name]}f}" for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]

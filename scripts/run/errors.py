@@ -1,0 +1,157 @@
+"""How a program ends that does not end well: one line that says what happened and what to do, and an exit code.
+
+A mistake that a user can mend ends a program with its message alone, without MONAI's chain of tracebacks. Ctrl-C and
+SIGTERM end it with what is kept and the command that goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from ..utils.files import BUNDLE_ROOT
+from ..utils.screen import keep_early_records, show_messages
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTHING_KEPT = "nothing is kept yet"
+_advice: list[Callable[[], str]] = []  # of the blocks that are running, the innermost last
+
+
+def is_command_line() -> bool:
+    """Whether this process is `python -m monai.bundle`."""
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def prepare_command_line() -> None:
+    """Let `python -m monai.bundle` end with one line, on a user's mistake and on Ctrl-C; nothing in other programs."""
+    if not is_command_line():
+        return
+    keep_early_records()
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _brief_excepthook
+    handle_signals()
+
+
+def _brief_excepthook(kind: type, error: BaseException, traceback: TracebackType | None) -> None:
+    cause = find_user_error(error)
+    if cause is None:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    logger.debug("the run ended", exc_info=(kind, error, traceback))
+    print(f"error: {cause}", file=sys.stderr)
+
+
+def find_user_error(error: BaseException | None) -> BaseException | None:
+    """The first in MONAI's chain of causes that a user can mend, see `is_user_error`; None where there is none."""
+    while error is not None and not is_user_error(error):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether this bundle's own code raised it about something that a user can change."""
+    if not isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return False
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return False
+    parents = Path(traceback.tb_frame.f_code.co_filename).resolve().parents
+    return BUNDLE_ROOT / "scripts" in parents or BUNDLE_ROOT / "eval" in parents
+
+
+def run_program(name: str, work: Callable[[], int], kept: str = "") -> int:
+    """Run one of the bundle's programs; its exit code, 1 after a message on stderr.
+
+    Args:
+        name: of the program, for the message.
+        work: does it all and returns the exit code.
+        kept: what Ctrl-C leaves behind, where the same command goes on from it; "" where there is nothing.
+    """
+    show_messages()
+    keep_early_records()
+    former = handle_signals()
+    try:
+        with stopping(lambda: f"{kept or NOTHING_KEPT}; {'go on' if kept else 'start again'} with: {this_command()}"):
+            return work()
+    except Exception as error:
+        cause = find_user_error(error)
+        if cause is None:
+            raise
+        print(f"{name}: {cause}", file=sys.stderr)
+        return 1
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stopping(advice: Callable[[], str]) -> Iterator[None]:
+    """A block in which Ctrl-C and SIGTERM print this advice.
+
+    Args:
+        advice: what is kept and how to go on, asked when the signal comes.
+    """
+    _advice.append(advice)
+    try:
+        yield
+    finally:
+        _advice.remove(advice)
+
+
+def handle_signals() -> dict[signal.Signals, signal._HANDLER]:
+    """Let Ctrl-C and SIGTERM end this process with one line and exit code 130 or 143; the handlers that were there.
+
+    A process that torchrun has started keeps its own: torchrun stops all of them, and says so.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return {}
+    try:
+        return {number: signal.signal(number, partial(_stop, os.getpid())) for number in SIGNALS}
+    except ValueError:  # not in the main thread, which alone gets signals
+        return {}
+
+
+def _stop(owner: int, number: int, frame: FrameType | None) -> None:
+    if os.getpid() != owner:  # a forked worker: its parent speaks
+        os._exit(128 + number)
+    signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends at once
+    advice = _advice[-1]() if _advice else f"{NOTHING_KEPT}; start again with: {this_command()}"
+    os.write(sys.__stderr__.fileno(), f"\nstopped: {advice}\n".encode())  # print could be interrupted in itself
+    raise SystemExit(128 + number)
+
+
+def this_command(**changes: str) -> str:
+    """The command line that started this process, such as python -m monai.bundle run training ...
+
+    Args:
+        changes: options to set, with "__" for "::", such as training__resume="logs/...".
+    """
+    names = {f"--{name.replace('__', '::')}": value for name, value in changes.items()}
+    words, arguments = [], list(sys.argv[1:])
+    while arguments:
+        word = arguments.pop(0)
+        if word.partition("=")[0].replace("#", "::") not in names:
+            words.append(word)
+        elif "=" not in word and arguments:
+            arguments.pop(0)
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
+    return shlex.join([_python(), *program, *words, *(word for pair in names.items() for word in pair)])
+
+
+def _python() -> str:
+    """What a user has to type to start this Python."""
+    return "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)

@@ -1,0 +1,37 @@
+"""What is measured of every case: names, seeds, sizes."""
+
+import torch
+from evaluation.stand_ins import Teacher, Threshold, cases
+
+from scripts.evaluation.evaluate import Arm, evaluate, predict
+
+
+def test_cases_are_named_below_the_folder_that_they_share():
+    items = cases(2)
+    for i, item in enumerate(items):
+        item["case"] = f"/data/set/images/{'ab'[i]}/{i}.png"
+    measured = evaluate(items, [Arm("student", Threshold(), 32)], 2)
+    assert [row["case"] for row in measured.rows] == ["a/0.png", "b/1.png"]
+    assert evaluate(items[:1], [Arm("student", Threshold(), 32)], 2).rows[0]["case"] == "0.png"
+
+
+def test_several_seeds_of_an_arm_are_rows_of_their_own():
+    arms = [Arm("student", Threshold(level), 32, seed) for seed, level in enumerate((0.5, 2.0))]
+    measured = evaluate(cases(2), arms, 2)
+    assert [(row["arm"], row["seed"]) for row in measured.rows] == [("student", 0)] * 2 + [("student", 1)] * 2
+    assert measured.summary["student", 0]["dice"] > 0.9
+    assert measured.summary["student", 1]["dice"] == 0
+    assert list(measured.reliability) == ["student"]
+
+
+def test_predict_returns_logits_of_the_original_size():
+    logits = predict(Teacher().eval(), torch.rand(1, 50, 30), 32, "cpu")
+    assert logits.shape == (1, 50, 30)
+    assert logits.dtype == torch.float32
+
+
+def test_images_reach_the_network_in_its_size_and_come_back_in_theirs():
+    network = Threshold()
+    measured = evaluate(cases(1), [Arm("student", network, 32)], 2)
+    assert network.sizes == [(1, 1, 32, 32)]
+    assert measured.rows[0]["label_area"] == 16 * 30
