@@ -1,0 +1,5 @@
+"""Programs that measure: what a distillation brings and what it costs.
+
+compare and preflight judge a student and its teacher, recipes the parts of the loss, benchmark the cost, federated a
+training over many sites; publish and card write the figures that are shared. They use scripts/, which never uses them.
+"""

@@ -171,7 +171,7 @@ def check_plan(plan: Plan) -> None:
     """Look at the configuration of every arm before the first is trained: ids, values, loss, the teacher's files.
 
     Raises:
-        Exception: MONAI's around the ValueError or OSError, see `report_error`.
+        Exception: MONAI's around the ValueError or OSError, see `find_user_error`.
     """
     given = plan.given_teacher()
     for arm in OVERLAYS:

@@ -16,7 +16,8 @@ from typing import Any
 
 from scripts.utils.options import ARMS, CONTROL, STUDENT, TEACHER
 
-from .command_line import report_error
+from .command_line import run_program
+from .publish import read_json
 
 COUNTS = {"empty_prediction": "empty predictions", "one_empty": "exactly one mask empty"}  # of a class
 LENGTHS = ("hd95", "hd95_mm")  # in pixels or mm, one digit
@@ -32,22 +33,21 @@ def main(arguments: list[str] | None = None) -> int:
         "reports", type=Path, nargs="+", help="report.json of a comparison, or its copy in eval/results"
     )
     options = parser.parse_args(arguments)
-    from .publish import read_json  # imports torch, which --help can do without
+    return run_program("card", lambda: _print(options.reports))
 
-    try:
-        reports = {path.stem: read_json(path, "the report of a finished comparison") for path in options.reports}
-        report = next(iter(reports.values()))
-        parts = [metric_table(report), difference_lines(report), subgroup_table(report), calibration_lines(report)]
-        parts += [overview(reports)] if len(reports) > 1 else []
-    except Exception as error:
-        return report_error("card", error)
+
+def _print(paths: Sequence[Path]) -> int:
+    reports = {path.stem: read_json(path, "the report of a finished comparison") for path in paths}
+    report = next(iter(reports.values()))
+    parts = [metric_table(report), difference_lines(report), subgroup_table(report), calibration_lines(report)]
+    parts += [overview(reports)] if len(reports) > 1 else []
     print("\n\n".join("\n".join(lines) for lines in parts if lines))
     return 0
 
 
 def metric_table(report: Mapping[str, Any]) -> list[str]:
     """Markdown: a row a metric with its interval, Dice of each class, and empty masks; a column an arm."""
-    from scripts.metrics import METRICS
+    from scripts.metrics import METRICS  # imports torch, which --help can do without
 
     arms = [arm for arm in ARMS if arm in report["arms"]]
     if not arms:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ast
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.run.errors import find_user_error, run_program
-from scripts.utils.files import BUNDLE_ROOT
+from scripts.run.errors import run_program
+from scripts.utils.files import CONFIGS
 
-__all__ = ["CONFIGS", "parse_overrides", "parse_run", "report_error", "run_program"]
-
-CONFIGS = BUNDLE_ROOT / "configs"
+__all__ = ["CONFIGS", "parse_overrides", "parse_run", "run_program"]
 
 
 def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -54,12 +51,3 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             overrides[name.removeprefix("--")] = text
     return overrides
-
-
-def report_error(program: str, error: Exception) -> int:
-    """Print what a user can mend and return 1; any other error is raised again."""
-    cause = find_user_error(error)
-    if cause is None:
-        raise error
-    print(f"{program}: {cause}", file=sys.stderr)
-    return 1

@@ -38,7 +38,7 @@ def convert_adapter(source: Path, target: Path, half: bool = False) -> Adapter:
     """
     # imported here, so that --help answers without torch
     from .networks.adapters import PEFT_WEIGHTS, read_adapter, save_checkpoint_file, save_peft_adapter
-    from .networks.lora import DECODER_ONLY
+    from .networks.lora_names import DECODER_ONLY
 
     _check_paths(source, target, source.is_dir() or source.name == PEFT_WEIGHTS, half)
     adapter = read_adapter(source, "SOURCE")

@@ -167,14 +167,15 @@ def run_training(
         evaluator: its key metric decides on early stopping.
         num_epochs: passes over the training list. [1 or more]
         lr: learning rate of AdamW, of the last layer. [above 0]
-        warmup_epochs: of linear warm-up. [0 to below num_epochs]
-        batch_size: images an iteration; of several ranks each takes as many. [1 or more]
-        num_workers: data-loading processes, at most the machine's cores. [0 or more]
+        warmup_epochs: epochs in which the learning rate rises to lr. [0 to below num_epochs]
+        batch_size: images in a training step; with several processes each takes as many. [1 or more]
+        num_workers: processes that load images, at most one a core. [0 or more]
         patience: early stopping after this many validations without a better Dice; 0 never stops early. [0 or more]
-        ema_decay: of the averaged weights that are validated and kept; 0 keeps the weights as they are. [0 to below 1]
-        seed: of the weights, the order of the images and their augmentation.
-        resume: run folder or checkpoint that this run goes on from.
-        val_interval: epochs between validations.
+        ema_decay: decay of the running average of the weights, which is validated and kept; 0 keeps the last weights.
+            [0 to below 1]
+        seed: of new weights, the order of the images and their augmentation. [0 or more]
+        resume: run folder or checkpoint from which this run goes on. [path, null]
+        val_interval: epochs between validations. [1 to num_epochs]
         run_folder: where the run writes.
         final_evaluation: called with the best weights in the network when the training is over; None leaves it out.
         on_completion: called last; None calls nothing.

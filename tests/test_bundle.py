@@ -10,21 +10,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, TINY_STUDENT, run, workflow
+from conftest import CONFIGS, ROOT, TINY, run, workflow
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
-OVERLAYS = ["train_teacher.json", "train_student.json", "evaluate.json", "quickstart.json"]
-# initialized by tests of their own
-OTHER_OVERLAYS = [
-    *("shared_teacher.json", "from_scratch.json", "train_further.json", "mlflow.json", "wandb.json"),
-    *("multi_gpu_train.json", "multi_gpu_evaluate.json", "federated.json"),
-]
-CONFIG_NAMES = ["train.json", "inference.json", *OVERLAYS, *OTHER_OVERLAYS]
-WIRING = {"on_completion"}  # of a user section, but for overlays
+from scripts.networks.tinyusfm import TinyUSFMSeg
+
 READMES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -35,12 +30,12 @@ def test_training_has_every_property_of_a_monai_workflow(overrides):
     flow = workflow(overrides)
     flow.initialize()
     assert flow.check_properties() == []
-    assert flow.network_def is flow.trainer.network and flow.val_interval == 1 and flow.max_epochs == 2
+    assert flow.network_def is flow.trainer.network
+    assert flow.val_interval == 1
+    assert flow.max_epochs == 2
 
 
 def test_inference_has_every_property_of_a_monai_workflow(phantoms, tmp_path):
-    from scripts.networks.tinyusfm import TinyUSFMSeg
-
     torch.save(TinyUSFMSeg().state_dict(), tmp_path / "model.pt")
     flow = ConfigWorkflow(
         config_file=str(CONFIGS / "inference.json"),
@@ -57,12 +52,20 @@ def test_inference_has_every_property_of_a_monai_workflow(phantoms, tmp_path):
     assert not (tmp_path / "masks").exists()
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", ["train_teacher.json", "train_student.json", "quickstart.json"])
 def test_overlay_initializes(overrides, overlay):
-    run_id = "evaluating" if overlay == "evaluate.json" else "training"
-    flow = workflow(overrides, overlay, run_id=run_id)
+    flow = workflow(overrides, overlay)
     flow.initialize()
-    assert run_id in flow.parser and "run" in flow.parser
+    assert "training" in flow.parser
+    assert "run" in flow.parser
+
+
+def test_evaluation_initializes(overrides, tmp_path):
+    torch.save(TinyUSFMSeg(img_size=64, **TINY).state_dict(), tmp_path / "student.pt")
+    overrides["student::checkpoint"] = str(tmp_path / "student.pt")
+    flow = workflow(overrides, "evaluate.json", run_id="evaluating")
+    flow.initialize()
+    assert "evaluating" in flow.parser
 
 
 @pytest.mark.parametrize("run_id", ["training", "run"])
@@ -92,7 +95,8 @@ def test_tracking_with_mlflow_records_the_run(overrides, tmp_path):
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'tracked' / 'mlruns.db'}")
     (experiment,) = [e for e in client.search_experiments() if e.name == "monai_experiment"]
     (record,) = client.search_runs([experiment.experiment_id])
-    assert record.info.run_name == "tiny" and "train_loss" in record.data.metrics
+    assert record.info.run_name == "tiny"
+    assert "train_loss" in record.data.metrics
 
 
 # metadata
@@ -135,55 +139,16 @@ def test_network_has_the_shapes_of_the_metadata():
 # files
 
 
-def texts(content) -> list[str]:
-    """All strings of a JSON value, without the address that identifies the metadata schema."""
-    if isinstance(content, dict):
-        return [text for key, value in content.items() if key != "schema" for text in (key, *texts(value))]
-    if isinstance(content, list):
-        return [text for value in content for text in texts(value)]
-    return [content] if isinstance(content, str) else []
-
-
-@pytest.mark.parametrize("name", [*CONFIG_NAMES, "metadata.json"])
-def test_config_names_no_address_and_no_absolute_path(name):
-    for text in texts(json.loads((CONFIGS / name).read_text())):
-        assert not re.search(r"\w+://|\bwww\.|\.(com|io|co|net)\b", text), text
-        assert not re.search(r"(^|[\s'\"])(~|[A-Z]:\\|/(home|root|work|tmp|mnt|data|opt|usr|var)\b)", text), text
-        assert not text.startswith("/"), text
-
-
-@pytest.mark.parametrize("name", CONFIG_NAMES)
-def test_config_says_what_it_is_for(name):
-    content = json.loads((CONFIGS / name).read_text())
-    assert next(iter(content)) == "_desc_" and len(content["_desc_"]) > 20
-
-
-@pytest.mark.parametrize("name", CONFIG_NAMES)
-def test_expressions_are_short(name):
-    for text in texts(json.loads((CONFIGS / name).read_text())):
-        assert not text.startswith("$") or (len(text) <= 60 and "lambda" not in text and "environ" not in text), text
-
-
-def test_standing_configs_need_no_other_file_and_overlays_hold_no_setup():
-    for name in CONFIG_NAMES:
-        content = json.loads((CONFIGS / name).read_text())
-        assert ("bundle_root" in content and "initialize" in content) == (name in ("train.json", "inference.json"))
-        assert not [text for text in texts(content) if text.startswith("%") and ".json" in text]
-
-
 def test_logging_configuration_loads():
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
         logging.config.fileConfig(CONFIGS / "logging.conf", disable_existing_loggers=False)
-        assert root.level == logging.INFO and isinstance(root.handlers[0], logging.StreamHandler)
+        assert root.level == logging.INFO
+        assert isinstance(root.handlers[0], logging.StreamHandler)
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-
-
-def test_every_config_is_known():
-    assert sorted(path.name for path in CONFIGS.glob("*.json")) == sorted([*CONFIG_NAMES, "metadata.json"])
 
 
 @pytest.mark.parametrize(
@@ -233,49 +198,43 @@ def test_command_of_a_readme_is_accepted(words, monkeypatch):
     assert run_id in flow.parser
 
 
-@pytest.mark.parametrize("name", ["scripts.make_datalist", "scripts.export.check", "scripts.share.bundle"])
+def module_of(program: str) -> ModuleType:
+    """What `python -m` runs of it."""
+    module = importlib.import_module(program)
+    return importlib.import_module(f"{program}.__main__") if hasattr(module, "__path__") else module
+
+
+@pytest.mark.parametrize(
+    "name", ["scripts.make_datalist", "scripts.export", "scripts.share", "scripts.convert_adapter"]
+)
 def test_options_of_a_program_in_a_readme_exist(name):
     found = commands(name)
     assert found
     for words in found:
-        importlib.import_module(name)._parser().parse_args(words[1:])
+        module_of(name)._parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize(
-    "name", ["eval.compare", "eval.preflight", "eval.publish", "eval.benchmark.__main__", "eval.recipes"]
-)
-def test_options_of_a_measuring_program_in_a_readme_exist(name, capsys):
+@pytest.mark.parametrize("name", ["eval.compare", "eval.preflight", "eval.publish", "eval.benchmark", "eval.recipes"])
+def test_options_of_a_measuring_program_in_a_readme_exist(name):
     found = commands(name)
     assert found
     for words in found:
-        importlib.import_module(name)._parse(words[1:])
+        module_of(name)._parse(words[1:])
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.stem)
 def test_overrides_that_a_readme_names_exist(path):
     # train.json last: overlays hold whole sections under their own names, and single keys with "::"
-    names = [*OTHER_OVERLAYS, "train.json"]
-    config = {key: value for name in names for key, value in json.loads((CONFIGS / name).read_text()).items()}
-    text = path.read_text()
-    overrides = [name.split("::") for name in re.findall(r"--(\w+(?:::\w+)+)", text)]
-    rows = re.findall(r"^\| `(\w+)` \| (`.*) \|$", text, re.M)
-    overrides += [[section, key] for section, keys in rows if section in config for key in re.findall(r"`(\w+)`", keys)]
+    standing = [CONFIGS / name for name in ("inference.json", "metadata.json", "train.json")]
+    names = [*sorted({*CONFIGS.glob("*.json")} - {*standing}), CONFIGS / "train.json"]
+    config = {key: value for name in names for key, value in json.loads(name.read_text()).items()}
+    overrides = [name.split("::") for name in re.findall(r"--(\w+(?:::\w+)+)", path.read_text())]
     for keys in overrides:
         content = config
         for key in keys:
+            assert isinstance(content, dict), "::".join(keys)
             assert key in content, "::".join(keys)
             content = content[key]
-
-
-def test_readme_lists_every_key_of_a_user_section():
-    config = json.loads((CONFIGS / "train.json").read_text())
-    rows = dict(re.findall(r"^\| `(\w+)` \| (`.*) \|$", (ROOT / "README.md").read_text(), re.M))
-    for section in ("data", "teacher", "student", "distillation", "augmentation", "training", "hardware"):
-        listed = set(re.findall(r"`(\w+)`", rows[section]))
-        own = {
-            key for key, value in config[section].items() if key[0] != "_" and not str(value).startswith("@")
-        } - WIRING
-        assert own == listed, section
 
 
 # elsewhere
@@ -289,7 +248,6 @@ def test_copied_bundle_trains_from_another_working_directory(overrides, tmp_path
     elsewhere.mkdir()
     ours = ("bundle_root", "run_folder::root", "model_file")
     overlay = {key: value for key, value in overrides.items() if key not in ours}
-    overlay["network_def"] = {**TINY_STUDENT, "_requires_": "$sys.path.insert(1, @bundle_root)"}
     (elsewhere / "tiny.json").write_text(json.dumps(overlay))
     command = [
         sys.executable,
@@ -308,6 +266,8 @@ def test_copied_bundle_trains_from_another_working_directory(overrides, tmp_path
     result = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     run_folder = copy / "logs" / "distillation" / "phantoms" / "run"
-    assert (run_folder / "test_results.txt").is_file() and (copy / "models" / "model.pt").is_file()
+    assert (run_folder / "test_results.txt").is_file()
+    assert (copy / "models" / "model.pt").is_file()
     assert [path.name for path in elsewhere.iterdir()] == ["tiny.json"]
-    assert f"run folder: {run_folder}" in result.stdout and str(ROOT) not in result.stdout
+    assert f"run folder: {run_folder}" in result.stdout
+    assert str(ROOT) not in result.stdout

@@ -17,7 +17,8 @@ from scripts.networks.adapters import (
     save_checkpoint_file,
     save_peft_adapter,
 )
-from scripts.networks.lora import DECODER_ONLY, ENCODER, FULL, add_lora, split_qkv
+from scripts.networks.lora import add_lora, split_qkv
+from scripts.networks.lora_names import DECODER_ONLY, ENCODER, FULL
 from scripts.networks.sam import build_sam
 
 

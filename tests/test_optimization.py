@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from scripts.losses import DistillationLoss
+from scripts.losses import distillation_loss
 from scripts.networks.tinyusfm import TinyUSFMSeg
 from scripts.optimization import build_optimizer, warmup_polynomial
 
@@ -54,12 +54,14 @@ def test_every_trainable_parameter_is_optimized_once_and_no_frozen_one(student):
 
 
 def test_feature_adapter_trains_at_the_full_rate(student):
-    loss = DistillationLoss(gamma=0.1, student_channels=6)
+    loss = distillation_loss(gamma=0.1, student_channels=6)
     groups = groups_by_name(
         build_optimizer(student, lr=1e-3, loss=loss, weight_decay=0.05, layer_decay=0.8), student, loss
     )
-    assert groups["adapter.0.weight"]["lr"] == 1e-3 and groups["adapter.0.weight"]["weight_decay"] == 0.05
-    assert groups["adapter.1.bias"]["lr"] == 1e-3 and groups["adapter.1.bias"]["weight_decay"] == 0.0
+    weight, bias = (groups[f"terms.feature.adapter.{name}"] for name in ("0.weight", "1.bias"))
+    assert weight["lr"] == bias["lr"] == 1e-3
+    assert weight["weight_decay"] == 0.05
+    assert bias["weight_decay"] == 0.0
 
 
 def test_without_decay_the_network_needs_no_layers():

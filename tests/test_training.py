@@ -1,58 +1,74 @@
 """The three trainings, run whole on phantoms with tiny networks."""
 
-import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_STUDENT, root_cause, run, workflow
+from conftest import CONFIGS, ROOT, TINY, root_cause, run, workflow
 from ignite.engine import Events
+from monai.engines import IterationEvents, SupervisedTrainer
 from PIL import Image
+from torch import nn
 
-from scripts.cache.cached_teacher import teacher_key
-from scripts.networks.teacher import build_teacher, store_in_bf16
-from scripts.networks.weights import fingerprint
+from scripts.loss_terms import Batch
+from scripts.losses import task_loss
+from scripts.networks.frozen_teacher import FrozenTeacher
+from scripts.networks.student import TEST_SIZE
+from scripts.networks.tuning import tunable_teacher
+from scripts.run.history import read_history
+from scripts.trainer import DistillationTrainer
+from scripts.utils.digests import weights_digest
+
+STUDENT = {  # a network_def that single arguments of the tiny student can be changed in
+    "_target_": "scripts.networks.tinyusfm.TinyUSFMSeg",
+    "num_classes": "@data::num_classes",
+    "img_size": "@data::img_size",
+    **TINY,
+}
 
 
-def read_history(run_folder) -> list[dict]:
-    with open(run_folder / "history.csv", newline="") as file:
-        return list(csv.DictReader(file))
+def overrides_in(path: Path, request) -> dict:
+    """The overrides of conftest.py for a run below `path` that several tests share."""
+    phantoms, sam, lora = (request.getfixturevalue(name) for name in ("phantoms", "sam_checkpoint", "lora_checkpoint"))
+    return {
+        "bundle_root": str(ROOT),
+        "run_folder::root": str(path / "logs"),
+        "run_folder::timestamp": "run",
+        "model_file": str(path / "model.pt"),
+        "data::dataset_dir": str(phantoms),
+        "data::img_size": 64,
+        "teacher::model_name": "vit_test",
+        "teacher::img_size": 64,
+        "teacher::sam_checkpoint": str(sam),
+        "teacher::lora_checkpoint": str(lora),
+        "teacher::cache_dir": str(path / "cache"),
+        "student::model_name": TEST_SIZE,
+        "training::num_epochs": 1,
+        "training::warmup_epochs": 0,
+        "training::batch_size": 3,
+        "training::num_workers": 0,
+        "hardware::gpu_ids": [],
+    }
 
 
 @pytest.fixture(scope="module")
 def distilled(request, tmp_path_factory):
     """One distillation of 20 epochs, which several tests look at."""
     path = tmp_path_factory.mktemp("distilled")
-    phantoms, sam, lora = (request.getfixturevalue(name) for name in ("phantoms", "sam_checkpoint", "lora_checkpoint"))
-    flow = run(
-        {
-            "bundle_root": str(ROOT),
-            "run_folder::root": str(path / "logs"),
-            "run_folder::timestamp": "run",
-            "model_file": str(path / "model.pt"),
-            "data::dataset_dir": str(phantoms),
-            "data::img_size": 64,
-            "teacher::model_name": "vit_test",
-            "teacher::img_size": 64,
-            "teacher::sam_checkpoint": str(sam),
-            "teacher::lora_checkpoint": str(lora),
-            "network_def": TINY_STUDENT,
-            "training::num_epochs": 20,
-            "training::warmup_epochs": 1,
-            "training::batch_size": 3,
-            "training::num_workers": 0,
-            "training::lr": 5e-3,
-            "distillation::gamma": 0.1,
-            "distillation::student_channels": 6,
-            "distillation::mode": "replay",
-            "distillation::views": 3,
-            "teacher::cache_dir": str(path / "cache"),
-            "hardware::gpu_ids": [],
-        }
-    )
+    changes = {
+        "training::num_epochs": 20,
+        "training::warmup_epochs": 1,
+        "training::lr": 5e-3,
+        "distillation::gamma": 0.1,
+        "distillation::student_channels": 6,
+        "distillation::mode": "replay",
+        "distillation::views": 3,
+    }
+    flow = run({**overrides_in(path, request), **changes})
     return flow, path / "logs" / "phantoms" / "run", path
 
 
@@ -75,34 +91,34 @@ def test_loss_falls_and_terms_are_logged_apart(distilled):
     assert len(history) == 20
     assert {"task", "distill", "feature", "val_mean_dice", "lr"} <= set(history[0])
     for term in ("loss", "task", "feature"):
-        assert float(history[-1][term]) < 0.9 * float(history[0][term])
-    assert all(float(row["distill"]) > 0 for row in history)
+        assert history[-1][term] < 0.9 * history[0][term]
+    assert all(row["distill"] > 0 for row in history)
 
 
 def test_from_scratch_learns_the_embedding_with_the_backbone_and_asks_the_teacher_once_an_image(overrides, run_folder):
-    flow = run(
-        {
-            **overrides,
-            "distillation::student_channels": TINY_STUDENT["embed_dim"],
-            "training::num_epochs": 15,
-            "training::lr": 5e-3,
-            "final_evaluation": None,
-        },
-        "from_scratch.json",
-    )
+    changes = {
+        "distillation::student_channels": TINY["embed_dim"],
+        "training::num_epochs": 15,
+        "training::lr": 5e-3,
+        "final_evaluation": None,
+    }
+    parser = run({**overrides, **changes}, "from_scratch.json").parser
     history = read_history(run_folder)
-    assert float(history[-1]["feature"]) < 0.9 * float(history[0]["feature"])
-    assert len(flow.parser.get_parsed_content("frozen_teacher").views) == len(
-        flow.parser.get_parsed_content("data").training
-    )
-    loss = flow.parser.get_parsed_content("loss")
+    assert history[-1]["feature"] < 0.9 * history[0]["feature"]
+    assert all(row["cwd"] > 0 for row in history)
+    views, data = parser.get_parsed_content("cached_teacher").filling.views, parser.get_parsed_content("data")
+    assert len(views) == len(data.training)
+    loss = parser.get_parsed_content("loss")
     assert loss.student_features == "backbone"
-    assert loss.adapter[0].in_channels == TINY_STUDENT["embed_dim"]
+    assert loss.terms["feature"].adapter[0].in_channels == TINY["embed_dim"]
     assert loss.whiten
 
 
-def test_control_takes_from_scratch_below_its_own_overlay(overrides):
-    flow = workflow({**overrides, "distillation::student_channels": 24}, "from_scratch.json", "train_student.json")
+@pytest.mark.parametrize(
+    "overlays", [("from_scratch.json", "train_student.json"), ("train_student.json", "from_scratch.json")]
+)
+def test_control_takes_from_scratch_below_or_above_its_own_overlay(overrides, overlays):
+    flow = workflow(overrides, *overlays)
     flow.initialize()
     assert flow.trainer.teacher is None
     assert flow.parser.get_parsed_content("loss").student_features is None
@@ -111,32 +127,35 @@ def test_control_takes_from_scratch_below_its_own_overlay(overrides):
 
 
 def test_further_training_shifts_the_views_and_has_channel_wise_distillation(overrides, run_folder):
-    own = {
-        "distillation::student_channels": TINY_STUDENT["embed_dim"],
-        "training::num_epochs": 1,
-        "final_evaluation": None,
-    }
-    flow = run({**overrides, **own}, "from_scratch.json", "train_further.json")
+    changes = {"distillation::student_channels": TINY["embed_dim"], "training::num_epochs": 1, "final_evaluation": None}
+    flow = run({**overrides, **changes}, "train_further.json")
     assert flow.parser.get_parsed_content("augmentation").transforms[0].shift_fraction == 0.1
-    assert float(read_history(run_folder)[0]["cwd"]) > 0
-    assert float(read_history(run_folder)[0]["feature"]) > 0
+    (row,) = read_history(run_folder)
+    assert row["cwd"] > 0
+    assert row["feature"] > 0
+
+
+def test_further_training_has_the_loss_of_from_scratch():
+    overlays = [json.loads((CONFIGS / name).read_text()) for name in ("from_scratch.json", "train_further.json")]
+    losses = [{key: value for key, value in overlay.items() if "distillation" in key} for overlay in overlays]
+    assert losses[0] == losses[1]
 
 
 def test_published_model_is_the_best_student_without_teacher_or_adapter(distilled):
     flow, folder, path = distilled
     state = torch.load(path / "model.pt", weights_only=True)
     assert set(state) == set(flow.parser.get_parsed_content("network").state_dict())
-    assert fingerprint(state) == fingerprint(torch.load(next((folder / "models").glob("best_*")), weights_only=True))
+    assert weights_digest(state) == weights_digest(
+        torch.load(next((folder / "models").glob("best_*")), weights_only=True)
+    )
 
 
 def test_teacher_is_bit_identical_after_training(distilled, sam_checkpoint, lora_checkpoint):
     used = distilled[0].parser.get_parsed_content("teacher")
-    fresh = build_teacher(
+    fresh = FrozenTeacher(
         "vit_test", img_size=64, sam_checkpoint=str(sam_checkpoint), lora_checkpoint=str(lora_checkpoint)
     )
-    if used.resolved_precision == "bf16":
-        store_in_bf16(fresh)
-    assert fingerprint(used.members[0].state_dict()) == fingerprint(fresh.state_dict())
+    assert weights_digest(used.members[0].state_dict()) == weights_digest(fresh.load()[0].state_dict())
     assert not any(p.requires_grad for p in used.parameters())
     assert not used.training
 
@@ -160,6 +179,10 @@ def test_panels_are_pictures(distilled):
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name not in ("seconds", "data_wait")} for row in rows]
+
+
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])
 def test_resumed_run_equals_the_whole_run(overrides, run_folder, ema_decay):
     overrides |= {"training::num_epochs": 3, "training::ema_decay": ema_decay}
@@ -178,27 +201,22 @@ def test_resumed_run_equals_the_whole_run(overrides, run_folder, ema_decay):
     run({**overrides, "training::resume": str(stopped)})
     resumed = torch.load(stopped / "models" / "last.pt", weights_only=True)
     for name in ("network", "average") if ema_decay else ("network",):
-        assert fingerprint(resumed[name]) == fingerprint(whole[name])
+        assert weights_digest(resumed[name]) == weights_digest(whole[name])
     assert resumed["progress"] == whole["progress"]
     assert ("average" in whole) == (ema_decay > 0)
-    rows = [{k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(stopped)]
-    assert rows == [
-        {k: v for k, v in row.items() if k not in ("seconds", "data_wait")} for row in read_history(run_folder)
-    ]
+    assert without_times(read_history(stopped)) == without_times(read_history(run_folder))
 
 
 def test_averaged_weights_are_validated_kept_and_evaluated(overrides, run_folder):
     flow = run({**overrides, "training::num_epochs": 1, "training::ema_decay": 0.9})
     last = torch.load(run_folder / "models" / "last.pt", weights_only=True)
     best = torch.load(next((run_folder / "models").glob("best_*")), weights_only=True)
-    assert fingerprint(best) == fingerprint(last["average"]) != fingerprint(last["network"])
-    evaluator, average = (
-        flow.parser.get_parsed_content("validate::evaluator"),
-        flow.parser.get_parsed_content("average"),
-    )
+    assert weights_digest(best) == weights_digest(last["average"]) != weights_digest(last["network"])
+    names = ("validate::evaluator", "train::average")
+    evaluator, average = (flow.parser.get_parsed_content(name) for name in names)
     assert evaluator.network is average.network is not flow.parser.get_parsed_content("network")
     # the final evaluation's
-    assert fingerprint(flow.parser.get_parsed_content("network").state_dict()) == fingerprint(best)
+    assert weights_digest(flow.parser.get_parsed_content("network").state_dict()) == weights_digest(best)
 
 
 def test_finished_run_cannot_be_resumed_without_more_epochs(overrides, run_folder):
@@ -206,6 +224,42 @@ def test_finished_run_cannot_be_resumed_without_more_epochs(overrides, run_folde
     with pytest.raises(Exception) as error:
         run({**overrides, "training::resume": str(run_folder)})
     assert "has completed 2 epochs of 2; pass a higher --training::num_epochs" in str(root_cause(error.value))
+
+
+def test_finished_run_without_its_final_evaluation_is_resumed_to_evaluate_alone(overrides, run_folder):
+    """Its machine was switched off during the evaluation."""
+    run(overrides)
+    results = (run_folder / "test_results.txt").read_text()
+    last = torch.load(run_folder / "models" / "last.pt", weights_only=True)
+    rows = read_history(run_folder)
+    for name in ("test_results.txt", "metrics.csv"):
+        (run_folder / name).unlink()
+    flow = run({**overrides, "training::resume": str(run_folder)})
+    assert flow.trainer.state.epoch == 2
+    assert read_history(run_folder) == rows
+    again = torch.load(run_folder / "models" / "last.pt", weights_only=True)
+    assert weights_digest(again["network"]) == weights_digest(last["network"])
+    assert (run_folder / "metrics.csv").is_file()
+    assert (run_folder / "test_results.txt").read_text() == results
+
+
+def test_finished_run_that_has_no_evaluation_cannot_be_resumed(overrides, run_folder):
+    run({**overrides, "final_evaluation": None}, "train_student.json")
+    with pytest.raises(Exception) as error:
+        run({**overrides, "final_evaluation": None, "training::resume": str(run_folder)}, "train_student.json")
+    assert "has completed 2 epochs of 2" in str(root_cause(error.value))
+
+
+def test_run_that_version_0_5_0_began_goes_on(overrides, run_folder):
+    overrides |= {"distillation::gamma": 0.1, "distillation::student_channels": 6, "final_evaluation": None}
+    run({**overrides, "training::num_epochs": 1})
+    last = run_folder / "models" / "last.pt"
+    content = torch.load(last, weights_only=True)
+    assert all(name.startswith("terms.feature.adapter.") for name in content["loss"])
+    content["loss"] = {name.removeprefix("terms.feature."): tensor for name, tensor in content["loss"].items()}
+    torch.save(content, last)
+    run({**overrides, "training::resume": str(run_folder)})
+    assert [row["epoch"] for row in read_history(run_folder)] == [1, 2]
 
 
 def test_run_resumed_with_other_values_is_refused_and_nothing_is_written(overrides, run_folder):
@@ -217,7 +271,7 @@ def test_run_resumed_with_other_values_is_refused_and_nothing_is_written(overrid
     resumed = {**overrides, "training::resume": str(run_folder)}
     refused = {
         "training::lr was 0.0001 and is 0.01": {"training::lr": 0.01},
-        r"the network in .*last.pt does not fit": {"network_def::channels": 8},
+        r"the network in .*last.pt does not fit": {"network_def": {**STUDENT, "channels": 8}},
     }
     for message, changes in refused.items():
         with pytest.raises(Exception) as error:
@@ -231,28 +285,7 @@ def test_run_resumed_with_other_values_is_refused_and_nothing_is_written(overrid
 def one_epoch(request, tmp_path_factory):
     """A distillation stopped after one epoch of two, and the overrides that go on from it."""
     path = tmp_path_factory.mktemp("resumed")
-    phantoms, sam, lora = (request.getfixturevalue(name) for name in ("phantoms", "sam_checkpoint", "lora_checkpoint"))
-    overrides = {
-        "bundle_root": str(ROOT),
-        "run_folder::root": str(path / "logs"),
-        "run_folder::timestamp": "run",
-        "model_file": None,
-        "data::dataset_dir": str(phantoms),
-        "data::img_size": 64,
-        "teacher::model_name": "vit_test",
-        "teacher::img_size": 64,
-        "teacher::sam_checkpoint": str(sam),
-        "teacher::lora_checkpoint": str(lora),
-        "teacher::cache_dir": str(path / "cache"),
-        "network_def": TINY_STUDENT,
-        "training::num_epochs": 1,
-        "training::warmup_epochs": 0,
-        "training::batch_size": 3,
-        "training::num_workers": 0,
-        "hardware::gpu_ids": [],
-        "hardware::precision": "fp32",
-        "final_evaluation": None,
-    }
+    overrides = {**overrides_in(path, request), "hardware::precision": "fp32", "final_evaluation": None}
     run(overrides)
     folder = path / "logs" / "phantoms" / "run"
     return {**overrides, "training::num_epochs": 2, "training::resume": str(folder)}
@@ -260,13 +293,13 @@ def one_epoch(request, tmp_path_factory):
 
 RESUMED_WITH = {
     "teacher::flips": ("teacher was '[0-9a-f]{40}' and is", {"teacher::flips": True}),
-    "no teacher": ("teacher was '[0-9a-f]{40}' and is 'none'", {"frozen_teacher": None}),
+    "no teacher": ("teacher was '[0-9a-f]{40}' and is 'none'", {}),
     "average": ("average::ema_decay was 'not recorded' and is 0.9", {"training::ema_decay": 0.9}),
     "online": ("distillation::mode was 'warp' and is 'online'", {"distillation::mode": "online"}),
     "augmentation": ("augmentation was .*rotate_degrees.* 15.0.* and is .* 0.0", {"augmentation::rotate_degrees": 0.0}),
     "preprocessing": (
         "train::dataset::transform was .*true.* and is .*false",
-        {"preprocessing::transforms::5::anti_aliasing": [False, False]},
+        {"preprocessing::resizing::anti_aliasing": [False, False]},
     ),
     "views": ("train::dataset::views was None and is 2", {"train::dataset::views": 2}),
     "precision": ("hardware::precision was 'fp32' and is 'bf16'", {"hardware::precision": "bf16"}),
@@ -300,31 +333,29 @@ def test_run_resumed_with_other_lists_is_refused_and_another_spelling_of_its_fol
 
 
 def test_online_and_cached_teacher_have_the_same_key(one_epoch):
-    found = []
+    keys = []
     for mode in ("online", "warp"):
         parser = workflow({**one_epoch, "distillation::mode": mode, "training::resume": None}).parser
-        found.append(teacher_key(parser.get_parsed_content("frozen_teacher")))
-    assert found[0] == found[1]
-    assert teacher_key(None) == "none"
+        keys.append(parser.get_parsed_content("cached_teacher").key)
+    assert keys[0] == keys[1]
 
 
 def test_control_trains_the_same_student_without_a_teacher(overrides, run_folder):
     flow = run(overrides, "train_student.json")
-    assert flow.parser.get_parsed_content("frozen_teacher") is None
-    history = read_history(run_folder)
-    assert all(float(row["distill"]) == 0 and float(row["loss"]) == float(row["task"]) for row in history)
+    assert flow.parser.get_parsed_content("cached_teacher") is None
+    for row in read_history(run_folder):
+        assert "distill" not in row
+        assert row["loss"] == row["task"]
 
 
 def test_fine_tuned_teacher_is_what_distillation_reads(overrides, run_folder):
-    overrides.pop("network_def")
     overrides["teacher::lora_checkpoint"] = overrides["teacher::cache_dir"] = None
     # the last weights are the best; another size than the teacher's
     overrides |= {"training::num_epochs": 1, "data::img_size": 96}
     flow = run(overrides, "train_teacher.json")
     (best,) = (run_folder / "models").glob("best_epoch*_dice*.pth")
-    teacher = build_teacher(
-        "vit_test", img_size=64, sam_checkpoint=overrides["teacher::sam_checkpoint"], lora_checkpoint=str(best)
-    )
+    base = overrides["teacher::sam_checkpoint"]
+    teacher = FrozenTeacher("vit_test", img_size=64, sam_checkpoint=base, lora_checkpoint=str(best), precision="fp32")
     tuned = flow.parser.get_parsed_content("network").eval()
     content = torch.load(best, weights_only=True)
     image = torch.rand(2, 1, 64, 64)
@@ -334,10 +365,6 @@ def test_fine_tuned_teacher_is_what_distillation_reads(overrides, run_folder):
 
 
 def test_multiclass_needs_overrides_only(overrides, tmp_path, sam_checkpoint):
-    import shutil
-
-    from scripts.networks.teacher import build_trainable_teacher, export_adapter
-
     folder = tmp_path / "three"
     shutil.copytree(overrides["data::dataset_dir"], folder)
     for path in (folder / "labels").glob("*.png"):
@@ -348,8 +375,8 @@ def test_multiclass_needs_overrides_only(overrides, tmp_path, sam_checkpoint):
     content = json.loads((folder / "dataset.json").read_text())
     content["labels"] = {"0": "background", "1": "left", "2": "right"}
     (folder / "dataset.json").write_text(json.dumps(content))
-    teacher = build_trainable_teacher("vit_test", img_size=64, num_classes=3, sam_checkpoint=str(sam_checkpoint))
-    torch.save(export_adapter(teacher), tmp_path / "lora3.pth")
+    section = FrozenTeacher("vit_test", img_size=64, num_classes=3, sam_checkpoint=str(sam_checkpoint))
+    torch.save(tunable_teacher(section).best_state(), tmp_path / "lora3.pth")
     flow = run(
         {
             **overrides,
@@ -381,8 +408,6 @@ def test_non_finite_loss_names_the_files_and_keeps_the_last_checkpoint(overrides
 
 def test_plain_supervised_trainer_gives_the_same_control(overrides):
     """The trainer adds nothing of its own to SupervisedTrainer when there is no teacher."""
-    from monai.engines import SupervisedTrainer
-
     states = []
     for plain in (False, True):
         changes = {"training::num_epochs": 1, "train::trainer::max_grad_norm": None, "hardware::precision": "fp32"}
@@ -390,12 +415,12 @@ def test_plain_supervised_trainer_gives_the_same_control(overrides):
         flow.initialize()
         parser = flow.parser
         if plain:
-            network, task = parser.get_parsed_content("network"), parser.get_parsed_content("loss").task
+            network, task = parser.get_parsed_content("network"), parser.get_parsed_content("loss").terms["task"]
             trainer = SupervisedTrainer(
                 device=torch.device("cpu"),
                 max_epochs=1,
                 network=network,
-                loss_function=task,
+                loss_function=lambda logits, label: task(Batch(logits, label)),
                 train_data_loader=parser.get_parsed_content("train::dataloader"),
                 optimizer=parser.get_parsed_content("optimizer"),
             )
@@ -406,8 +431,37 @@ def test_plain_supervised_trainer_gives_the_same_control(overrides):
         else:
             parser.get_parsed_content("train::trainer").run()
             network = parser.get_parsed_content("network")
-        states.append(fingerprint(network.state_dict()))
+        states.append(weights_digest(network.state_dict()))
     assert states[0] == states[1]
+
+
+def test_iteration_fires_the_events_of_monai_in_order_and_keeps_its_terms_as_numbers():
+    network = nn.Conv2d(1, 1, kernel_size=1)
+    batch = {"image": torch.rand(2, 1, 8, 8), "label": torch.ones(2, 1, 8, 8)}
+    trainer = DistillationTrainer(
+        loss_function=task_loss(),
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[batch],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
+        decollate=False,
+    )
+    before, seen = network.weight.detach().clone(), []
+    events = (
+        IterationEvents.FORWARD_COMPLETED,
+        IterationEvents.LOSS_COMPLETED,
+        IterationEvents.BACKWARD_COMPLETED,
+        IterationEvents.MODEL_COMPLETED,
+    )
+    for event in events:
+        trainer.add_event_handler(
+            event, lambda engine, event=event: seen.append((event, torch.equal(network.weight, before)))
+        )
+    trainer.run()
+    assert seen == [(event, event != IterationEvents.MODEL_COMPLETED) for event in events]
+    assert trainer.state.loss_terms == {"task": pytest.approx(trainer.state.output["loss"].item())}
+    assert trainer.state.output["pred"].shape == (2, 1, 8, 8)
 
 
 def test_non_finite_gradient_stops_before_the_step(overrides, run_folder):

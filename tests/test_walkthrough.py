@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from bundles import NAME, ZIP, make_repository
 from conftest import ROOT
 from PIL import Image
-from test_share import NAME, ZIP, make_repository
 from walk import commands
 
 from scripts.data.phantoms import make_phantom
@@ -32,7 +32,7 @@ SMALL = {
     "eval.compare": ["--seeds", "0", *SHORT],
     "eval.publish": ON_CPU,
     # the others are the extra's and have tests of their own
-    "scripts.export.check": ["--forms", "safetensors", "torchscript"],
+    "scripts.export": ["--formats", "safetensors", "torchscript"],
 }
 
 
@@ -70,14 +70,16 @@ def test_every_command_of_the_walkthrough_runs(reader, tmp_path):
     assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
     started = [line.split()[1] for line in found.stdout.splitlines() if line.startswith("+ ")]
     assert started == [words[2] for words in commands(PAGES[0])]
-    assert "NO-GO" in found.stdout and "checks passed" in found.stdout
+    assert "NO-GO" in found.stdout
+    assert "checks passed" in found.stdout
     (run,) = (reader / "logs" / "distillation" / "BUSBRA").iterdir()
     results = [run / "report.html", reader / "logs" / "comparison" / "report.html", reader / "export" / "export.json"]
     assert [path for path in results if not path.is_file()] == []
     assert (reader / "models" / "model.pt").read_bytes() != (ROOT / "models" / "model.pt").read_bytes()
     (mask,) = (reader / "masks").glob("*_mask.png")
     assert Image.open(mask).size == (SIZE, SIZE)
-    assert (reader / "logs" / "share" / ZIP).is_file() and problems(reader / "logs" / "share" / NAME) == []
+    assert (reader / "logs" / "share" / ZIP).is_file()
+    assert problems(reader / "logs" / "share" / NAME) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -93,4 +95,5 @@ def test_pictures_are_small_and_each_is_shown():
     pictures = sorted((ROOT / "docs").glob("walkthrough_*.png"))
     assert pictures
     for path in pictures:
-        assert path.stat().st_size < 150_000 and f"]({path.name})" in text, path.name
+        assert path.stat().st_size < 150_000, path.name
+        assert f"]({path.name})" in text, path.name

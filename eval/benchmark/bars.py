@@ -121,7 +121,7 @@ def judge(figures: Figures, prefix: str = "") -> list[dict[str, Any]]:
         figures: of each contender, by name.
         prefix: of the names of one device.
     """
-    figures = {name.removeprefix(prefix): found for name, found in figures.items() if name.startswith(prefix)}
+    figures = {name.removeprefix(prefix): values for name, values in figures.items() if name.startswith(prefix)}
     figures = {**figures, **derive(figures)}
     rows = []
     for bar in BARS:
@@ -145,13 +145,13 @@ def derive(figures: Figures) -> Figures:
     Dice. worst_wait: the longest of all trainings. payback: epochs after which the cache of vit_b has paid, the
     weights' loading included.
     """
-    found = {
+    derived = {
         "control_mean": _mean_of_controls(figures),
         "best_form": _best_form(figures),
         "worst_wait": _worst_wait(figures),
         "payback": _payback(figures),
     }
-    return {name: derived for name, derived in found.items() if derived}
+    return {name: values for name, values in derived.items() if values}
 
 
 def _mean_of_controls(figures: Figures) -> dict[str, Any] | None:
@@ -175,18 +175,21 @@ def _worst_wait(figures: Figures) -> dict[str, Any] | None:
 
 
 def _payback(figures: Figures) -> dict[str, Any] | None:
-    found = _all(figures, ("fill_replay_vit_b", "online_vit_b", "replay_vit_b"))
-    saved = found[1]["epoch_seconds"] - found[2]["epoch_seconds"] if len(found) == 3 else 0
-    return {"epochs": found[0]["fill_seconds"] / saved} if saved > 0 else None
+    runs = _all(figures, ("fill_replay_vit_b", "online_vit_b", "replay_vit_b"))
+    if len(runs) < 3:
+        return None
+    fill, online, replay = runs
+    saved = online["epoch_seconds"] - replay["epoch_seconds"]
+    return {"epochs": fill["fill_seconds"] / saved} if saved > 0 else None
 
 
 def _all(figures: Figures, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    return [found for name in names if (found := _get(figures, name))]
+    return [values for name in names if (values := _get(figures, name))]
 
 
 def _get(figures: Figures, name: str) -> dict[str, Any] | None:
-    found = figures.get(name)
-    return None if found is None or "error" in found else found
+    values = figures.get(name)
+    return None if values is None or "error" in values else values
 
 
 def _value(bar: Bar | Ratio, figures: Figures) -> float | None:

@@ -17,8 +17,9 @@ from monai.bundle import ConfigWorkflow
 
 from scripts.run.history import KEY_METRIC, read_history
 from scripts.run.run_folder import find_best
+from scripts.utils.files import CONFIGS
 
-from .cases import CONFIGS, workflow
+from .cases import workflow
 from .measure import peak_memory
 from .settings import Settings
 

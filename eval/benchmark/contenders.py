@@ -35,12 +35,14 @@ class Contender(NamedTuple):
 
 def list_contenders(settings: Settings) -> list[Contender]:
     """All of them, those on the GPU last, where there is one."""
-    found = [Contender(f"weights_{model}", write_weights, {"model": model}) for model in _models(settings)]
+    contenders = [Contender(f"weights_{model}", write_weights, {"model": model}) for model in _models(settings)]
     on_device = _trainings(settings) + _references(settings) + _teachers(settings) + _students()
-    found += on_device + _exports() + _scaling(settings)
+    contenders += on_device + _exports() + _scaling(settings)
     if torch.cuda.is_available() and not settings.quick:
-        found += [_on_gpu(contender) for contender in on_device if not contender.name.endswith(KEPT)]  # it is the CPU's
-    return found
+        contenders += [
+            _on_gpu(contender) for contender in on_device if not contender.name.endswith(KEPT)
+        ]  # it is the CPU's
+    return contenders
 
 
 def run_contender(contender: Contender, settings: Settings) -> dict[str, float]:
@@ -70,14 +72,14 @@ def select(contenders: list[Contender], patterns: list[str] | None) -> list[Cont
 
 def _trainings(settings: Settings) -> list[Contender]:
     """The bundle's own; the control runs before and after the cached ones, so that the drift of the machine shows."""
-    found = [_training("control")]
+    contenders = [_training("control")]
     for model in settings.models:
-        found += _cached(f"replay_{model}", "replay", model, settings)
-    found += _cached("warp_vit_b", "warp", "vit_b", settings)
+        contenders += _cached(f"replay_{model}", "replay", model, settings)
+    contenders += _cached("warp_vit_b", "warp", "vit_b", settings)
     online = _training(
         "online_vit_b", "weights_vit_b", mode="online", model="vit_b", epochs=min(ONLINE_EPOCHS, settings.epochs)
     )
-    return [*found, _training("control_repeat"), online]
+    return [*contenders, _training("control_repeat"), online]
 
 
 def _training(name: str, *needs: str, **options: Any) -> Contender:
@@ -97,11 +99,11 @@ def _fill(name: str, mode: str, model: str, num_images: int) -> Contender:
 
 def _references(settings: Settings) -> list[Contender]:
     """The reference loops."""
-    found = [
+    contenders = [
         Contender(f"reference_{model}", reference_loop, {"model": model}, (f"weights_{model}",))
         for model in settings.models
     ]
-    return found + [_kept(contender) for contender in found]
+    return contenders + [_kept(contender) for contender in contenders]
 
 
 def _kept(contender: Contender) -> Contender:
@@ -109,12 +111,15 @@ def _kept(contender: Contender) -> Contender:
 
 
 def _teachers(settings: Settings) -> list[Contender]:
-    found = []
+    contenders = []
     for model in _models(settings):
         for form in FORMS:
             needs = (f"weights_{model}",) + ((f"teacher_{model}_{FORMS[0]}",) if form != FORMS[0] else ())
-            found.append(Contender(f"teacher_{model}_{form}", teacher_pass, {"model": model, "form": form}, needs))
-    return [*found, *(_kept(contender) for contender in found if contender.name == f"teacher_vit_b_{FORMS[0]}")]
+            contenders.append(Contender(f"teacher_{model}_{form}", teacher_pass, {"model": model, "form": form}, needs))
+    return [
+        *contenders,
+        *(_kept(contender) for contender in contenders if contender.name == f"teacher_vit_b_{FORMS[0]}"),
+    ]
 
 
 def _students() -> list[Contender]:
@@ -133,16 +138,16 @@ def _exports() -> list[Contender]:
 
 def _scaling(settings: Settings) -> list[Contender]:
     """Further points of the fits; those at the run's own sizes are contenders already."""
-    found = []
+    contenders = []
     for size in settings.student_sizes:
         if size != settings.img_size:
-            found.append(Contender(f"student_step_ours_{size}", train_step, {"form": OURS, "img_size": size}))
+            contenders.append(Contender(f"student_step_ours_{size}", train_step, {"form": OURS, "img_size": size}))
     for size in settings.teacher_sizes:
         if size != settings.teacher_size:
             options = {"model": "vit_b", "form": "fast_fp32", "img_size": size}
-            found.append(Contender(f"teacher_vit_b_fast_fp32_{size}", teacher_pass, options, ("weights_vit_b",)))
+            contenders.append(Contender(f"teacher_vit_b_fast_fp32_{size}", teacher_pass, options, ("weights_vit_b",)))
     counts = [count for count in settings.image_counts if count != settings.num_images]
-    return found + [_fill(f"fill_replay_vit_b_{count}", "replay", "vit_b", count) for count in counts]
+    return contenders + [_fill(f"fill_replay_vit_b_{count}", "replay", "vit_b", count) for count in counts]
 
 
 def _models(settings: Settings) -> tuple[str, ...]:

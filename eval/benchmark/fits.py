@@ -56,8 +56,10 @@ def fit_all(settings: Settings, figures: dict[str, dict[str, Any]]) -> list[dict
     """
     rows = []
     for fit in list_fits(settings):
-        found = {name: figures.get(name, {}) for name in fit.points}
-        pairs = [(found[name].get(fit.x) if x is None else x, found[name].get(fit.y)) for name, x in fit.points.items()]
+        values = {name: figures.get(name, {}) for name in fit.points}
+        pairs = [
+            (values[name].get(fit.x) if x is None else x, values[name].get(fit.y)) for name, x in fit.points.items()
+        ]
         pairs = [pair for pair in pairs if None not in pair]
         row = {"name": fit.name, "law": fit.law, "x": fit.x, "y": fit.y, "points": pairs}
         if len({x for x, _ in pairs}) > 1:

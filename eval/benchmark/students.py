@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scripts.export.formats import FORMS, load_runner
+from scripts.export.formats import FORMATS, load_runner
 from scripts.losses import distillation_loss
 from scripts.networks.student import STUDENT_SIZES, load_trained_student
 from scripts.networks.tinyusfm import TinyUSFMSeg
@@ -108,8 +108,8 @@ def export(settings: Settings) -> dict[str, Any]:
     start = time.perf_counter()
     for form in EXPORTS:
         try:
-            if not (folder / FORMS[form].files[0]).exists():  # else another form has written it
-                FORMS[form].write(student, folder, images.split(1))
+            if not (folder / FORMATS[form].files[0]).exists():  # else another form has written it
+                FORMATS[form].write(student, folder, images.split(1))
         except Exception as error:  # each library has its own; the other forms go on
             failed[form] = without_folders(f"{type(error).__name__}: {error}")
     calibration = {"list": CALIBRATED, "images": len(images)}

@@ -166,7 +166,7 @@ class Filling:
         size = _size(total * self.entries.entry_bytes)
         ranks = " by this process" if idist.get_world_size() > 1 else ""
         return (
-            f"teacher cache: {images} images, {kind} each, {size}; {missing} of {total} are to be computed{ranks}, once\n"
+            f"teacher cache: {images} images, {kind} each, {size}; {missing} of {total} to compute{ranks}, once\n"
             f"teacher cache: {self.entries.store.folder}"
         )
 

@@ -111,10 +111,11 @@ class SegmentationData(CaseLists):
     """The cases of a datalist.
 
     Args:
-        dataset_dir: folder of the dataset; its name is the dataset's name in the run folder.
-        datalist: JSON file in `dataset_dir`, or an absolute path.
-        num_classes: number of classes with background.
-        img_size: side of the student's square input, in pixels.
+        dataset_dir: folder of the dataset; its name is the dataset's name in the run folder. [path]
+        datalist: JSON file in `dataset_dir`, or an absolute path. [file name or path]
+        num_classes: number of classes; the background counts. [2 or more]
+        img_size: side in pixels of the square images that student and teacher get; the teacher resizes them to its own.
+            [multiple of 16]
         check: decode every file once, see `check_files`; the lists themselves are always checked.
 
     Raises:

@@ -73,8 +73,7 @@ def decode_dicom(path: str | Path, modalities: Sequence[str] = MODALITIES) -> tu
     if modality not in modalities:
         raise Refused(
             f"has the modality {modality}, expected {' or '.join(modalities)}: the student has seen ultrasound alone; "
-            "take it out, "
-            f'or pass --modalities "{[*modalities, modality]}".'
+            f'take it out, or pass --modalities "{[*modalities, modality]}".'
         )
     return _pixels(dataset), _meta(dataset)
 
@@ -122,8 +121,7 @@ def _check_decoder(dataset: Dataset) -> None:
     if not decoder.is_available:
         raise Refused(
             f"has the transfer syntax {syntax.name}, whose decoder is missing: "
-            f"{'; '.join(decoder.missing_dependencies)}; install "
-            "one of them, or save it uncompressed."
+            f"{'; '.join(decoder.missing_dependencies)}; install one of them, or save it uncompressed."
         )
 
 
@@ -134,14 +132,14 @@ def _meta(dataset: Dataset) -> dict[str, Any]:
     spacing, time = pixel_spacing(dataset), _frame_time(dataset)
     width, height = spacing or (1.0, 1.0)
     affine = np.diag([-width, -height, 1.0, 1.0])
-    known = {SPACING: None if spacing is None else np.asarray(spacing), FRAME_TIME: time}
+    details = {SPACING: None if spacing is None else np.asarray(spacing), FRAME_TIME: time}
     return {
         MetaKeys.AFFINE: affine.copy(),
         MetaKeys.ORIGINAL_AFFINE: affine,
         MetaKeys.SPACE: SpaceKeys.RAS,
         MetaKeys.SPATIAL_SHAPE: np.asarray((*shape, frames)),
         "original_shape": np.asarray(shape if frames == 1 else (*shape, frames)),
-        **{key: value for key, value in known.items() if value is not None},
+        **{key: value for key, value in details.items() if value is not None},
     }
 
 
@@ -151,9 +149,9 @@ def pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
     The calibrated two-dimensional regions go before PixelSpacing, which ultrasound images seldom have.
     """
     regions = [_region_spacing(region) for region in dataset.get("SequenceOfUltrasoundRegions") or []]
-    found = [spacing for spacing in regions if spacing]
-    if found:
-        return found[0] if np.allclose(found, found[0], rtol=SAME_SCALE, atol=0) else None
+    spacings = [spacing for spacing in regions if spacing]
+    if spacings:
+        return spacings[0] if np.allclose(spacings, spacings[0], rtol=SAME_SCALE, atol=0) else None
     spacing = dataset.get("PixelSpacing")
     return (float(spacing[1]), float(spacing[0])) if spacing and min(spacing) > 0 else None
 

@@ -15,7 +15,7 @@ from ..utils.digests import file_digest
 
 SPLITS = ("training", "validation", "test")
 THREADS = 8  # at most, for reading files
-MOST_NAMES = 10  # in a message
+MAX_PATIENTS_LISTED = 10  # in a message
 
 
 def check_patients(splits: dict[str, list[dict]]) -> None:
@@ -89,5 +89,5 @@ def _same_file(first: str, split: str, second: str, other_split: str) -> str:
 
 
 def _first_names(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    more = f" and {len(names) - MAX_PATIENTS_LISTED} more" if len(names) > MAX_PATIENTS_LISTED else ""
+    return ", ".join(names[:MAX_PATIENTS_LISTED]) + more

@@ -23,7 +23,7 @@ _SWAP_AXES = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1
 
 
 def resize_image(image: torch.Tensor, img_size: int) -> torch.Tensor:
-    """An image (C, H, W) as a network gets it, (C, img_size, img_size): the resizing of configs/train.json, as a plain tensor."""
+    """An image (C, H, W) as a network gets it, (C, img_size, img_size): resized as in configs/train.json."""
     resize = Resize((img_size, img_size), mode="bilinear", anti_aliasing=True)
     return convert_to_tensor(resize(convert_to_tensor(image, track_meta=False)), track_meta=False)
 
@@ -243,13 +243,14 @@ def joint_augmentation(
     tensors, with "theta", see `RandFlipRotateZoomd`. 0, None or a range of (1, 1) switches a part off.
 
     Args:
-        flip_prob: probability of a left-right flip. There is no up-down flip: depth runs downward in ultrasound.
-        rotate_degrees: largest angle, in degrees.
-        zoom_range: zoom factors, above 1 enlarges.
-        shift_fraction: largest shift along each axis, in parts of the image's side.
-        gamma_range: exponents of the pixel values; above 1 darkens.
-        contrast_range: factors applied to the distance from the image's mean.
-        prob: probability of rotation with zoom and shift, of gamma and of contrast, each on its own.
+        flip_prob: probability of a left-right flip. There is no up-down flip: depth runs downward in ultrasound. [0 to
+            1]
+        rotate_degrees: largest angle, in degrees. [0 to 180]
+        zoom_range: zoom factors, above 1 enlarges. [two numbers above 0, or null]
+        shift_fraction: largest shift along each axis, in parts of the image's side. [0 to 1]
+        gamma_range: exponents of the pixel values; above 1 darkens. [two numbers above 0, or null]
+        contrast_range: factors applied to the distance from the image's mean. [two numbers above 0, or null]
+        prob: probability of rotation with zoom and shift, of gamma and of contrast, each on its own. [0 to 1]
 
     Raises:
         ValueError: when a probability or the shift is outside [0, 1], an angle outside [0, 180] or a range not 0 < low

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..data.splits import SPLITS
 from ..utils.digests import file_digest
 from ..utils.options import check_img_size, check_num_classes
-from .names import ALL_FORMATS, EXPORT_RECORD, FILES
+from .names import ALL_FORMATS, EXPORT_RECORD, FORMAT_FILES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"--output {output} exists; choose another folder, or pass --overwrite to replace an export."
         )
-    exported = {EXPORT_RECORD, *(name for names in FILES.values() for name in names)}
+    exported = {EXPORT_RECORD, *(name for names in FORMAT_FILES.values() for name in names)}
     foreign = sorted({path.name for path in output.iterdir()} - exported) if output.is_dir() else [output.name]
     if foreign:
         raise FileExistsError(
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a trained student")
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
     parser.add_argument(
-        "--formats", nargs="+", default=[ALL_FORMATS], help=f"of {', '.join(FILES)}; all of them if left out"
+        "--formats", nargs="+", default=[ALL_FORMATS], help=f"of {', '.join(FORMAT_FILES)}; all of them if left out"
     )
     # the option's former name
     parser.add_argument("--forms", nargs="+", dest="formats", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

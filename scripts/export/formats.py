@@ -23,7 +23,7 @@ from torch import nn
 from ..networks.student import load_trained_student
 from ..networks.tinyusfm import TinyUSFMSeg
 from ..utils.options import check_num_classes, logit_channels
-from .names import ALL_FORMATS, EXPORT_RECORD, FILES, ONNX, ONNX_INT8, OPENVINO, SAFETENSORS, TORCHSCRIPT
+from .names import ALL_FORMATS, EXPORT_RECORD, FORMAT_FILES, ONNX, ONNX_INT8, OPENVINO, SAFETENSORS, TORCHSCRIPT
 
 INPUT, OUTPUT = "image", "logits"
 
@@ -226,17 +226,17 @@ _TO_ONNX = ("onnx", "onnxscript")
 FORMATS = {
     "torch": Format(_start_torch),
     "torch_bf16": Format(partial(_start_torch, bf16=True), limit=DICE_LIMIT),
-    "safetensors": Format(_start_torch, _write_safetensors, FILES["safetensors"]),
-    "torchscript": Format(_start_torchscript, _write_torchscript, FILES["torchscript"]),
-    "onnx": Format(_start_onnx, _write_onnx, FILES["onnx"], needs=(*_TO_ONNX, "onnxruntime")),
+    "safetensors": Format(_start_torch, _write_safetensors, FORMAT_FILES["safetensors"]),
+    "torchscript": Format(_start_torchscript, _write_torchscript, FORMAT_FILES["torchscript"]),
+    "onnx": Format(_start_onnx, _write_onnx, FORMAT_FILES["onnx"], needs=(*_TO_ONNX, "onnxruntime")),
     "onnx_int8": Format(
-        _start_onnx, _write_onnx_int8, FILES["onnx_int8"], DICE_LIMIT, needs=(*_TO_ONNX, "onnxruntime")
+        _start_onnx, _write_onnx_int8, FORMAT_FILES["onnx_int8"], DICE_LIMIT, needs=(*_TO_ONNX, "onnxruntime")
     ),
-    "openvino": Format(_start_openvino, _write_openvino, FILES["openvino"], needs=(*_TO_ONNX, "openvino")),
+    "openvino": Format(_start_openvino, _write_openvino, FORMAT_FILES["openvino"], needs=(*_TO_ONNX, "openvino")),
     "openvino_bf16": Format(
         partial(_start_openvino, precision="bf16"),
         _write_openvino,
-        FILES["openvino_bf16"],
+        FORMAT_FILES["openvino_bf16"],
         DICE_LIMIT,
         needs=(*_TO_ONNX, "openvino"),
         lacks=_openvino_lacks_bf16,
@@ -244,7 +244,7 @@ FORMATS = {
     "openvino_int8": Format(
         _start_openvino,
         _write_onnx_int8,
-        FILES["openvino_int8"],
+        FORMAT_FILES["openvino_int8"],
         DICE_LIMIT,
         needs=(*_TO_ONNX, "onnxruntime", "openvino"),
     ),

@@ -7,7 +7,7 @@ SAFETENSORS, TORCHSCRIPT, ONNX, ONNX_INT8 = "student.safetensors", "student.ts",
 OPENVINO = ("student.xml", "student.bin")
 EXPORT_RECORD = "export.json"
 # by format that can be written: its files, first the one to start; formats may share files
-FILES = {
+FORMAT_FILES = {
     "safetensors": (SAFETENSORS,),
     "torchscript": (TORCHSCRIPT,),
     "onnx": (ONNX,),

@@ -80,7 +80,7 @@ class Checkpoints:
         states: what last.pt holds by name; each offers state_dict and load_state_dict. None is left out.
         interval: epochs between the checkpoints that are kept.
         model_file: gets a copy of the run's best file when the training is complete, such as the bundle's
-            models/model.pt; None publishes nothing.
+            models/model.pt; null leaves it out. [path, null]
         resume: checkpoint that the training goes on from.
         settings: what a resumed run must have in common with the earlier one, nested as the configuration is; the
             restored states would silently win over other values.
@@ -214,8 +214,7 @@ class Checkpoints:
                 f"training::resume: {self.resume} is of epoch {epoch}, but {last} is of epoch {newest}, and its run's "
                 "later "
                 "weights would be replaced; pass the run's folder to go on from the last epoch, or copy the checkpoint "
-                "to the "
-                "folder models/ of a new run and pass the copy."
+                "to the folder models/ of a new run and pass the copy."
             )
 
     def _check_shapes(self, content: dict[str, Any]) -> None:

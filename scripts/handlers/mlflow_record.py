@@ -57,8 +57,7 @@ class MLflowRecord(Record):
         if tracking_uri and (tracking_uri.startswith("file:") or "://" not in tracking_uri):
             raise ValueError(
                 f"mlflow_record::tracking_uri {tracking_uri!r} is a folder, in which MLflow no longer keeps runs; "
-                "leave it out for "
-                "a SQLite file in mlflow_record::store, or pass sqlite:///PATH or a server's address."
+                "leave it out for a SQLite file in mlflow_record::store, or pass sqlite:///PATH or a server's address."
             )
         self.store, self.experiment = Path(store).absolute(), experiment
         self.tracking_uri = tracking_uri or path_to_sqlite_uri(self.store / "mlflow.db")
@@ -87,21 +86,21 @@ class MLflowRecord(Record):
             ) from error
 
     def _experiment_id(self) -> str:
-        found = self.client.get_experiment_by_name(self.experiment)
-        if found:
-            return found.experiment_id
-        own = self.tracking_uri.startswith("sqlite:")  # a server has a place of its own
-        return self.client.create_experiment(self.experiment, path_to_uri(self.store / "artifacts") if own else None)
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        if experiment:
+            return experiment.experiment_id
+        local = self.tracking_uri.startswith("sqlite:")  # a server has its own place
+        return self.client.create_experiment(self.experiment, path_to_uri(self.store / "artifacts") if local else None)
 
     def _describe(self, id: str) -> None:
         """Parameters are for good: those that a resumed run has changed, such as the number of epochs, become tags."""
-        known = self.client.get_run(id).data.params
+        recorded = self.client.get_run(id).data.params
         params = {name: str(value) for name, value in self.run.params().items()}
-        changed = {f"resumed.{name}": value for name, value in params.items() if known.get(name, value) != value}
+        changed = {f"resumed.{name}": value for name, value in params.items() if recorded.get(name, value) != value}
         entities = self.module.entities
         self.client.log_batch(
             id,
-            params=[entities.Param(name, value) for name, value in params.items() if name not in known],
+            params=[entities.Param(name, value) for name, value in params.items() if name not in recorded],
             tags=[entities.RunTag(name, value) for name, value in {**self.run.origin(), **changed}.items()],
         )
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..data.dicom import pixel_spacing, read_dataset
-from ..utils.files import BUNDLE_ROOT
+from ..utils.files import CONFIGS
 
 REFERENCED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 COPIED = (  # into the SEG; they may be empty, and an anonymized file may lack them
@@ -29,7 +29,7 @@ COPIED = (  # into the SEG; they may be empty, and an anonymized file may lack t
     "StudyDate",
     "StudyTime",
 )
-METADATA_FILE = BUNDLE_ROOT / "configs" / "metadata.json"
+METADATA_FILE = CONFIGS / "metadata.json"
 _LESION = ("49755003", "Morphologically Abnormal Structure"), ("52988006", "Lesion")  # category and type in SNOMED CT
 _OTHER = ("91723000", "Anatomical Structure"), ("91723000", "Anatomical Structure")
 

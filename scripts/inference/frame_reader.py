@@ -39,7 +39,7 @@ class FrameReader(FileReader):
     """Reads the gray frames of a file, float32 (W, H, N) in [0, 1]. `colors` reads the frames in their colors.
 
     Args:
-        modalities: of the DICOM files that are read; others are refused.
+        modalities: of the DICOM files that are read; others are refused. [list of DICOM codes]
 
     Raises:
         ValueError: modalities is no list of texts.

@@ -46,16 +46,17 @@ def list_images(
     """Items {"image": path} of one image file, or of the images right in a folder, sorted by name.
 
     Args:
-        path: image file or folder.
-        output_dir: where the outputs will go. Outputs that are already there are refused before anything runs. None
-            checks nothing.
+        path: the image, or a folder of images. [path]
+        output_dir: where masks, overlays and lesions.csv go. Outputs that are already there are refused before anything
+            runs; None checks nothing. [path]
         output_postfix: as SaveMaskd's.
-        output_format: as SaveMaskd's.
-        overwrite: as SaveMaskd's.
+        output_format: of the masks: auto follows the image, dicom_seg writes DICOM SEG for DICOM images.
+            [auto, dicom_seg]
+        overwrite: replace outputs that are already there. [true, false]
         read: decodes the image file at a path to gray values in [0, 1] and metadata, or raises. With an output_dir it
             reads every image once, so that a bad file ends the run before the first mask is written; None reads
             nothing.
-        accept_masks: take images that look like masks.
+        accept_masks: segment files that look like masks too, instead of refusing them. [true, false]
 
     Raises:
         FileNotFoundError: there is no such path.

@@ -51,7 +51,8 @@ def foreground_names(num_classes: int, names: Sequence[str] | None = None) -> li
 
     Args:
         num_classes: with the background.
-        names: without the background.
+        names: of the classes in the outputs, without the background; null calls one class lesion and several class 1,
+            class 2, ... [list of names, null]
 
     Raises:
         ValueError: there are more or fewer names than classes.

@@ -202,8 +202,7 @@ def check_adapter(adapter: Adapter, sam: Sam, module: str, rank: int, num_classe
     if adapter.num_mask_tokens - 1 != num_classes:
         raise ValueError(
             f"{source} has {adapter.num_mask_tokens} mask tokens, that is {adapter.num_mask_tokens - 1} classes, but "
-            "the "
-            f"teacher is built for {num_classes}; check data::num_classes and teacher::mask_tokens."
+            f"the teacher is built for {num_classes}; check data::num_classes and teacher::mask_tokens."
         )
 
 

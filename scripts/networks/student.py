@@ -51,11 +51,11 @@ class Student:
     """The config section `student`: which student it is, and what it starts from.
 
     Args:
-        model_name: size of the network. [TinyUSFM_Seg]
+        model_name: which student it is. [TinyUSFM_Seg]
         pretrained: start from `checkpoint`; without one there is a warning. [true, false]
-        checkpoint: TinyUSFM's published file, or a segmentation checkpoint, to start from.
-        initialization: of a backbone without a checkpoint: attention to similar patches from the start, or timm's own.
-            [mimetic, random]
+        checkpoint: TinyUSFM's published file, or a trained student, to start from. [path, null]
+        initialization: of a student without a checkpoint: attention to similar patches from the start (mimetic), or
+            timm's random one. [mimetic, random]
 
     Raises:
         ValueError: an unknown name, or a checkpoint that would not be read.
@@ -150,7 +150,7 @@ def load_trained_student(model: TinyUSFMSeg, path: str | Path, name: str = "chec
 
     Args:
         model: gets the weights; untouched when the file is refused.
-        path: what training wrote.
+        path: the trained student, such as a run's best file. [path]
         name: the config id that gave the path, for messages.
 
     Raises:
@@ -185,12 +185,12 @@ def _load_backbone(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: s
 
 
 def _resize_pos_embed(model: TinyUSFMSeg, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    target, found = model.state_dict()[POS_EMBED], state.get(POS_EMBED)
-    if found is None or found.shape == target.shape or not _is_square_grid(found):
+    target, pos_embed = model.state_dict()[POS_EMBED], state.get(POS_EMBED)
+    if pos_embed is None or pos_embed.shape == target.shape or not _is_square_grid(pos_embed):
         return state  # nothing to do, or for load_strict to refuse
     side = model.img_size // PATCH_SIZE
-    logger.info("student: position embeddings %s resized to %s", tuple(found.shape), tuple(target.shape))
-    return {**state, POS_EMBED: resample_abs_pos_embed(found, new_size=[side, side])}
+    logger.info("student: position embeddings %s resized to %s", tuple(pos_embed.shape), tuple(target.shape))
+    return {**state, POS_EMBED: resample_abs_pos_embed(pos_embed, new_size=[side, side])}
 
 
 def _is_square_grid(pos_embed: torch.Tensor) -> bool:
@@ -199,9 +199,9 @@ def _is_square_grid(pos_embed: torch.Tensor) -> bool:
 
 
 def _check_classes(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
-    found, expected = state.get(CLASSIFIER), model.decode_head.conv_seg.out_channels
-    if found is not None and found.shape[0] != expected:
-        classes = [2 if channels == 1 else channels for channels in (found.shape[0], expected)]
+    classifier, expected = state.get(CLASSIFIER), model.decode_head.conv_seg.out_channels
+    if classifier is not None and classifier.shape[0] != expected:
+        classes = [2 if channels == 1 else channels for channels in (classifier.shape[0], expected)]
         raise ValueError(
             f"{source} segments {classes[0]} classes, but data::num_classes is {classes[1]}; "
             f"pass --data::num_classes {classes[0]} (--num_classes for inference) or another checkpoint."
@@ -209,10 +209,10 @@ def _check_classes(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: s
 
 
 def _check_img_size(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:
-    found = state.get(POS_EMBED)
-    if found is None or not _is_square_grid(found):
+    pos_embed = state.get(POS_EMBED)
+    if pos_embed is None or not _is_square_grid(pos_embed):
         return  # for load_strict to refuse
-    img_size = math.isqrt(found.shape[1] - 1) * PATCH_SIZE
+    img_size = math.isqrt(pos_embed.shape[1] - 1) * PATCH_SIZE
     if img_size != model.img_size:
         raise ValueError(
             f"{source} was trained at {img_size} pixels, but the student is built for {model.img_size}; "

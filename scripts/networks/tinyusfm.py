@@ -116,8 +116,8 @@ class TinyUSFMSeg(nn.Module):
     """Logits of ultrasound images in [0, 1]; 6.18 M parameters as it stands.
 
     Args:
-        num_classes: with the background; 2 gives one logit channel.
-        img_size: rows and columns of the input in pixels, a multiple of 16.
+        num_classes: number of classes, the background counts; 2 gives one logit channel. [2 or more]
+        img_size: rows and columns of the network's input in pixels: what the student was trained with. [multiple of 16]
         embed_dim: ViT width, a multiple of 4 and of num_heads.
         depth: ViT blocks.
         num_heads: of every block.

@@ -62,8 +62,8 @@ class Gaps(NamedTuple):
 def read_state_dict(path: str | Path, name: str = "checkpoint") -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint file by name, on the CPU.
 
-    The usual wrappers are taken off; entries that are no tensors (such as the seed's string `adaptation_mode`) are left
-    out.
+    The usual wrappers are taken off; entries that are no tensors (such as the string `adaptation_mode` of the reference
+    implementation) are left out.
 
     Args:
         path: what torch.save wrote, or a .safetensors file.

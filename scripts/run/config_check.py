@@ -19,7 +19,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from ..utils.files import BUNDLE_ROOT
+from ..utils.files import CONFIGS
 from .errors import is_command_line, prepare_command_line
 from .monai_label import labeling_overrides
 from .references import RESERVED
@@ -96,7 +96,7 @@ def check_config(config: dict) -> None:
 def known_ids(inference: bool = False) -> frozenset[str]:
     """Top-level ids of inference.json, or of train.json and its overlays."""
     names = set()
-    for path in sorted((BUNDLE_ROOT / "configs").glob("*.json")):
+    for path in sorted(CONFIGS.glob("*.json")):
         if path.name != "metadata.json" and (path.name == "inference.json") == inference:
             names.update(re.split("::|#", key.lstrip("+"))[0] for key in json.loads(path.read_text()))
     return frozenset(names)
@@ -158,7 +158,7 @@ def _check_component(id: str, component: dict) -> None:
 
 def _check_plain_sections(config: dict) -> None:
     """`train`, `validate` and `test` only group components: a key that the shipped config lacks is read by nothing."""
-    shipped = json.loads((BUNDLE_ROOT / "configs" / "train.json").read_text())
+    shipped = json.loads((CONFIGS / "train.json").read_text())
     for section in PLAIN_SECTIONS:
         for key in config.get(section) or {}:
             if key not in shipped[section] and f"@{section}::{key}" not in json.dumps(config, default=str):

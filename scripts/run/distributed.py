@@ -151,8 +151,7 @@ def launch_name() -> str | None:
     if restarts and name == NO_NAME:
         raise ValueError(
             f"torchrun --max-restarts {restarts} starts a run again, which then has to find its folder by the name of "
-            "the launch; "
-            "pass --standalone, or --rdzv_id NAME with a name that no other launch has."
+            "the launch; pass --standalone, or --rdzv_id NAME with a name that no other launch has."
         )
     return None if name == NO_NAME else name
 

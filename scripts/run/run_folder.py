@@ -78,12 +78,12 @@ class RunFolder:
         Raises:
             FileNotFoundError: no validation has run yet.
         """
-        found = sorted(self.models.glob(f"{BEST}*"), key=lambda path: path.stat().st_mtime)
-        if not found:
+        best = sorted(self.models.glob(f"{BEST}*"), key=lambda path: path.stat().st_mtime)
+        if not best:
             raise FileNotFoundError(
                 f"{self.models} holds no best_epoch* file: no validation has ended in this run yet."
             )
-        return found[-1]
+        return best[-1]
 
 
 def find_best(models: Path) -> Path | None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import nn
 

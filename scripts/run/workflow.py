@@ -12,10 +12,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from ..utils.files import BUNDLE_ROOT
+from ..utils.files import BUNDLE_ROOT, CONFIGS
 from .config_check import suggest_id
-
-CONFIGS = BUNDLE_ROOT / "configs"
 
 
 def build_workflow(

@@ -1,5 +1,5 @@
-"""The bundle as others get it: python -m scripts.share.
+"""The bundle for others: python -m scripts.share.
 
-`bundle` writes the zip and the Hugging Face repository, `model_card` its card, `manifest` the list of checksums, and
+`bundle` writes the zip and the Hugging Face repository, `model_card` its card, and `manifest` the list of checksums.
 `verify` checks the bundle as MONAI's model zoo does.
 """

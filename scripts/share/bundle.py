@@ -1,68 +1,37 @@
-"""The bundle as others get it: a zip for MONAI's download, and a model repository for the Hugging Face Hub.
+"""The bundle as a zip for MONAI's download, and as a model repository for the Hugging Face Hub.
 
-    python -m scripts.share zip --output logs/share
-    python -m scripts.share hub --output logs/share
-    python -m scripts.share push --repo OWNER/NAME [--public]
+Both hold the files below `CONTENT` that git tracks, and SHA256SUMS (share/manifest.py). The zip is NAME_vVERSION.zip
+with one folder NAME, as `monai.bundle.download` unpacks it. It is the same to the last byte wherever it is made.
 
-All three hold what git tracks of `CONTENT`, with SHA256SUMS beside it (scripts/share/manifest.py). The zip is
-NAME_vVERSION.zip with one folder NAME, as `monai.bundle.download` unpacks it, and the same to the last byte wherever it
-is made. The repository's README.md is the model card, with a header made from the metadata and results; what was
-README.md is USAGE.md there. `push` uploads such a folder from a temporary copy, since MONAI rewrites the README.md of
-the folder that it pushes.
+The repository's README.md is the model card, with a header made from the metadata and results. The bundle's README.md
+is USAGE.md there. `push` uploads the repository from a temporary copy, since MONAI rewrites the README.md of the folder
+that it pushes.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from ..utils.files import atomic_path
-from .manifest import BUNDLE_ROOT, MANIFEST, digest, files_below, write_manifest
+from .manifest import MANIFEST, digest, files_below, write_manifest
 from .model_card import hub_library, model_card
 
-# the tests and .ci stay at home; eval/ comes along: README's commands, the metadata schema and the results are in it
+# without the tests and .ci; eval/ holds commands of the README, the metadata schema and the results
 CONTENT = ("configs", "scripts", "models", "docs", "eval", "LICENSE", "README.md", "CITATION.cff", "pyproject.toml")
 METADATA = "configs/metadata.json"
 CARD, USAGE = "README.md", "USAGE.md"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the program; 0, or 1 after a message on stderr."""
-    options = _parser().parse_args(arguments)
-    try:
-        _tell_changes(options.bundle)
-        options.run(options)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"share: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _zip(options: argparse.Namespace) -> None:
-    path = write_zip(options.bundle, options.output, options.overwrite)
-    print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB, sha256 {digest(path)}")
-
-
-def _hub(options: argparse.Namespace) -> None:
-    path = write_hub_folder(options.bundle, options.output, options.overwrite)
-    print(f"wrote {path}: {sum(1 for _ in files_below(path))} files; sha256 of {MANIFEST}: {digest(path / MANIFEST)}")
-
-
-def _push(options: argparse.Namespace) -> None:
-    print(f"pushed {push(options.bundle, options.repo, options.public)}")
-
-
 def write_zip(root: Path, output: Path, overwrite: bool = False) -> Path:
-    """Writes NAME_vVERSION.zip and beside it NAME_vVERSION.zip.sha256; returns the path of the first.
+    """Write NAME_vVERSION.zip, and NAME_vVERSION.zip.sha256 beside it. Returns the path of the zip.
 
     Nothing is compressed: weights hardly would be, and the bytes would depend on the version of zlib.
 
@@ -92,7 +61,7 @@ def write_zip(root: Path, output: Path, overwrite: bool = False) -> Path:
 
 
 def write_hub_folder(root: Path, output: Path, overwrite: bool = False) -> Path:
-    """Writes the folder NAME of a model repository and returns it.
+    """Write the folder NAME of a model repository and return it.
 
     Args:
         root: of the bundle.
@@ -100,7 +69,7 @@ def write_hub_folder(root: Path, output: Path, overwrite: bool = False) -> Path:
         overwrite: replace an earlier one.
 
     Raises:
-        FileExistsError: there is something already, or with `overwrite` what is no shared bundle.
+        FileExistsError: the folder is there, or with `overwrite` a folder that is no shared bundle.
         ImportError: huggingface_hub is not installed.
         ValueError: see `tracked_files` and `model_card`.
     """
@@ -121,15 +90,15 @@ def write_hub_folder(root: Path, output: Path, overwrite: bool = False) -> Path:
 
 
 def push(root: Path, repo: str, public: bool = False) -> str:
-    """Uploads the bundle to a model repository, made when it is not there, and tags it with the version; returns the
-    address.
+    """Upload the bundle to a model repository and tag it with the version. Returns the address.
 
-    What an earlier version left in the repository and this one has not is deleted there, so that SHA256SUMS holds.
+    A repository that is not there is made. Files of an earlier version that this one has not are deleted there, so that
+    SHA256SUMS holds.
 
     Args:
         root: of the bundle.
         repo: OWNER/NAME.
-        public: let everyone see a repository that is made now.
+        public: make a new repository visible to everyone.
 
     Raises:
         ValueError: no OWNER/NAME, or the repository has this version; see `write_hub_folder` too.
@@ -157,9 +126,7 @@ def _upload(folder: Path, repo: str, public: bool) -> str:
 
 
 def _refuse_version(repo: str, version: str) -> None:
-    """MONAI leaves a tag that is there where it is, so that a version would go on meaning the files of an earlier
-    push.
-    """
+    """Refuse a version that is tagged: MONAI does not move the tag, and it would still mean the earlier files."""
     hub, errors = hub_library(), hub_library("huggingface_hub.errors")
     try:
         tags = [tag.name for tag in hub.HfApi().list_repo_refs(repo).tags]
@@ -172,7 +139,7 @@ def _refuse_version(repo: str, version: str) -> None:
 
 
 def copy_bundle(root: Path, folder: Path) -> Path:
-    """A folder that holds the files of a bundle that are shared, and nothing else."""
+    """Copy the shared files of a bundle to a folder, and return it."""
     for name in tracked_files(root):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, folder / name, follow_symlinks=False)
@@ -196,25 +163,27 @@ def tracked_files(root: Path) -> list[str]:
 
 
 def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
     try:
-        found = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, encoding="utf-8", check=True)
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
     except FileNotFoundError:
-        raise ValueError("git is not installed; it tells which files of the bundle are shared.") from None
+        raise ValueError("git is not installed, but it lists the files to share; install it.") from None
     except subprocess.CalledProcessError as error:
-        raise ValueError(f"git cannot tell which files of {root} are shared: {error.stderr.strip()}") from None
-    return found.stdout
+        raise ValueError(f"git cannot list the files of {root}: {error.stderr.strip()}") from None
 
 
-def _tell_changes(root: Path) -> None:
-    lines = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *CONTENT).splitlines()
-    _tell("shared as they are, not as last committed", [line[3:] for line in lines if not line.startswith("??")])
-    _tell("not shared, since git does not track them", [line[3:] for line in lines if line.startswith("??")])
+def changed_files(root: Path) -> list[str]:
+    """Names of the shared files that differ from the last commit."""
+    return [line[3:] for line in _git_status(root) if not line.startswith("??")]
 
 
-def _tell(what: str, names: list[str]) -> None:
-    if names:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        print(f"note: {len(names)} files are {what}: {shown}", file=sys.stderr)
+def untracked_files(root: Path) -> list[str]:
+    """Names of the files below `CONTENT` that git does not track."""
+    return [line[3:] for line in _git_status(root) if line.startswith("??")]
+
+
+def _git_status(root: Path) -> list[str]:
+    return _git(root, "status", "--porcelain", "--untracked-files=all", "--", *CONTENT).splitlines()
 
 
 def read_metadata(root: Path) -> dict[str, Any]:
@@ -223,7 +192,7 @@ def read_metadata(root: Path) -> dict[str, Any]:
 
 
 def bundle_name(root: Path) -> str:
-    """The metadata's name in the form of MONAI's bundles, such as spleen_ct_segmentation."""
+    """The metadata's name as MONAI names bundles, such as spleen_ct_segmentation."""
     return re.sub(r"[^a-z0-9]+", "_", read_metadata(root)["name"].lower()).strip("_")
 
 
@@ -237,34 +206,10 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
 def _make_repository(folder: Path) -> None:
     """Turn a copy of the bundle into a model repository.
 
-    docs/README.md goes, or MONAI's push would put it in the place of the card.
+    docs/README.md is deleted, since MONAI's push would replace the card with it.
     """
     card, usage = model_card(folder, folder.name), (folder / CARD).read_text(encoding="utf-8")
     (folder / USAGE).write_text(usage.replace("docs/README.md", CARD), encoding="utf-8", newline="\n")
     (folder / "docs" / "README.md").unlink()
     (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
     write_manifest(folder)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scripts.share", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="{zip,hub,push}")
-    for run, name, text in (
-        (_zip, "zip", "NAME_vVERSION.zip"),
-        (_hub, "hub", "the folder of a model repository, to look at"),
-        (_push, "push", "upload it"),
-    ):
-        command = commands.add_parser(name, help=text)
-        command.set_defaults(run=run)
-        command.add_argument("--bundle", type=Path, default=BUNDLE_ROOT, help="this bundle if left out")
-        if run is _push:
-            command.add_argument("--repo", required=True, metavar="OWNER/NAME")
-            command.add_argument("--public", action="store_true", help="of a new repository; it is private otherwise")
-        else:
-            command.add_argument("--output", type=Path, required=True, help="folder that gets it")
-            command.add_argument("--overwrite", action="store_true", help="replace what was shared there")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

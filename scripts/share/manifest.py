@@ -2,10 +2,11 @@
 
     python -I scripts/share/manifest.py [FOLDER] [--sha256 HEX]
 
-Needs Python alone and imports nothing of the bundle; with -I Python looks for no module beside this file either. The
-list has the form of `sha256sum`, so `sha256sum --check SHA256SUMS` does without this file too. A file that is changed,
-missing or additional is named, and the program ends with 1. The list itself is only as good as its source: --sha256
-compares it with a sum that came by another way.
+Names every file that is changed, missing or additional, and ends with 1 when there is one. --sha256 compares the list
+itself with a sum that you got another way: without it the list is only as trustworthy as its source.
+
+Needs Python alone and imports nothing of the bundle. With -I Python looks for no module beside this file either. The
+list is what `sha256sum` writes, so `sha256sum --check SHA256SUMS` checks it without this file.
 """
 
 # no `from __future__`, which would import a module before the search path is mended
@@ -22,26 +23,26 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 MANIFEST = "SHA256SUMS"
-# what the Hugging Face Hub adds on its own, in the repository and beside a download; nothing reads it as code
+# what the Hugging Face Hub adds in the repository and beside a download; nothing reads it as code
 HUB_RECORD, HUB_RECORDS = ".gitattributes", ".cache/huggingface/"
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program; 0, or 1 after a message on stderr."""
+    """Run the program; 0, or 1 after a message on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        found = problems(options.folder, options.sha256)
-        count = 0 if found else len(read_manifest(options.folder))
+        differences = problems(options.folder, options.sha256)
+        count = len(read_manifest(options.folder))
     except (ValueError, OSError) as error:
         print(f"manifest: {error}", file=sys.stderr)
         return 1
-    if found:
+    if differences:
         print(
             f"manifest: {options.folder} is not what was shared; run nothing of it and get it again:", file=sys.stderr
         )
-        print("\n".join(f"  {line}" for line in found), file=sys.stderr)
+        print("\n".join(f"  {line}" for line in differences), file=sys.stderr)
         return 1
     print(
         f"ok: the {count} files of {options.folder} are those of {MANIFEST}, sha256 {digest(options.folder / MANIFEST)}"
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_manifest(folder: Path) -> str:
-    """Lists every file of a folder, sorted; returns the SHA-256 of the list.
+    """List every file of a folder, sorted. Returns the SHA-256 of the list.
 
     Raises:
         ValueError: a file whose name a list cannot hold, or that is a link or a device.
@@ -67,11 +68,11 @@ def write_manifest(folder: Path) -> str:
 
 
 def problems(folder: Path, sha256: str | None = None) -> list[str]:
-    """How a folder differs from its list, a line a file; empty when it does not.
+    """How a folder differs from its list, a line for each file. Empty when it does not differ.
 
     Args:
         folder: of the bundle.
-        sha256: of the list itself; None believes the list.
+        sha256: of the list itself; None trusts the list.
 
     Raises:
         FileNotFoundError: there is no list.
@@ -104,7 +105,7 @@ def read_manifest(folder: Path) -> dict[str, str]:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; a bundle gets it when it is shared, by python -m scripts.share.bundle."
+            f"{path} does not exist; a bundle gets it when it is shared, by python -m scripts.share."
         )
     listed = {}
     for number, line in enumerate(path.read_bytes().decode(errors="replace").removesuffix("\n").split("\n"), 1):
@@ -122,29 +123,27 @@ def read_manifest(folder: Path) -> dict[str, str]:
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Names of everything in a folder that is no folder, relative to it with forward slashes; a link is one,
-    wherever it leads.
-    """
-    for where, folders, files in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(where, name))]
+    """Names of all files in a folder, relative to it with forward slashes. A link counts as a file."""
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         for name in files + links:
-            yield Path(where, name).relative_to(folder).as_posix()
+            yield Path(parent, name).relative_to(folder).as_posix()
 
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            checksum.update(block)
+    return checksum.hexdigest()
 
 
 def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _check_name(name: str, where: str = "") -> None:
+def _check_name(name: str, place: str = "") -> None:
     """Refuses what could lead out of the folder, on any system, or spoil the list or a terminal."""
     path = PurePosixPath(name)
     if (
@@ -154,7 +153,7 @@ def _check_name(name: str, where: str = "") -> None:
         or not name.isprintable()
         or set(name) & set("\\:")
     ):
-        raise ValueError(f"{where}{_shown(name)} is no plain path inside the bundle.")
+        raise ValueError(f"{place}{_shown(name)} is no plain path inside the bundle.")
 
 
 def _shown(name: str) -> str:

@@ -1,6 +1,4 @@
-"""The model card of the Hugging Face Hub: docs/README.md under a header that the hub reads, made from metadata and
-results.
-"""
+"""The model card of the Hugging Face Hub: docs/README.md under a header made from metadata and results."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ def model_card(root: Path, name: str) -> str:
         ImportError: huggingface_hub is not installed.
         ValueError: the license is not known, or no results file holds the metadata's figures.
     """
-    from ..evaluation.results import UNITS
+    from ..metrics import UNITS  # imported here, so that the program's --help answers without torch
 
     hub = hub_library()
     metadata = json.loads((root / "configs" / "metadata.json").read_text(encoding="utf-8"))
@@ -42,11 +40,11 @@ def model_card(root: Path, name: str) -> str:
             dataset_name=metadata["data_source"],
             dataset_split="test",
             metric_type=metric,
-            metric_name=f"{UNITS.get(metric, metric)}, 95 % interval{_of_seeds(found)} "
-            f"{found['low']:.4g} to {found['high']:.4g}",
-            metric_value=round(found["mean"], 4),
+            metric_name=f"{UNITS.get(metric, metric)}, 95 % interval{_of_seeds(values)} "
+            f"{values['low']:.4g} to {values['high']:.4g}",
+            metric_value=round(values["mean"], 4),
         )
-        for metric, found in metrics.items()
+        for metric, values in metrics.items()
     ]
     header = hub.ModelCardData(
         license=_license(root),
@@ -61,8 +59,9 @@ def model_card(root: Path, name: str) -> str:
 
 
 def find_results(root: Path, figures: Mapping[str, float]) -> tuple[str, dict[str, Any]]:
-    """Name of the report in eval/results that the metadata's figures are from, and these metrics of its student, mean
-    being the shared seed's.
+    """Name of the report in eval/results with the metadata's figures, and these metrics of its student.
+
+    A metric's "mean" is that of the seed whose weights are shared.
 
     Args:
         root: of the bundle.
@@ -76,24 +75,23 @@ def find_results(root: Path, figures: Mapping[str, float]) -> tuple[str, dict[st
         student = json.loads(path.read_text(encoding="utf-8")).get("arms", {}).get("student", {})
         metrics = {name: student["metrics"][name] for name in names if name in student.get("metrics", {})}
         for seed in metrics and next(iter(metrics.values()))["seed_means"]:
-            shared = {name: {**found, "mean": found["seed_means"][seed]} for name, found in metrics.items()}
-            if {f"mean_{name}": round(found["mean"], 4) for name, found in shared.items()} == figures:
+            shared = {name: {**values, "mean": values["seed_means"][seed]} for name, values in metrics.items()}
+            if {f"mean_{name}": round(values["mean"], 4) for name, values in shared.items()} == figures:
                 return path.stem, shared
     raise ValueError(
         "no shared file of eval/results holds the eval_metrics of configs/metadata.json; write both with python -m "
-        "eval.publish, "
-        "and git add the file."
+        "eval.publish, and git add the file."
     )
 
 
-def _of_seeds(found: Mapping[str, Any]) -> str:
-    """What the interval is of, where it is not the shared student's alone."""
-    number = len(found["seed_means"])
+def _of_seeds(values: Mapping[str, Any]) -> str:
+    """Says that the interval is of several seeds' mean, where the student was trained with several."""
+    number = len(values["seed_means"])
     return f" of {number} seeds' mean" if number > 1 else ""
 
 
 def hub_library(name: str = "huggingface_hub") -> ModuleType:
-    """huggingface_hub or a module of it, imported when it is needed.
+    """huggingface_hub or a module of it, imported only where it is used.
 
     Raises:
         ImportError: saying how to install it.
@@ -112,7 +110,7 @@ def _license(root: Path) -> str:
 
 
 def _text(root: Path) -> str:
-    """docs/README.md as it reads one folder up: files that lie beside it are then in docs/."""
+    """docs/README.md with its links changed for the folder above docs/."""
     text = (root / "docs" / "README.md").read_text(encoding="utf-8")
     beside = "|".join(re.escape(name) for name in files_below(root / "docs"))
     return re.sub(rf"(?<=[(`])(?=(?:{beside})[)`#])", "docs/", text)

@@ -1,9 +1,8 @@
-"""What MONAI's model zoo and its programs ask of a bundle, checked without a network: python -m scripts.verify.
+"""Checks of a bundle before it is shared, without a network: python -m scripts.verify.
 
-Follows the model zoo's verify_bundle (necessary files and keys, metadata against its schema, changelog, input and
-output of the network, properties of the workflows, TorchScript) and adds what cannot be seen there: that the weights
-are the student's, that both files of them agree, and that inference writes masks. Prints a line a check and ends with 1
-when one has failed.
+Follows the model zoo's verify_bundle: necessary files and keys, metadata against its schema, changelog, input and
+output of the network, properties of the workflows, TorchScript. It adds what the model zoo does not check: that the
+weights are the student's, that both files of them agree, and that inference writes masks.
 """
 
 from __future__ import annotations
@@ -24,31 +23,41 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ..data.phantoms import write_phantom_dataset
-from ..networks.tinyusfm import load_trained_student
+from ..networks.student import load_trained_student
 from ..networks.weights import read_state_dict
-from ..run.config_check import find_user_error
+from ..run.errors import find_user_error
+from ..run.workflow import build_workflow
 from .bundle import METADATA, read_metadata, tracked_files
 from .manifest import BUNDLE_ROOT, MANIFEST, read_manifest
 from .model_card import find_results
 
-WEIGHTS, SAFETENSORS = "models/model.pt", "models/model.safetensors"
-TRAIN, INFERENCE, SCHEMA = "configs/train.json", "configs/inference.json", "eval/schema.json"
-SHARED_TEACHER = "configs/shared_teacher.json"
-NECESSARY = ("LICENSE", METADATA, TRAIN, INFERENCE, "configs/logging.conf", WEIGHTS, SCHEMA, "docs/data_license.txt")
+WEIGHTS, SAFE_WEIGHTS = "models/model.pt", "models/model.safetensors"
+TRAIN_CONFIG, INFERENCE_CONFIG, SCHEMA = "configs/train.json", "configs/inference.json", "eval/schema.json"
+SHARED_TEACHER_CONFIG = "configs/shared_teacher.json"
+NECESSARY = (
+    "LICENSE",
+    METADATA,
+    TRAIN_CONFIG,
+    INFERENCE_CONFIG,
+    "configs/logging.conf",
+    WEIGHTS,
+    SCHEMA,
+    "docs/data_license.txt",
+)
 KEYS = {
-    TRAIN: ("bundle_root", "device", "dataset_dir"),
-    INFERENCE: ("bundle_root", "device", "network_def", "inferer", "output_dir"),
+    TRAIN_CONFIG: ("bundle_root", "device", "dataset_dir"),
+    INFERENCE_CONFIG: ("bundle_root", "device", "network_def", "inferer", "output_dir"),
 }
 KINDS = {
     "": (".json", ".py", ".md", ".txt", ".toml", ".cff", ".conf"),
     "docs/": (".png", ".sbatch"),
     "models/": (".pt", ".pth", ".safetensors"),
 }  # suffixes of the files of any folder, and of these
-MAX_BYTES = 25_000_000  # the model zoo's limit for a file
+MAX_FILE_BYTES = 25_000_000  # the model zoo's limit for a file
 
 
 def print_checks() -> int:
-    """Prints a line for each check of this bundle; 0, or 1 when one has failed."""
+    """Print a line for each check of this bundle; 0, or 1 when one has failed."""
     failed = 0
     for name, reason in verify(BUNDLE_ROOT):
         failed += reason is not None
@@ -58,7 +67,7 @@ def print_checks() -> int:
 
 
 def verify(root: Path) -> Iterator[tuple[str, str | None]]:
-    """Name of each check, and why it has failed or None.
+    """Name of each check, and why it has failed; None where it has not.
 
     Args:
         root: of the bundle; its scripts must be the ones that are imported.
@@ -67,7 +76,7 @@ def verify(root: Path) -> Iterator[tuple[str, str | None]]:
         try:
             with _quiet():
                 check(root)
-        except Exception as error:  # whatever MONAI or the bundle raises is the finding
+        except Exception as error:  # whatever MONAI or the bundle raises is the reason
             reason = str(find_user_error(error) or error).strip().split("\n")[0]
             yield name, reason or type(error).__name__
         else:
@@ -75,8 +84,9 @@ def verify(root: Path) -> Iterator[tuple[str, str | None]]:
 
 
 def check_files(root: Path) -> None:
-    """Every necessary file is there and holds something; the model card is docs/README.md, or README.md on the
-    Hugging Face Hub.
+    """Every necessary file is there and not empty.
+
+    The model card is docs/README.md, or README.md on the Hugging Face Hub.
     """
     card = "docs/README.md" if (root / "docs" / "README.md").is_file() else "USAGE.md"
     empty = [
@@ -91,28 +101,30 @@ def check_files(root: Path) -> None:
 def check_kinds(root: Path) -> None:
     """No shared file is of an unknown kind, such as an image of a patient or a pickle, or too large."""
     names = _shared_files(root)
-    wrong = [name for name in names if not _is_known(name)]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is of a kind that no bundle needs ({len(wrong)} files are); take it out of git.")
-    large = [name for name in names if (root / name).stat().st_size > MAX_BYTES]
+    foreign = [name for name in names if not _is_allowed(name)]
+    if foreign:
+        raise ValueError(
+            f"{foreign[0]} is of a kind that no bundle needs ({len(foreign)} files are); take it out of git."
+        )
+    large = [name for name in names if (root / name).stat().st_size > MAX_FILE_BYTES]
     if large:
         raise ValueError(
-            f"{large[0]} has {(root / large[0]).stat().st_size} bytes, more than the model zoo's {MAX_BYTES}."
+            f"{large[0]} has {(root / large[0]).stat().st_size} bytes, more than the model zoo's {MAX_FILE_BYTES}."
         )
 
 
 def _shared_files(root: Path) -> list[str]:
-    """Of a bundle that was shared, or of a git repository."""
+    """Names of the files that are shared, from the list of a shared bundle or from git."""
     return list(read_manifest(root)) if (root / MANIFEST).is_file() else tracked_files(root)
 
 
-def _is_known(name: str) -> bool:
+def _is_allowed(name: str) -> bool:
     suffixes = [suffix for folder, kinds in KINDS.items() if name.startswith(folder) for suffix in kinds]
     return name == "LICENSE" or Path(name).suffix in suffixes
 
 
 def check_license(root: Path) -> None:
-    """LICENSE is a known one, and the metadata name its holder."""
+    """LICENSE is the Apache License, and the metadata name it."""
     if "Apache License" not in (root / "LICENSE").read_text(encoding="utf-8"):
         raise ValueError("LICENSE is not the Apache License.")
     if "Apache-2.0" not in read_metadata(root)["copyright"]:
@@ -140,7 +152,7 @@ def check_version(root: Path) -> None:
 
 
 def check_results(root: Path) -> None:
-    """The metadata's figures are those of a report in eval/results, which is shared too."""
+    """The metadata's figures are those of a report in eval/results that is shared too."""
     name, _ = find_results(root, read_metadata(root).get("eval_metrics", {}))
     if f"eval/results/{name}.json" not in _shared_files(root):
         raise ValueError(f"eval/results/{name}.json is not shared, since git does not track it; git add it.")
@@ -159,9 +171,7 @@ def check_keys(root: Path) -> None:
 
 
 def check_weights(root: Path) -> None:
-    """model.pt is a student's, finite and nothing else; it is what MONAI Label finds; model.safetensors holds the
-    same.
-    """
+    """model.pt holds a student's finite weights, MONAI Label finds it, and model.safetensors holds the same."""
     first = min((root / "models").glob("*.pt"), key=lambda path: len(path.name)).name
     if first != Path(WEIGHTS).name:
         raise ValueError(f"models/{first} has a shorter name than {WEIGHTS}, and MONAI Label would take it.")
@@ -170,7 +180,7 @@ def check_weights(root: Path) -> None:
     nan = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if nan:
         raise ValueError(f"{nan[0]} of {WEIGHTS} is not finite.")
-    _check_same(state, load_file(root / SAFETENSORS))
+    _check_same(state, load_file(root / SAFE_WEIGHTS))
 
 
 def _check_same(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> None:
@@ -178,13 +188,15 @@ def _check_same(state: Mapping[str, torch.Tensor], other: Mapping[str, torch.Ten
     if differing:
         first = min(differing)
         raise ValueError(
-            f"{SAFETENSORS} differs from {WEIGHTS}, first in {first}; write both with python -m eval.publish."
+            f"{SAFE_WEIGHTS} differs from {WEIGHTS}, first in {first}; write both with python -m eval.publish."
         )
 
 
 def check_shapes(root: Path) -> None:
     """The network takes and gives what the metadata say."""
-    verify_net_in_out("network_def", str(root / METADATA), str(root / INFERENCE), device="cpu", bundle_root=str(root))
+    verify_net_in_out(
+        "network_def", str(root / METADATA), str(root / INFERENCE_CONFIG), device="cpu", bundle_root=str(root)
+    )
 
 
 def check_training(root: Path) -> None:
@@ -192,8 +204,7 @@ def check_training(root: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         phantoms = write_phantom_dataset(Path(folder) / "phantoms", 2, 1, 1, size=64)
         overrides = {"data::dataset_dir": str(phantoms), "training::num_workers": 0, "teacher::cache_dir": folder}
-        flow = _workflow(root, (TRAIN, SHARED_TEACHER), "train", overrides)
-        _check_properties(flow)
+        _check_properties(_workflow(root, (TRAIN_CONFIG, SHARED_TEACHER_CONFIG), "training", "train", overrides))
 
 
 def check_torchscript(root: Path) -> None:
@@ -201,7 +212,12 @@ def check_torchscript(root: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.ts"
         ckpt_export(
-            "network_def", path, str(root / WEIGHTS), str(root / METADATA), str(root / INFERENCE), bundle_root=str(root)
+            "network_def",
+            path,
+            str(root / WEIGHTS),
+            str(root / METADATA),
+            str(root / INFERENCE_CONFIG),
+            bundle_root=str(root),
         )
         exported = torch.jit.load(path, map_location="cpu").eval()
     student = load_trained_student(_inference(root).network_def, root / WEIGHTS).eval()
@@ -231,24 +247,21 @@ def _check_properties(flow: ConfigWorkflow) -> None:
 
 
 def _inference(root: Path, **overrides: Any) -> ConfigWorkflow:
-    return _workflow(root, (INFERENCE,), "infer", overrides)
+    return _workflow(root, (INFERENCE_CONFIG,), "run", "infer", overrides)
 
 
-def _workflow(root: Path, configs: Sequence[str], kind: str, overrides: Mapping[str, Any]) -> ConfigWorkflow:
-    flow = ConfigWorkflow(
-        config_file=[str(root / config) for config in configs],
-        meta_file=str(root / METADATA),
-        logging_file=False,
-        workflow_type=kind,
-        **{"bundle_root": str(root), "hardware::gpu_ids": [], **overrides},
-    )
+def _workflow(
+    root: Path, configs: Sequence[str], run_id: str, kind: str, overrides: Mapping[str, Any]
+) -> ConfigWorkflow:
+    overrides = {"bundle_root": str(root), "hardware::gpu_ids": [], **overrides}
+    flow = build_workflow([root / config for config in configs], overrides, run_id, kind)
     flow.initialize()
     return flow
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what MONAI and torch tell on the way, and without progress bars."""
+    """Without the messages and progress bars of MONAI and torch."""
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):

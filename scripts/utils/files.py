@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = BUNDLE_ROOT / "configs"
 
 
 @contextmanager

@@ -27,9 +27,10 @@ class Hardware:
     """Device and precision of a run.
 
     Args:
-        gpu_ids: the GPU to use; the CPU when the machine has none and this is [0] or [].
-        precision: `bf16` runs the networks under autocast (weights, loss and optimizer stay fp32), `fp32` without;
-            `auto` is bf16 where the processor computes it natively.
+        gpu_ids: the GPU to use, in a list; an empty list is the CPU, and so is 0 on a machine without a GPU. [list of
+            one number, or of none]
+        precision: bf16 runs the networks under autocast (weights, loss and optimizer stay fp32), fp32 without; auto is
+            bf16 where the processor computes it natively. [auto, fp32, bf16]
 
     Raises:
         ValueError: a GPU that is not there, several GPUs or processes, or an unknown precision.
@@ -91,8 +92,7 @@ def pick_device(gpu_ids: Sequence[int]) -> torch.device:
     if len(gpu_ids) > 1:
         raise ValueError(
             f"hardware::gpu_ids {list(gpu_ids)} names several GPUs, but this run uses one; pass [0], or start a "
-            "process for each "
-            f"GPU: {TORCHRUN.format(len(gpu_ids))}."
+            f"process for each GPU: {TORCHRUN.format(len(gpu_ids))}."
         )
     if not gpu_ids or (count == 0 and list(gpu_ids) == [0]):
         logger.info("no GPU is used: computing on the CPU.")

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -32,13 +32,29 @@ def show_messages() -> None:
         return
     logging.getLogger("scripts").setLevel(logging.INFO)
     for logger, stream, form, level in (
-        (SCREEN, sys.stdout, "%(message)s", logging.INFO),
-        (logging.getLogger(), sys.stderr, "warning: %(message)s", logging.WARNING),
+        (SCREEN, "stdout", "%(message)s", logging.INFO),
+        (logging.getLogger(), "stderr", "warning: %(message)s", logging.WARNING),
     ):
-        handler = logging.StreamHandler(stream)
+        handler = Console(stream)
         handler.setFormatter(logging.Formatter(form))
         handler.setLevel(level)
         logger.addHandler(handler)
+
+
+class Console(logging.StreamHandler):
+    """Writes to sys.stdout or sys.stderr as it is at the time of a record: programs may redirect it.
+
+    Args:
+        name: `stdout` or `stderr`.
+    """
+
+    def __init__(self, name: str) -> None:
+        logging.Handler.__init__(self)
+        self.target = name
+
+    @property
+    def stream(self) -> TextIO:
+        return getattr(sys, self.target)
 
 
 class EarlyRecords(logging.Handler):

@@ -56,12 +56,13 @@ def test_every_ratio_with_our_allocator_on_both_sides_has_a_value(report):
 
 @pytest.mark.slow
 def test_report_has_figures_settings_machine_versions_and_revision(report):
-    assert report["machine"]["threads"] == 1 and report["machine"]["cores"] >= 1
+    assert report["machine"]["threads"] == 1
+    assert report["machine"]["cores"] >= 1
     assert report["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert report["settings"]["quick"] and report["settings"]["data"] == "phantoms"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", report["date"]) and report["command"].startswith(
-        "python -m eval.benchmark --quick"
-    )
+    assert report["settings"]["quick"]
+    assert report["settings"]["data"] == "phantoms"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", report["date"])
+    assert report["command"].startswith("python -m eval.benchmark --quick")
     assert {"revision", "seed", "notes", "fits", "derived"} <= report.keys()
     assert report["figures"]["fill_replay_vit_b"]["cache_bytes"] > 0
     assert report["figures"]["control"]["epochs"] == report["settings"]["epochs"]
@@ -70,13 +71,16 @@ def test_report_has_figures_settings_machine_versions_and_revision(report):
 @pytest.mark.slow
 def test_report_has_no_paths_of_the_machine(report_file):
     text = report_file.read_text()
-    assert str(ROOT.parent) not in text and str(report_file.parent) not in text and "benchmark-" not in text
+    assert str(ROOT.parent) not in text
+    assert str(report_file.parent) not in text
+    assert "benchmark-" not in text
 
 
 @pytest.mark.slow
 def test_stock_and_fast_teacher_compute_the_same(report):
     figures = report["figures"]["teacher_vit_b_fast_fp32"]
-    assert figures["scaled_difference"] < 1e-4 and figures["mask_dice"] > 0.999
+    assert figures["scaled_difference"] < 1e-4
+    assert figures["mask_dice"] > 0.999
     assert report["figures"]["teacher_vit_b_stock_fp32"]["logit_deviation"] > 0.01
 
 
@@ -113,7 +117,8 @@ def test_contender_runs_in_a_process_of_its_own(tmp_path):
     settings = quick_settings(str(tmp_path), threads=1)
     write_datalists(settings)
     figures = run_apart("student_step_fp32", settings)
-    assert figures["step_seconds"] > 0 and figures["peak_mb"] > 100
+    assert figures["step_seconds"] > 0
+    assert figures["peak_mb"] > 100
 
 
 @pytest.mark.slow
@@ -148,7 +153,8 @@ def test_contender_that_fails_does_not_end_the_run(tmp_path):
     assert figures["replay_vit_b"]["error"] == "needs fill_replay_vit_b, which failed"
     assert figures["student_step_fp32"]["step_seconds"] == 1.0
     row = next(row for row in judge(figures) if row["name"].startswith("epoch: replay_vit_b"))
-    assert row["value"] is None and row["met"] is None
+    assert row["value"] is None
+    assert row["met"] is None
 
 
 def test_interrupted_run_writes_what_it_has_beside_the_report(tmp_path, monkeypatch):
@@ -162,7 +168,8 @@ def test_interrupted_run_writes_what_it_has_beside_the_report(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         main(["--quick", "--only", "student_step_*", "--output", str(output)])
     report = json.loads(output.with_suffix(".partial.json").read_text())
-    assert report["figures"]["student_step_fp32"]["step_seconds"] == 1.0 and "student_step_ours" in report["missing"]
+    assert report["figures"]["student_step_fp32"]["step_seconds"] == 1.0
+    assert "student_step_ours" in report["missing"]
     assert not output.exists()
 
 
@@ -236,7 +243,8 @@ def test_compared_masks_are_cut_at_each_image_median():
     stock = torch.arange(8.0).view(1, 1, 2, 4)
     moved = stock.flip(3)  # each row backwards: the upper half stays the upper half
     found = compare_logits(moved, stock)
-    assert found["max_difference"] == 3 and found["scaled_difference"] == pytest.approx(3 / float(stock.std()))
+    assert found["max_difference"] == 3
+    assert found["scaled_difference"] == pytest.approx(3 / float(stock.std()))
     assert compare_logits(stock + 5, stock)["mask_dice"] == 1
     assert compare_logits(-stock, stock)["mask_dice"] == 0
 
@@ -266,7 +274,8 @@ def test_best_form_keeps_the_dice():
     forms = {"fp32": (1.0, 0.0), "openvino_bf16": (0.3, 0.001), "openvino_int8": (0.2, 0.01)}
     figures = {f"student_infer_{form}": {"step_seconds": s, "dice_change": d} for form, (s, d) in forms.items()}
     row = next(row for row in judge(figures) if "inference: fp32" in row["name"])
-    assert row["value"] == pytest.approx(1 / 0.3) and row["met"]
+    assert row["value"] == pytest.approx(1 / 0.3)
+    assert row["met"]
 
 
 def test_fits_find_exponent_and_slope():

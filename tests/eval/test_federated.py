@@ -69,8 +69,10 @@ def test_dice_of_the_averaged_student_rises_on_every_client(federation):
     _, found, folder = federation
     for name in ("client_1", "client_2"):
         dice = found["dice"][name]
-        assert len(dice) == ROUNDS + 1 and dice[-1] > dice[0] + 0.2, dice
-    assert json.loads((folder / "federated.json").read_text()) == found and found["images"] == list(IMAGES)
+        assert len(dice) == ROUNDS + 1, dice
+        assert dice[-1] > dice[0] + 0.2, dice
+    assert json.loads((folder / "federated.json").read_text()) == found
+    assert found["images"] == list(IMAGES)
 
 
 def test_only_the_student_is_sent(federation):
@@ -79,12 +81,10 @@ def test_only_the_student_is_sent(federation):
     for client in clients:
         assert client.train_workflow.check_properties() == [] == client.eval_workflow.check_properties()
         sent = client.get_weights().weights
-        assert set(sent) == set(student) and not [
-            key for key in sent if "teacher" in key or "adapter" in key or "lora" in key
-        ]
-    assert found["sent_tensors"] == len(student) and found["sent_bytes"] == sum(
-        value.nbytes for value in student.values()
-    )
+        assert set(sent) == set(student)
+        assert not [key for key in sent if "teacher" in key or "adapter" in key or "lora" in key]
+    assert found["sent_tensors"] == len(student)
+    assert found["sent_bytes"] == sum(value.nbytes for value in student.values())
     teacher = clients[0].train_workflow.parser.get_parsed_content("teacher").load()[0]
     assert found["sent_bytes"] < sum(value.nbytes for value in teacher.state_dict().values())
     assert set(torch.load(folder / "global_model.pt", weights_only=True)) == set(student)
@@ -102,7 +102,8 @@ def test_each_client_keeps_its_own_folders(federation):
             history = list(csv.DictReader(file))
         assert [int(row["epoch"]) for row in history] == list(range(1, ROUNDS * LOCAL_EPOCHS + 1))
         rates = [float(row["lr"]) for row in history]
-        assert rates == sorted(rates, reverse=True) and rates[-2] > 0  # one schedule over all rounds
+        assert rates == sorted(rates, reverse=True)
+        assert rates[-2] > 0  # one schedule over all rounds
         assert (run_folder / "distill.log").read_text().count("teacher cache: complete") == 1
 
 
@@ -132,7 +133,8 @@ def test_client_works_with_monais_defaults_and_sends_differences(sites, settings
     client.initialize()
     client.train(ExchangeObject(weights={key: value.clone() for key, value in start.items()}))
     sent = client.get_weights()
-    assert sent.weight_type == WeightType.WEIGHT_DIFF and set(sent.weights) == set(start)
+    assert sent.weight_type == WeightType.WEIGHT_DIFF
+    assert set(sent.weights) == set(start)
     moved = max(float(value.abs().max()) for key, value in sent.weights.items() if value.is_floating_point())
     assert 0 < moved < 1
     assert 0 <= client.evaluate(ExchangeObject(weights=start)).metrics["val_mean_dice"] <= 1
@@ -146,7 +148,8 @@ def test_average_is_weighted_by_images_and_keeps_counters_whole():
     ]
     found = average(received, [2, 1])
     torch.testing.assert_close(found["w"], torch.tensor([1.0, 3.0]))
-    assert found["n"] == 3 and found["n"].dtype == torch.int64
+    assert found["n"] == 3
+    assert found["n"].dtype == torch.int64
     with pytest.raises(ValueError, match=r"the clients have different networks: \['m'\] is not in all"):
         average([received[0], {**received[1], "m": torch.zeros(1)}], [1, 1])
 
@@ -176,9 +179,8 @@ def documented(sites, settings, tmp_path):
 
 
 def test_documented_command_runs(documented, tmp_path, capsys):
-    assert (
-        main(documented("eval.federated.averaging", rounds=1)) == 0 and (tmp_path / "out" / "global_model.pt").is_file()
-    )
+    assert main(documented("eval.federated.averaging", rounds=1)) == 0
+    assert (tmp_path / "out" / "global_model.pt").is_file()
     assert '"dice"' in capsys.readouterr().out
 
 
@@ -203,7 +205,8 @@ def test_documented_job_runs_in_nvflares_simulator(documented, tmp_path):
         if value.is_floating_point():
             torch.testing.assert_close(averaged[key], value, atol=1e-5, rtol=1e-4)
     assert any(not torch.equal(last[0][key], last[1][key]) for key in expected)
-    assert "Empty result" not in output and len(last) == 2
+    assert "Empty result" not in output
+    assert len(last) == 2
 
 
 @pytest.mark.nvflare
@@ -216,7 +219,8 @@ def test_exported_job_has_an_app_for_each_site(documented, tmp_path, monkeypatch
     monkeypatch.chdir(ROOT)
     assert nvflare_main([*documented("eval.federated.nvflare_job", rounds=2), "--export"]) == 0
     configs = sorted((tmp_path / "out" / "job").rglob("config_fed_client.json"))
-    assert len(configs) == 2 and [f"site_{i}" in path.read_text() for i, path in enumerate(configs, 1)] == [True, True]
+    assert len(configs) == 2
+    assert [f"site_{i}" in path.read_text() for i, path in enumerate(configs, 1)] == [True, True]
 
 
 def test_job_needs_nvflare_two_clients_and_no_braces(monkeypatch, capsys):
@@ -233,7 +237,8 @@ def test_job_needs_nvflare_two_clients_and_no_braces(monkeypatch, capsys):
             "NVFlare takes '{}' for a variable of its own; write it to a file and pass it by --config",
         ),
     ):
-        assert nvflare_main(words) == 1 and message in capsys.readouterr().err
+        assert nvflare_main(words) == 1
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -249,7 +254,8 @@ def test_job_needs_nvflare_two_clients_and_no_braces(monkeypatch, capsys):
     ],
 )
 def test_what_makes_no_federation_is_refused(words, message, capsys):
-    assert main(["--output_dir", "logs", "--dataset_dirs", *words]) == 1 and message in capsys.readouterr().err
+    assert main(["--output_dir", "logs", "--dataset_dirs", *words]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_results_of_completed_rounds_survive_a_failure(sites, settings, tmp_path, monkeypatch):

@@ -1,11 +1,12 @@
 """The preflight: go and no-go with the reason, the advice, and a run on tiny networks."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_STUDENT
+from conftest import TINY
 
 from eval.preflight import describe, judge, main
 from scripts.networks.tinyusfm import TinyUSFMSeg
@@ -121,12 +122,7 @@ def test_teacher_and_control_that_cannot_be_compared_are_an_error():
 @pytest.fixture
 def arguments(overrides, tmp_path):
     torch.manual_seed(0)
-    tiny = {
-        key: value
-        for key, value in TINY_STUDENT.items()
-        if key not in ("_target_", "num_classes", "img_size", "return_features")
-    }
-    torch.save(TinyUSFMSeg(img_size=64, **tiny).state_dict(), tmp_path / "control.pt")
+    torch.save(TinyUSFMSeg(img_size=64, **TINY).state_dict(), tmp_path / "control.pt")
     options = {
         key: value
         for key, value in overrides.items()
@@ -136,11 +132,12 @@ def arguments(overrides, tmp_path):
     return ["--control", str(tmp_path / "control.pt"), "--output_dir", str(tmp_path / "out"), *pairs]
 
 
-def test_validation_list_is_looked_at_and_the_decision_kept(arguments, tmp_path, capsys):
-    code = main(arguments)
+def test_validation_list_is_looked_at_and_the_decision_kept(arguments, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        code = main(arguments)
     answer = json.loads((tmp_path / "out" / "preflight.json").read_text())
     assert code == {"go": 0, "no-go": 2}[answer["decision"]]
-    printed = capsys.readouterr().out
+    (printed,) = [record.getMessage() for record in caplog.records if record.name == "scripts.screen"]
     assert f"{answer['decision'].upper()}: " in printed
     assert printed.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
     assert answer["temperature"] > 0

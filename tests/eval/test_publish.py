@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import CONFIGS, ROOT, TINY_STUDENT
+from conftest import CONFIGS, ROOT, TINY
 from safetensors.torch import load_file
 
 from eval import publish
@@ -25,12 +25,7 @@ METRICS = {
 def comparison(tmp_path):
     """What a finished comparison leaves."""
     torch.manual_seed(0)
-    tiny = {
-        key: value
-        for key, value in TINY_STUDENT.items()
-        if key not in ("_target_", "num_classes", "img_size", "return_features")
-    }
-    torch.save(TinyUSFMSeg(img_size=64, **tiny).state_dict(), tmp_path / "best.pt")
+    torch.save(TinyUSFMSeg(img_size=64, **TINY).state_dict(), tmp_path / "best.pt")
     folder = tmp_path / "busbra"
     folder.mkdir()
     (folder / "comparison.json").write_text(
@@ -53,17 +48,16 @@ def arguments(comparison, overrides, tmp_path):
     return ["--comparison", str(comparison), "--bundle", str(tmp_path / "bundle"), *pairs]
 
 
-def test_weights_are_half_of_the_trained_ones_in_both_files(arguments, tmp_path, capsys):
+def test_weights_are_half_of_the_trained_ones_in_both_files(arguments, tmp_path, caplog):
     assert main(arguments) == 0
     trained = torch.load(tmp_path / "best.pt", weights_only=True)
     pt = torch.load(tmp_path / "bundle" / "models" / "model.pt", weights_only=True)
     safe = load_file(tmp_path / "bundle" / "models" / "model.safetensors")
     assert pt.keys() == safe.keys() == trained.keys()
     for key, value in trained.items():
-        assert torch.equal(pt[key], value.half() if value.is_floating_point() else value) and torch.equal(
-            pt[key], safe[key]
-        )
-    assert "half precision changes the validation Dice by" in capsys.readouterr().out
+        assert torch.equal(pt[key], value.half() if value.is_floating_point() else value)
+        assert torch.equal(pt[key], safe[key])
+    assert "half precision changes the validation Dice by" in caplog.text
 
 
 def test_metadata_repeat_the_results_of_the_shared_seed(arguments, tmp_path):
@@ -72,7 +66,8 @@ def test_metadata_repeat_the_results_of_the_shared_seed(arguments, tmp_path):
     metadata = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
     assert metadata["eval_metrics"] == eval_metrics(results["arms"], 0) == {"mean_dice": 0.8123, "mean_hd95": 12.0}
     name, metrics = find_results(tmp_path / "bundle", metadata["eval_metrics"])
-    assert name == "busbra" and metrics["dice"]["mean"] == 0.81234567
+    assert name == "busbra"
+    assert metrics["dice"]["mean"] == 0.81234567
     assert find_results(tmp_path / "bundle", eval_metrics(results["arms"], 3))[1]["hd95"]["mean"] == 14.0
     with pytest.raises(ValueError, match="no shared file"):
         find_results(tmp_path / "bundle", {"mean_dice": 0.75, "mean_hd95": 13.0})
@@ -83,7 +78,8 @@ def test_metadata_repeat_the_results_of_the_shared_seed(arguments, tmp_path):
 def test_rounding_that_changes_masks_is_refused_and_nothing_is_written(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(publish, "MOST_DICE_CHANGE", -1.0)
     assert main(arguments) == 1
-    assert "nothing is written" in capsys.readouterr().err and not (tmp_path / "bundle" / "models").exists()
+    assert "nothing is written" in capsys.readouterr().err
+    assert not (tmp_path / "bundle" / "models").exists()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +107,8 @@ SHARED = ROOT / "models" / "model.pt"
 @pytest.mark.skipif(not SHARED.is_file(), reason="models/model.pt is not there")
 def test_shared_student_fits_and_both_files_are_the_same():
     pt, safe = torch.load(SHARED, weights_only=True), load_file(SHARED.with_suffix(".safetensors"))
-    assert pt.keys() == safe.keys() and all(torch.equal(pt[key], safe[key]) for key in pt)
+    assert pt.keys() == safe.keys()
+    assert all(torch.equal(pt[key], safe[key]) for key in pt)
     TinyUSFMSeg().load_state_dict(pt)
     assert SHARED.stat().st_size + SHARED.with_suffix(".safetensors").stat().st_size < 25e6
 

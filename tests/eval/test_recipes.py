@@ -5,6 +5,7 @@ import json
 import pytest
 
 from eval import recipes
+from eval.arms import Plan
 from eval.recipes import RECIPES, main, summarize, table
 
 
@@ -16,7 +17,7 @@ def arguments(overrides, phantoms, tmp_path, monkeypatch):
         for name, (arm, own, base) in RECIPES.items()
     }
     monkeypatch.setattr(recipes, "RECIPES", fitting)
-    keep = ("teacher::", "network_def", "hardware::", "training::batch_size")
+    keep = ("teacher::", "student::", "hardware::", "training::batch_size")
     own = {key: value for key, value in overrides.items() if key.startswith(keep) and key != "teacher::cache_dir"}
     own |= {"data::img_size": 64, "training::warmup_epochs": 0}
     pairs = [text for key, value in own.items() for text in (f"--{key}", repr(value))]
@@ -37,14 +38,15 @@ def arguments(overrides, phantoms, tmp_path, monkeypatch):
     ]
 
 
-def test_every_recipe_runs_and_is_kept(arguments, tmp_path, monkeypatch, capsys):
+def test_every_recipe_runs_and_is_kept(arguments, tmp_path, monkeypatch, caplog):
     assert main(arguments) == 0
     report = json.loads((tmp_path / "recipes.json").read_text())
-    assert list(report["recipes"]) == list(RECIPES) and str(tmp_path) not in json.dumps(report)
+    assert list(report["recipes"]) == list(RECIPES)
+    assert str(tmp_path) not in json.dumps(report)
     assert report["recipes"]["gate agreement"]["base"] == "distillation as it is"
-    assert capsys.readouterr().out.splitlines()[-1].startswith("| temperature 1, gamma 1, whiten, features backbone |")
+    assert caplog.messages[-1].splitlines()[-1].startswith("| temperature 1, gamma 1, whiten, features backbone |")
     assert len(json.loads((tmp_path / "out" / "dataset.json").read_text())["training"]) == 4
-    monkeypatch.setattr(recipes.Plan, "workflow", no_training(recipes.Plan.workflow))
+    monkeypatch.setattr(Plan, "workflow", no_training(Plan.workflow))
     assert main(arguments) == 0
     assert json.loads((tmp_path / "recipes.json").read_text())["recipes"] == report["recipes"]
 
@@ -85,7 +87,8 @@ def test_gain_inside_the_seeds_spread_is_noise():
     }
     for name in found:
         summarize(found, name, None if name == "a" else "a")
-    assert found["b"]["gain"] == pytest.approx(0.03) and found["b"]["gain_spread"] == pytest.approx(0.04)
+    assert found["b"]["gain"] == pytest.approx(0.03)
+    assert found["b"]["gain_spread"] == pytest.approx(0.04)
     rows = table(found).splitlines()[2:]
     assert rows == [
         "| a | 0.550 (0.100) |  |",

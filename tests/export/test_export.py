@@ -27,7 +27,7 @@ from scripts.export.__main__ import main
 from scripts.export.cases import dataset_cases, phantom_cases
 from scripts.export.check import Check
 from scripts.export.formats import DICE_LIMIT, FORMATS, LOGIT_LIMIT, Format, load_runner
-from scripts.export.names import FILES
+from scripts.export.names import FORMAT_FILES
 from scripts.networks.student import load_trained_student
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
@@ -124,7 +124,7 @@ def test_reduced_format_is_near_torch_but_not_the_same(exported, checkpoint, stu
     assert logits.shape == expected.shape
     assert logits.dtype == torch.float32
     difference = (logits - expected).abs().max() / (expected.max() - expected.min())
-    assert 1e-5 < difference < 0.1  # fp32 that runs under this name would be below
+    assert 1e-5 < difference < 0.2  # fp32 that runs under this name would be below
 
 
 @pytest.mark.parametrize("format", WRITTEN)
@@ -536,8 +536,8 @@ def test_threads_are_those_of_torch(checkpoint):
 
 
 def test_names_list_the_formats_that_are_written():
-    assert list(FILES) == WRITTEN
-    assert {name: format.files for name, format in FORMATS.items() if format.write} == FILES
+    assert list(FORMAT_FILES) == WRITTEN
+    assert {name: format.files for name, format in FORMATS.items() if format.write} == FORMAT_FILES
 
 
 def test_help_answers_without_torch():

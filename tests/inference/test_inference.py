@@ -417,7 +417,8 @@ def test_evaluation_of_student_and_teacher_writes_the_results(student_overrides,
 
 
 def test_evaluation_without_a_teacher_needs_no_teacher_files(student_overrides, run_folder):
-    absent = {"teacher::lora_checkpoint": None, "teacher::sam_checkpoint": None, "frozen_teacher": None}
+    absent = {"teacher::lora_checkpoint": None, "teacher::sam_checkpoint": None}
+    absent["final_evaluation::networks"] = {"student": "@network"}
     run({**student_overrides, **absent}, "evaluate.json", run_id="evaluating")
     assert {row["arm"] for row in read_rows(run_folder / "metrics.csv")} == {"student"}
 
@@ -425,11 +426,14 @@ def test_evaluation_without_a_teacher_needs_no_teacher_files(student_overrides, 
 def test_evaluation_of_the_control_needs_one_more_overlay(student_overrides, run_folder):
     absent = {"teacher::lora_checkpoint": None, "teacher::sam_checkpoint": None}
     run({**student_overrides, **absent}, "train_student.json", "evaluate.json", run_id="evaluating")
-    assert {row["arm"] for row in read_rows(run_folder / "metrics.csv")} == {"student"}
+    assert {row["arm"] for row in read_rows(run_folder / "metrics.csv")} == {"control"}
 
 
+@pytest.mark.skipif(not (ROOT / "models" / "model.pt").is_file(), reason="models/model.pt is not there")
 def test_evaluation_builds_the_student_without_a_warning(student_overrides, caplog):
-    del student_overrides["network_def"]  # the shipped student, not the tiny one
+    student_overrides["student::checkpoint"] = str(ROOT / "models" / "model.pt")
+    student_overrides["data::img_size"] = 224
+    del student_overrides["student::model_name"]  # the shipped student, not the tiny one
     flow = workflow(student_overrides, "evaluate.json", run_id="evaluating")
     assert isinstance(flow.parser.get_parsed_content("network_def"), TinyUSFMSeg)
     assert not [record for record in caplog.records if record.name.startswith("scripts")]

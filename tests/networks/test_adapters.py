@@ -12,14 +12,14 @@ from scripts.networks.adapters import (
     adapter_state,
     check_adapter,
     describe_adapter,
-    lora_layers,
     merge_adapter,
     read_adapter,
+    save_checkpoint_file,
     save_peft_adapter,
-    save_seed_checkpoint,
 )
 from scripts.networks.lite_medsam import build_lite_medsam, fuse_batch_norm
-from scripts.networks.lora import DECODER_ONLY, ENCODER, FULL, add_lora, fuse_qkv, split_qkv
+from scripts.networks.lora import add_lora, split_qkv
+from scripts.networks.lora_names import DECODER_ONLY, ENCODER, FULL
 from scripts.networks.sam import build_sam
 
 SIZE, IMG, TOKENS, RANK = "vit_test", 32, 3, 4
@@ -74,21 +74,21 @@ def test_merged_adapter_is_a_plain_sam_that_computes_the_same(base, module):
     merge_adapter(sam, read_back(adapter_state(model, module)))
     assert type(sam) is Sam
     assert sam.state_dict().keys() == base.state_dict().keys()
-    assert_close(segment(sam, image), segment(model, image), atol=2e-6)
+    assert_close(segment(sam, image), segment(model, image), atol=5e-6)
 
 
-def test_peft_merge_then_fuse_agrees_with_ours(base):
+def test_merge_of_peft_agrees_with_ours(base):
     model = tuned(base, FULL)
     ours = copy.deepcopy(base)
     merge_adapter(ours, read_back(adapter_state(model, FULL)))
+    split_qkv(ours.image_encoder)  # as peft has it
     theirs = model.merge_and_unload()
-    fuse_qkv(theirs.image_encoder)
     assert theirs.state_dict().keys() == ours.state_dict().keys()
     for key, tensor in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[key], tensor, atol=1e-6, rtol=0)
 
 
-def test_seed_names_and_shapes(base):
+def test_names_and_shapes_of_the_reference_implementation(base):
     state = adapter_state(tuned(base, FULL), FULL)
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     assert all(shapes[f"w_a_{i:03d}"] == (4, 64) and shapes[f"w_b_{i:03d}"] == (64, 4) for i in range(4))
@@ -109,21 +109,14 @@ def test_encoder_module_keeps_the_decoder_transformer(base):
     assert {key for key in state if "." in key} == {k for k in base.state_dict() if not k.startswith("image_encoder.")}
 
 
-@pytest.mark.parametrize(("depth", "count"), [(12, 24), (24, 48), (32, 64)])
-def test_lora_key_counts_of_the_three_sizes(depth, count):
-    assert len(lora_layers(ENCODER, depth)) == count
-    assert list(lora_layers(ENCODER, depth).items())[3] == (("w_a_003", "w_b_003"), "image_encoder.blocks.1.attn.qkv.v")
-    assert len(lora_layers(FULL, depth)) == count + 3 * 4 + 2
-
-
 @pytest.mark.parametrize("module", [ENCODER, FULL])
-def test_seed_file_and_peft_folder_round_trip_bit_exact(base, tmp_path, module):
+def test_file_and_peft_folder_round_trip_bit_exact(base, tmp_path, module):
     state = adapter_state(tuned(base, module, rank=2), module)
-    save_seed_checkpoint(state, tmp_path / "new" / "a.pth", module)
+    save_checkpoint_file(state, tmp_path / "new" / "a.pth", module)
     first = read_adapter(tmp_path / "new" / "a.pth")
     save_peft_adapter(first.state, tmp_path / "adapter")
     second = read_adapter(tmp_path / "adapter")
-    save_seed_checkpoint(second.state, tmp_path / "b.pth", module)
+    save_checkpoint_file(second.state, tmp_path / "b.pth", module)
     others = map(read_adapter, (tmp_path / "b.pth", tmp_path / "adapter" / "adapter_model.safetensors"))
     for adapter in (first, second, *others):
         assert adapter[:5] == (module, 2, TOKENS, 2, 64)
@@ -133,16 +126,16 @@ def test_seed_file_and_peft_folder_round_trip_bit_exact(base, tmp_path, module):
 
 def test_mask_decoder_file_round_trips(base, tmp_path):
     state = adapter_state(tuned(base, DECODER_ONLY), DECODER_ONLY)
-    save_seed_checkpoint(state, tmp_path / "a.pth", DECODER_ONLY)
+    save_checkpoint_file(state, tmp_path / "a.pth", DECODER_ONLY)
     adapter = read_adapter(tmp_path / "a.pth")
     assert adapter[:5] == (DECODER_ONLY, 0, TOKENS, 0, 0)
     assert_same(adapter.state, state)
     check_adapter(adapter, base, DECODER_ONLY, RANK, TOKENS - 1)
 
 
-def test_seed_file_is_a_flat_dictionary_with_the_mode(base, tmp_path):
+def test_file_is_a_flat_dictionary_with_the_mode(base, tmp_path):
     state = adapter_state(tuned(base, ENCODER), ENCODER)
-    save_seed_checkpoint(state, tmp_path / "a.pth", ENCODER)
+    save_checkpoint_file(state, tmp_path / "a.pth", ENCODER)
     content = torch.load(tmp_path / "a.pth", weights_only=True)
     assert content.pop("adaptation_mode") == ENCODER
     assert_same(content, state)
@@ -168,9 +161,9 @@ def test_folder_that_peft_saved_is_read(base, tmp_path, module):
 
 def test_failed_write_leaves_the_old_file(base, tmp_path):
     state = adapter_state(tuned(base, DECODER_ONLY), DECODER_ONLY)
-    save_seed_checkpoint(state, tmp_path / "a.pth", DECODER_ONLY)
+    save_checkpoint_file(state, tmp_path / "a.pth", DECODER_ONLY)
     with pytest.raises(Exception, match="pickle"):
-        save_seed_checkpoint({"x": lambda: None}, tmp_path / "a.pth", DECODER_ONLY)
+        save_checkpoint_file({"x": lambda: None}, tmp_path / "a.pth", DECODER_ONLY)
     assert_same(read_adapter(tmp_path / "a.pth").state, state)
     assert [p.name for p in tmp_path.iterdir()] == ["a.pth"]
 
@@ -327,7 +320,7 @@ def test_tiny_vit_trains_lora_neck_and_decoder_but_not_the_first_stages(lite):
 
 def test_merged_tiny_vit_adapter_computes_the_same(lite, tmp_path):
     model, image, sam = tuned(lite, ENCODER), torch.rand(1, 3, 256, 256), copy.deepcopy(lite)
-    save_seed_checkpoint(adapter_state(model, ENCODER), tmp_path / "a.pth", ENCODER)
+    save_checkpoint_file(adapter_state(model, ENCODER), tmp_path / "a.pth", ENCODER)
     adapter = read_adapter(tmp_path / "a.pth")
     assert adapter[:5] == (ENCODER, RANK, TOKENS, 3, 32)
     check_adapter(adapter, sam, ENCODER, RANK, TOKENS - 1)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from scripts.metrics import case_metrics
 from scripts.networks import lite_medsam
+from scripts.networks.frozen_teacher import FrozenTeacher
 from scripts.networks.lite_medsam import (
     PACKAGE,
     TINY_VIT,
@@ -25,7 +26,6 @@ from scripts.networks.lite_medsam import (
     shipped_checkpoint,
 )
 from scripts.networks.sam import build_sam
-from scripts.networks.teacher import build_teacher
 from scripts.networks.weights import read_state_dict
 
 TINY = dict(embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_sizes=(7, 7, 14, 7))
@@ -212,20 +212,20 @@ def shared_teacher_options() -> dict:
 @needs_package
 def test_shared_teacher_is_what_its_overlay_says():
     options = shared_teacher_options()
-    teacher = build_teacher(**options)
+    teacher = FrozenTeacher(**options).load()[0]
     assert teacher.img_size == options["img_size"]
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     state = torch.load(options["lora_checkpoint"], weights_only=True)
     assert {value.dtype for value in state.values() if isinstance(value, torch.Tensor)} == {torch.float16}
     for other in ({"rank": 8}, {"module": "mask_decoder"}, {"num_classes": 3}):
         with pytest.raises(ValueError, match="pass --teacher::|check data::num_classes"):
-            build_teacher(**{**options, **other})
+            FrozenTeacher(**{**options, **other}).load()
 
 
 @needs_package
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 def test_shared_teacher_finds_real_lesions():
-    teacher = build_teacher(**shared_teacher_options())
+    teacher = FrozenTeacher(**shared_teacher_options())
     folder = SHARED / "busbra"
     cases, scores = json.loads((folder / "dataset.json").read_text())["validation"][:6], []
     for case in cases:

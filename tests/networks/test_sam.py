@@ -7,15 +7,7 @@ import torch
 from segment_anything import sam_model_registry
 from torch.nn import functional as F
 
-from scripts.networks.sam import (
-    SAM_SIZES,
-    SamSize,
-    adapt_tokens,
-    build_sam,
-    load_decoder_overlap,
-    load_sam_checkpoint,
-    resize_positions,
-)
+from scripts.networks.sam import SAM_SIZES, SamSize, adapt_tokens, build_sam, load_sam_checkpoint, resize_positions
 
 SIZE = "vit_test"
 TOKENS = "mask_decoder.mask_tokens.weight"
@@ -84,7 +76,7 @@ def test_every_multiple_of_16_gives_masks_of_a_quarter(img_size):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("vit_x", 256), "teacher::model_name must be one of vit_b, vit_l, vit_h, vit_test, got 'vit_x'"),
+        (("vit_x", 256), "teacher::model_name must be one of vit_b, vit_l, vit_h, got 'vit_x'"),
         (("vit_b", 250), "teacher::img_size must be a positive multiple of 16, got 250"),
         (("vit_b", -16), "teacher::img_size must be a positive multiple of 16, got -16"),
         (("vit_b", 256.0), "teacher::img_size must be a positive multiple of 16, got 256.0"),
@@ -201,14 +193,3 @@ def test_file_of_another_network_is_refused_by_name(tmp_path, key, message):
     torch.save({key: torch.ones(1)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=f"teacher::sam_checkpoint .*x.pth {message}"):
         load_sam_checkpoint(build_sam(SIZE, 64), tmp_path / "x.pth")
-
-
-def test_decoder_alone_is_loaded_without_the_encoder():
-    source, sam = randomized(64), build_sam(SIZE, 64, 3)
-    encoder = {k: v.clone() for k, v in sam.image_encoder.state_dict().items()}
-    load_decoder_overlap(sam, source.state_dict(), "x.pth")
-    assert_same(sam.image_encoder.state_dict(), encoder, encoder)
-    assert_same(sam.prompt_encoder.state_dict(), source.prompt_encoder.state_dict(), source.prompt_encoder.state_dict())
-    assert torch.equal(sam.state_dict()[TOKENS], source.state_dict()[TOKENS][:3])
-    with pytest.raises(ValueError, match="x.pth does not fit Sam: 1 missing: mask_decoder.iou_token.weight"):
-        load_decoder_overlap(sam, {k: v for k, v in source.state_dict().items() if "iou_token" not in k}, "x.pth")

@@ -8,22 +8,15 @@ import torch
 from torch.nn import functional as F
 
 from scripts.networks import teacher as teacher_module
-from scripts.networks.adapters import adapter_state, save_seed_checkpoint
+from scripts.networks.adapters import adapter_state, save_checkpoint_file
 from scripts.networks.fast_encoder import FastBlock, speed_up
-from scripts.networks.frozen_teacher import FrozenTeacher
+from scripts.networks.frozen_teacher import FrozenTeacher, store_in_bf16
 from scripts.networks.lite_medsam import build_lite_medsam
-from scripts.networks.lora import DECODER_ONLY, ENCODER, FULL
+from scripts.networks.lora_names import DECODER_ONLY, ENCODER, FULL
 from scripts.networks.sam import build_sam
-from scripts.networks.teacher import (
-    SamTeacher,
-    TeacherOutput,
-    build_teacher,
-    build_trainable_teacher,
-    count_mask_tokens,
-    export_adapter,
-    store_in_bf16,
-)
+from scripts.networks.teacher import SamTeacher, TeacherOutput, count_mask_tokens
 from scripts.networks.tinyusfm import TinyUSFMSeg
+from scripts.networks.tuning import tunable_teacher
 
 SIZE, IMG = "vit_test", 64
 # per channel, for images in [0, 255], from segment_anything's Sam and torchvision's ImageNet models
@@ -58,22 +51,32 @@ def checkpoint(base, tmp_path_factory):
     return str(path)
 
 
+def build_tunable(*args, **options):
+    """What train_teacher.json trains, from the arguments of the section teacher."""
+    return tunable_teacher(FrozenTeacher(*args, **options))
+
+
+def build_frozen(*args, **options):
+    """The one member of a frozen teacher in fp32."""
+    return FrozenTeacher(*args, **{"precision": "fp32", **options}).load()[0]
+
+
 @pytest.fixture
 def trainable(checkpoint):
-    return partial(build_trainable_teacher, SIZE, img_size=IMG, sam_checkpoint=checkpoint)
+    return partial(build_tunable, SIZE, img_size=IMG, sam_checkpoint=checkpoint)
 
 
 @pytest.fixture(scope="module")
 def adapter_file(checkpoint, tmp_path_factory):
     path = tmp_path_factory.mktemp("adapter") / "best.pth"
     torch.manual_seed(2)
-    torch.save(export_adapter(build_trainable_teacher(SIZE, img_size=IMG, sam_checkpoint=checkpoint)), path)
+    torch.save(build_tunable(SIZE, img_size=IMG, sam_checkpoint=checkpoint).best_state(), path)
     return str(path)
 
 
 @pytest.fixture
 def frozen(checkpoint, adapter_file):
-    return partial(build_teacher, SIZE, img_size=IMG, sam_checkpoint=checkpoint, lora_checkpoint=adapter_file)
+    return partial(build_frozen, SIZE, img_size=IMG, sam_checkpoint=checkpoint, lora_checkpoint=adapter_file)
 
 
 @torch.no_grad()
@@ -205,19 +208,19 @@ def test_both_teachers_run_the_fast_encoder(frozen, trainable, adapter_file, mod
 @pytest.mark.parametrize("module", [ENCODER, FULL, DECODER_ONLY])
 def test_what_fine_tuning_writes_is_what_distillation_reads(trainable, frozen, tmp_path, module, num_classes):
     tuned = tune(trainable(module=module, num_classes=num_classes))
-    torch.save(export_adapter(tuned), tmp_path / "best.pth")
-    teacher = frozen(module=module, num_classes=num_classes, lora_checkpoint=tmp_path / "best.pth")
+    torch.save(tuned.best_state(), tmp_path / "best.pth")
+    teacher = frozen(module=module, num_classes=num_classes, lora_checkpoint=str(tmp_path / "best.pth"))
     image = torch.rand(2, 1, IMG, IMG)
     with torch.no_grad():
         expected, untuned = tuned(image), trainable(module=module, num_classes=num_classes)(image)
     torch.testing.assert_close(teacher(image).logits, expected, atol=1e-4, rtol=1e-4)
     assert (expected - untuned).abs().max() > 1e-2
-    state = export_adapter(tuned)
+    state = tuned.best_state()
     assert all(tensor.any() for key, tensor in state.items() if key.startswith(("w_", "sa_", "cti_", "cit_", "fati_")))
     assert state["adaptation_mode"] == module
 
 
-def test_seeds_spelling_of_the_module_is_taken(trainable):
+def test_spelling_of_the_reference_implementation_is_taken(trainable):
     assert trainable(module=f"model.{DECODER_ONLY}").module == DECODER_ONLY
 
 
@@ -233,7 +236,7 @@ def test_normalization_follows_the_model(trainable, tmp_path, monkeypatch):
     assert trainable(module=DECODER_ONLY).mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert trainable(module=DECODER_ONLY, normalization="sam").mean[0, 0, 0, 0] == pytest.approx(123.675 / 255)
     monkeypatch.setattr(teacher_module, "load_lite_medsam", lambda sam, path: None)
-    lite = build_trainable_teacher("lite_medsam", DECODER_ONLY)
+    lite = build_tunable("lite_medsam", DECODER_ONLY)
     assert not lite.mean.any()
     assert lite.std.eq(1).all()
 
@@ -257,11 +260,20 @@ def test_cache_for_an_encoder_that_trains_is_refused(trainable, tmp_path, module
         trainable(module=module, cache_dir=str(tmp_path))
 
 
-def test_missing_adapter_is_refused_with_the_id_that_fixes_it():
-    message = "teacher.lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH."
+@pytest.mark.parametrize("use", [FrozenTeacher.load, lambda teacher: teacher.key, lambda teacher: teacher.description])
+def test_missing_adapter_is_refused_at_the_first_use_with_the_id_that_fixes_it(checkpoint, use):
+    teacher = FrozenTeacher(SIZE, img_size=IMG, sam_checkpoint=checkpoint)
     with pytest.raises(ValueError) as error:
-        build_teacher(SIZE)
-    assert str(error.value) == message
+        use(teacher)
+    assert str(error.value) == (
+        "teacher.lora_checkpoint is required for distillation; pass --teacher::lora_checkpoint PATH."
+    )
+
+
+def test_section_keeps_the_folder_of_its_cache(checkpoint, tmp_path):
+    options = {"img_size": IMG, "sam_checkpoint": checkpoint}
+    assert FrozenTeacher(SIZE, **options, cache_dir=str(tmp_path)).cache_dir == str(tmp_path)
+    assert FrozenTeacher(SIZE, **options).cache_dir is None
 
 
 def test_adapter_given_to_fine_tuning_is_refused(trainable, adapter_file):
@@ -271,9 +283,14 @@ def test_adapter_given_to_fine_tuning_is_refused(trainable, adapter_file):
         trainable(lora_checkpoint=adapter_file)
 
 
-@pytest.mark.parametrize("build", [build_trainable_teacher, build_teacher])
+def test_flips_of_a_fine_tuning_are_refused(trainable):
+    with pytest.raises(ValueError, match="teacher::flips is for a frozen teacher; leave it false in train_teacher"):
+        trainable(flips=True)
+
+
+@pytest.mark.parametrize("build", [build_tunable, build_frozen])
 def test_missing_base_is_refused(adapter_file, build, tmp_path):
-    options = {"lora_checkpoint": adapter_file} if build is build_teacher else {}
+    options = {"lora_checkpoint": adapter_file} if build is build_frozen else {}
     with pytest.raises(
         ValueError, match="teacher::sam_checkpoint is required for vit_test; pass --teacher::sam_checkpoint PATH"
     ):
@@ -297,20 +314,20 @@ def test_missing_base_is_refused(adapter_file, build, tmp_path):
             {"mask_tokens": "single", "num_classes": 3},
             "single is for two classes, got data::num_classes 3; pass --teacher::mask",
         ),
-        ({"num_classes": 1}, "data::num_classes must be an integer of 2 or more .*, got 1"),
+        ({"num_classes": 1}, "data::num_classes must be an integer of at least 2 .*, got 1"),
         ({"module": "lora"}, "teacher::module must be one of .*, got 'lora'"),
     ],
 )
-def test_option_out_of_range_is_refused_by_both(options, message, adapter_file, monkeypatch):
+def test_option_out_of_range_is_refused_by_both(options, message, adapter_file, checkpoint, monkeypatch):
     def fail(*args):
         raise AssertionError("the base was read before the options were checked")
 
     monkeypatch.setattr(teacher_module, "load_sam_checkpoint", fail)
-    options = {"model_name": SIZE, "module": DECODER_ONLY, "img_size": IMG, "sam_checkpoint": "sam.pth", **options}
+    options = {"model_name": SIZE, "module": DECODER_ONLY, "img_size": IMG, "sam_checkpoint": checkpoint, **options}
     with pytest.raises(ValueError, match=message):
-        build_trainable_teacher(**options)
+        build_tunable(**options)
     with pytest.raises(ValueError, match=message):
-        build_teacher(lora_checkpoint=adapter_file, **options)
+        build_frozen(lora_checkpoint=adapter_file, **options)
 
 
 def test_decoder_lora_for_lite_medsam_is_refused(monkeypatch):
@@ -318,7 +335,7 @@ def test_decoder_lora_for_lite_medsam_is_refused(monkeypatch):
     with pytest.raises(
         ValueError, match=f"{FULL} has no LoRA for the image encoder LiteMedSamEncoder; pass .* {ENCODER} or mask_d"
     ):
-        build_trainable_teacher("lite_medsam", FULL)
+        build_tunable("lite_medsam", FULL)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +401,7 @@ def test_teacher_options_are_checked_where_the_class_is_used_alone(base):
 
 
 @pytest.mark.parametrize(("arguments", "tokens"), [((2, "single"), 3), ((4, "multimask"), 5), ((4, "all"), 4)])
-def test_token_count_is_the_seeds(arguments, tokens):
+def test_token_count_is_that_of_the_reference_implementation(arguments, tokens):
     assert count_mask_tokens(*arguments) == tokens
 
 
@@ -397,7 +414,7 @@ def test_lite_medsam_is_a_teacher_of_the_same_form(img_size, tmp_path):
     side = img_size // 4
     assert output.logits.shape == (2, 1, img_size, img_size)
     assert output.features.shape == (2, 256, side, side)
-    save_seed_checkpoint(adapter_state(sam, DECODER_ONLY), tmp_path / "x.pth", DECODER_ONLY)
+    save_checkpoint_file(adapter_state(sam, DECODER_ONLY), tmp_path / "x.pth", DECODER_ONLY)
     frozen = FrozenTeacher("lite_medsam", DECODER_ONLY, img_size, lora_checkpoint=str(tmp_path / "x.pth"))
     assert output.features.shape[1:] == frozen.feature_shape
     assert frozen.mask_shape == (1, 4 * side, 4 * side)

@@ -13,7 +13,7 @@ from walk import blocks
 
 from scripts.share.manifest import MANIFEST, digest, main, problems, read_manifest, write_manifest
 
-PROGRAM = ROOT / "scripts" / "manifest.py"
+PROGRAM = ROOT / "scripts" / "share" / "manifest.py"
 
 
 @pytest.fixture
@@ -27,14 +27,14 @@ def folder(tmp_path):
     return bundle
 
 
-def test_list_is_sorted_and_in_the_form_of_sha256sum(folder):
+def test_list_is_sorted_and_as_sha256sum_writes_it(folder):
     text = (folder / MANIFEST).read_text(encoding="utf-8")
     assert list(read_manifest(folder)) == ["Zeile 1.txt", "configs/train.json", "scripts/a.py"]
     assert text.splitlines()[1] == f"{digest(folder / 'configs' / 'train.json')}  configs/train.json"
     assert text.endswith("\n")
 
 
-def test_unchanged_folder_is_ok_and_the_lists_own_sum_is_told(folder, capsys):
+def test_unchanged_folder_is_ok_and_the_checksum_of_its_list_is_printed(folder, capsys):
     assert main([str(folder)]) == 0
     assert (
         f"the 3 files of {folder} are those of {MANIFEST}, sha256 {digest(folder / MANIFEST)}"
@@ -141,18 +141,20 @@ def test_name_that_a_list_cannot_hold_is_not_shared(folder):
 
 @pytest.mark.parametrize("options", [["-I"], []])
 def test_checking_runs_no_other_file_of_the_bundle(folder, options):
-    shutil.copy(PROGRAM, folder / "scripts")
+    share = folder / "scripts" / "share"
+    share.mkdir()
+    shutil.copy(PROGRAM, share)
     write_manifest(folder)
     trap = "raise SystemExit('the trap was run')"
     for name in ("argparse", "hashlib", "re", "pathlib", "__future__", "__init__", "sitecustomize", "statistics"):
-        (folder / "scripts" / f"{name}.py").write_text(trap)
+        (share / f"{name}.py").write_text(trap)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, *options, str(folder / "scripts" / "manifest.py")]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert found.returncode == 1
-    assert "additional  scripts/hashlib.py" in found.stderr
-    assert "trap" not in found.stderr
-    assert not (folder / "scripts" / "__pycache__").exists()
+    command = [sys.executable, *options, str(share / "manifest.py")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert result.returncode == 1
+    assert "additional  scripts/share/hashlib.py" in result.stderr
+    assert "trap" not in result.stderr
+    assert not (share / "__pycache__").exists()
 
 
 def test_needs_nothing_but_python():
@@ -160,9 +162,9 @@ def test_needs_nothing_but_python():
         f"import runpy, sys; sys.argv = ['manifest', '--help']; runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
     )
     # -S: no site-packages
-    found = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
-    assert found.returncode == 0
-    assert MANIFEST in found.stdout
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert MANIFEST in result.stdout
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")

@@ -14,40 +14,19 @@ from types import SimpleNamespace
 import huggingface_hub
 import monai.bundle.scripts as monai_scripts
 import pytest
+from bundles import NAME, VERSION, ZIP, git, make_repository
 from conftest import ROOT
 from walk import commands
 
 from scripts.data.phantoms import write_phantom_dataset
-from scripts.share import model_card as card
-from scripts.share.bundle import _parser, bundle_name, main, read_metadata, tracked_files
+from scripts.share import model_card
+from scripts.share.__main__ import _parser, main
+from scripts.share.bundle import read_metadata, tracked_files
 from scripts.share.manifest import MANIFEST, digest, files_below, problems, read_manifest
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
-FOLDERS = ("configs", "scripts", "docs", "eval", "tests")
-FILES = ("LICENSE", "README.md", "CITATION.cff", "pyproject.toml", ".gitignore")
-NAME, VERSION = bundle_name(ROOT), read_metadata(ROOT)["version"]
-ZIP = f"{NAME}_v{VERSION}.zip"
 PAGE = ROOT / "docs" / "sharing.md"
-
-
-def make_repository(folder: Path, models: bool = False) -> Path:
-    """A copy of this bundle in git, not committed; without its weights unless they are asked for."""
-    for name in (*FOLDERS, "models") if models else FOLDERS:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in FILES:
-        shutil.copy(ROOT / name, folder)
-    if not models:
-        (folder / "models").mkdir()
-        for name in ("model.pt", "model.safetensors"):
-            (folder / "models" / name).write_bytes(b"weights")
-    git(folder, "init", "-q")
-    git(folder, "add", "--intent-to-add", ".")
-    return folder
-
-
-def git(folder: Path, *arguments: str) -> None:
-    subprocess.run(["git", "-C", str(folder), *arguments], check=True)
 
 
 @pytest.fixture
@@ -109,7 +88,7 @@ def test_monai_downloads_the_zip_of_a_release_by_name_and_version(bundle, tmp_pa
     assert problems(tmp_path / "there" / NAME) == []
 
 
-def test_files_that_differ_from_the_commit_are_told(bundle, tmp_path, capsys):
+def test_files_that_differ_from_the_commit_are_named(bundle, tmp_path, capsys):
     git(bundle, "add", ".")
     git(bundle, "-c", "user.name=a", "-c", "user.email=a", "commit", "-q", "-m", "a")
     assert share(bundle, "zip", "--output", str(tmp_path / "a")) == 0
@@ -118,10 +97,10 @@ def test_files_that_differ_from_the_commit_are_told(bundle, tmp_path, capsys):
     assert share(bundle, "zip", "--output", str(tmp_path / "b")) == 0
     (bundle / "scripts" / "new.py").touch()
     assert share(bundle, "zip", "--output", str(tmp_path / "c")) == 0
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "note: 1 files are shared as they are, not as last committed: README.md"
-    assert told[2:] == ["note: 1 files are not shared, since git does not track them: scripts/new.py"]
-    assert told[1] == told[0]
+    notes = capsys.readouterr().err.splitlines()
+    assert notes[0] == "note: 1 files are shared as they are, not as last committed: README.md"
+    assert notes[2:] == ["note: 1 files are not shared, since git does not track them: scripts/new.py"]
+    assert notes[1] == notes[0]
 
 
 # the hub
@@ -129,8 +108,8 @@ def test_files_that_differ_from_the_commit_are_told(bundle, tmp_path, capsys):
 
 def test_model_card_has_a_header_of_license_task_and_results(bundle, tmp_path):
     assert share(bundle, "hub", "--output", str(tmp_path / "hub")) == 0
-    found = huggingface_hub.ModelCard.load(tmp_path / "hub" / NAME / "README.md")
-    data = found.data
+    card = huggingface_hub.ModelCard.load(tmp_path / "hub" / NAME / "README.md")
+    data = card.data
     assert (data.license, data.library_name) == ("apache-2.0", "monai")
     assert (data.pipeline_tag, data.model_name) == ("image-segmentation", NAME)
     assert {"monai", "medical", "ultrasound"} <= set(data.tags)
@@ -142,7 +121,7 @@ def test_model_card_has_a_header_of_license_task_and_results(bundle, tmp_path):
     assert dice.dataset_type == "busbra"
     assert f"{report['dice']['low']:.4g} to {report['dice']['high']:.4g}" in dice.metric_name
     text = (ROOT / "docs" / "README.md").read_text()
-    assert found.text.strip().splitlines()[0] == text.splitlines()[0]
+    assert card.text.strip().splitlines()[0] == text.splitlines()[0]
     assert not text.startswith("---")
 
 
@@ -246,7 +225,7 @@ def test_version_that_the_repository_has_is_refused(bundle, hub, capsys):
     assert list(hub.files) == [".gitattributes"]
 
 
-def test_hub_that_cannot_be_reached_is_told_in_a_line(bundle, hub, monkeypatch, capsys):
+def test_unreachable_hub_gives_a_message_of_one_line(bundle, hub, monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise huggingface_hub.errors.HTTPError("no route")
 
@@ -270,7 +249,7 @@ def change_metadata(bundle: Path, **values) -> None:
         (["hub"], lambda b: change_metadata(b, eval_metrics={}), "write both with python -m eval.publish, and git add"),
         (["hub"], lambda b: (b / "LICENSE").write_text("mine"), "LICENSE is not the Apache License 2.0"),
         (["zip"], lambda b: (b / "LICENSE").unlink(), "is tracked by git and not there; restore it"),
-        (["zip"], lambda b: shutil.rmtree(b / ".git"), "git cannot tell which files of"),
+        (["zip"], lambda b: shutil.rmtree(b / ".git"), "git cannot list the files of"),
         (["zip"], lambda b: git(b, "rm", "-q", "-r", "--cached", "configs"), "git does not track"),
     ],
 )
@@ -291,7 +270,7 @@ def test_missing_libraries_are_named(bundle, tmp_path, monkeypatch, capsys):
         raise ImportError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(card, "import_module", fail)
+        patch.setattr(model_card, "import_module", fail)
         assert share(bundle, "hub", "--output", str(tmp_path / "out")) == 1
     assert "huggingface_hub cannot be imported (gone); run pip install huggingface_hub" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -320,9 +299,9 @@ def test_folder_that_is_no_shared_bundle_is_never_replaced(bundle, tmp_path, cap
 
 
 def test_commands_of_the_page_exist():
-    found = [words[3:] for words in commands(PAGE) if words[2] == "scripts.share.bundle"]
-    assert [words[0] for words in found] == ["zip", "hub", "push"]
-    for words in found:
+    shown = [words[3:] for words in commands(PAGE) if words[2] == "scripts.share"]
+    assert [words[0] for words in shown] == ["zip", "hub", "push"]
+    for words in shown:
         _parser().parse_args(words)
 
 
@@ -343,6 +322,19 @@ assert all(torch.equal(value, shared[key].to(value.dtype)) for key, value in stu
 assert os.path.samefile(sys.modules["scripts"].__path__[0], "bundles/{NAME}/scripts")
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, "-c", code], cwd=there, env=environment, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
+    result = subprocess.run([sys.executable, "-c", code], cwd=there, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     assert len(list((there / "masks").glob("*_mask.png"))) == 3
+
+
+def test_help_answers_without_torch():
+    code = """
+import sys
+from scripts.share.__main__ import main
+try:
+    main(["--help"])
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -6,11 +6,12 @@ import shutil
 import pytest
 import torch
 from conftest import ROOT
+from monai.bundle import ConfigWorkflow
 from safetensors.torch import load_file, save_file
 
 from scripts.share import verify as program
 from scripts.share.manifest import write_manifest
-from scripts.share.verify import CHECKS, INFERENCE, METADATA, SAFETENSORS, WEIGHTS, verify
+from scripts.share.verify import CHECKS, INFERENCE_CONFIG, METADATA, SAFE_WEIGHTS, WEIGHTS, verify
 from scripts.verify import main
 
 
@@ -37,13 +38,13 @@ def drop(path, key):
     path.write_text(json.dumps(content))
 
 
-def change_weights(bundle, names=(WEIGHTS, SAFETENSORS), **values):
-    state = load_file(bundle / SAFETENSORS)
+def change_weights(bundle, names=(WEIGHTS, SAFE_WEIGHTS), **values):
+    state = load_file(bundle / SAFE_WEIGHTS)
     state.update(values)
     if WEIGHTS in names:
         torch.save(state, bundle / WEIGHTS)
-    if SAFETENSORS in names:
-        save_file(state, bundle / SAFETENSORS)
+    if SAFE_WEIGHTS in names:
+        save_file(state, bundle / SAFE_WEIGHTS)
 
 
 def grow(path):
@@ -94,7 +95,7 @@ FINDINGS = [
     ),
     ("results", lambda b: change(b / METADATA, eval_metrics={"mean_dice": 1}), "no shared file of eval/results holds"),
     ("results", rename_results, "eval/results/mine.json is not shared, since git does not track it"),
-    ("keys of the configs", lambda b: drop(b / INFERENCE, "inferer"), f"{INFERENCE} has no inferer."),
+    ("keys of the configs", lambda b: drop(b / INFERENCE_CONFIG, "inferer"), f"{INFERENCE_CONFIG} has no inferer."),
     ("keys of the configs", lambda b: (b / "configs" / "evaluate.json").write_text("{"), "Expecting property name"),
     ("weights", lambda b: change_weights(b, **{BIAS: torch.tensor([torch.nan])}), f"{BIAS} of {WEIGHTS} is not finite"),
     (
@@ -108,7 +109,11 @@ FINDINGS = [
         lambda b: shutil.copy(b / WEIGHTS, b / "models" / "a.pt"),
         f"models/a.pt has a shorter name than {WEIGHTS}",
     ),
-    ("input and output of the network", lambda b: change(b / INFERENCE, num_classes=3), "output channel number `3`"),
+    (
+        "input and output of the network",
+        lambda b: change(b / INFERENCE_CONFIG, num_classes=3),
+        "output channel number `3`",
+    ),
 ]
 
 
@@ -143,17 +148,17 @@ def test_export_that_segments_otherwise_is_found(bundle, monkeypatch):
 
 def test_masks_of_another_size_are_found(bundle, monkeypatch):
     monkeypatch.setattr(program, "_check_properties", lambda flow: flow.parser.ref_resolver.reset())
-    monkeypatch.setattr(program.ConfigWorkflow, "run", lambda self: None)
+    monkeypatch.setattr(ConfigWorkflow, "run", lambda self: None)
     with pytest.raises(ValueError, match="gave masks of \\[\\]"):
         CHECKS["inference: properties and masks"](bundle)
 
 
-def test_every_failure_is_told_and_the_rest_goes_on(monkeypatch, capsys):
+def test_every_failure_is_printed_and_the_rest_goes_on(monkeypatch, capsys):
     def fail(root):
         raise ValueError("the reason\nand more")
 
     monkeypatch.setattr(program, "CHECKS", {"first": fail, "second": lambda root: None})
-    assert main() == 1
+    assert main([]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "FAILED  first: the reason",
         "ok      second",
@@ -163,5 +168,5 @@ def test_every_failure_is_told_and_the_rest_goes_on(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_this_bundle_passes(capsys):
-    assert main() == 0, capsys.readouterr().out
+    assert main([]) == 0, capsys.readouterr().out
     assert capsys.readouterr().out.splitlines()[-1] == f"all {len(CHECKS)} checks passed"

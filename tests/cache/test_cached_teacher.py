@@ -1,0 +1,263 @@
+"""The teacher whose outputs are read from disk: exact where it says so, and a miss whenever something differs."""
+
+import errno
+import json
+
+import pytest
+import torch
+from conftest import CONFIGS, root_cause, run, workflow
+from teacher_stand_ins import (
+    SETTINGS,
+    batch,
+    entry_files,
+    make_cached,
+    make_frozen,
+    make_other_lora,
+    make_views,
+    reading,
+)
+
+from scripts.cache import entries, entry_store
+from scripts.cache.cached_teacher import teacher_for_mode
+from scripts.cache.entry_store import EntryStore
+from scripts.cache.warp import warp, warp_features
+from scripts.data.dataset import BASE
+from scripts.data.transforms import joint_augmentation
+from scripts.networks import frozen_teacher
+from scripts.networks.frozen_teacher import FrozenTeacher
+
+cached, frozen, other_lora, views = map(pytest.fixture, (make_cached, make_frozen, make_other_lora, make_views))
+
+
+def test_replay_gives_what_the_teacher_says_of_the_same_view(cached, views, frozen):
+    teacher = cached(keep_features=True)
+    teacher.fill()
+    images, view = batch(views(), (0, 0), (2, 1), (1, 1))
+    found, expected = teacher(images, view), frozen()(images)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-3, rtol=1e-3)  # fp16
+    torch.testing.assert_close(found.features, expected.features, atol=1e-3, rtol=1e-3)
+
+
+def test_complete_cache_is_read_without_the_teachers_weights(cached, views):
+    cached().fill()
+    teacher = cached()
+    assert not teacher.filling.missing
+    assert not teacher.teacher.is_loaded
+    teacher.fill()
+    teacher(*batch(views(), (0, 0), (1, 1)))
+    assert not teacher.teacher.is_loaded
+
+
+def test_warp_of_an_unchanged_view_is_the_image_itself(cached, views, frozen):
+    teacher = cached("warp")
+    teacher.fill()
+    images, view = batch(views(None, augmentation=None), (0, 3), (1, 4))
+    assert "theta" not in view
+    torch.testing.assert_close(teacher(images, view).logits, frozen()(images).logits, atol=2e-3, rtol=2e-3)
+
+
+def test_warp_asks_for_one_view_an_image_and_moves_it(cached, views, frozen):
+    teacher = cached("warp")
+    assert teacher.filling.missing == [(0, BASE), (1, BASE), (2, BASE)]
+    teacher.fill()
+    images, view = batch(views(None), (0, 7), (1, 9))
+    base, _ = batch(views(None), (0, BASE), (1, BASE))
+    expected = warp(frozen().segment(base).logits, view["theta"])
+    torch.testing.assert_close(teacher.teacher.enlarge(expected), teacher(images, view).logits, atol=2e-3, rtol=2e-3)
+
+
+def test_warp_moves_the_embedding_along(cached, views, frozen):
+    teacher = cached("warp", keep_features=True)
+    teacher.fill()
+    images, view = batch(views(None), (0, 7), (1, 9))
+    base, _ = batch(views(None), (0, BASE), (1, BASE))
+    expected = warp_features(frozen().segment(base).features, view["theta"])
+    torch.testing.assert_close(teacher(images, view).features, expected, atol=2e-3, rtol=2e-3)
+    plain, view = batch(views(None, augmentation=None), (0, 3), (1, 4))
+    torch.testing.assert_close(teacher(plain, view).features, frozen()(plain).features, atol=2e-3, rtol=2e-3)
+
+
+CHANGES = {
+    "adapter": lambda f, v, other: {"teacher": f(lora_checkpoint=other)},
+    "ensemble": lambda f, v, other: {"teacher": f(lora_checkpoint=[f().adapters[0], other])},
+    "flips": lambda f, v, other: {"teacher": f(flips=True)},
+    "normalization": lambda f, v, other: {"teacher": f(normalization="sam")},
+    "precision": lambda f, v, other: {"teacher": f(precision="bf16")},
+    "seed": lambda f, v, other: {"dataset": v(seed=1)},
+    "preprocessing": lambda f, v, other: {"dataset": v(settings={**SETTINGS, "preprocessing": "resize to 32"})},
+    "augmentation": lambda f, v, other: {"dataset": v(settings={**SETTINGS, "augmentation": "flips only"})},
+    "features": lambda f, v, other: {"keep_features": True},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_the_outputs_depend_on_is_a_miss_when_it_differs(cached, frozen, views, other_lora, change):
+    cached().fill()
+    assert len(cached(**CHANGES[change](frozen, views, other_lora)).filling.missing) == 6
+    assert not cached().filling.missing
+
+
+def test_base_weights_and_versions_are_part_of_the_key(cached, frozen, sam_checkpoint, tmp_path, monkeypatch):
+    cached().fill()
+    state = torch.load(sam_checkpoint, weights_only=True)
+    state["image_encoder.patch_embed.proj.bias"] += 1e-3
+    torch.save(state, tmp_path / "sam.pth")
+    assert len(cached(teacher=frozen(sam_checkpoint=str(tmp_path / "sam.pth"))).filling.missing) == 6
+    for module in (entries, frozen_teacher):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "VERSION", 99)
+            assert len(cached().filling.missing) == 6
+
+
+def test_image_of_another_content_is_a_miss(cached, views, phantoms, tmp_path):
+    cached().fill()
+    dataset = views()
+    copy = tmp_path / "copy_00.png"
+    copy.write_bytes((phantoms / "images" / "phantom_0004.png").read_bytes())
+    dataset.data[0] = {"image": str(copy)}
+    assert cached(dataset=dataset).filling.missing == [(0, 0), (0, 1)]
+
+
+def test_bf16_cache_is_read_where_bf16_is_not_native(cached, frozen, monkeypatch):
+    monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device: True)
+    cached(teacher=frozen(precision="auto")).fill()
+    monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device: False)
+    assert len(cached(teacher=frozen(precision="auto")).filling.missing) == 6
+    teacher = cached(teacher=frozen(precision="bf16"))
+    assert not teacher.filling.missing
+    assert not teacher.teacher.is_loaded
+
+
+def test_online_is_the_teacher_itself_with_its_weights(cached):
+    teacher = cached("online")
+    assert isinstance(teacher, FrozenTeacher)
+    assert teacher.is_loaded
+
+
+def test_teacher_that_the_loss_does_not_read_is_none(frozen, views, monkeypatch, tmp_path):
+    monkeypatch.setattr(FrozenTeacher, "load", lambda self: pytest.fail("loaded"))
+    for mode in ("online", "replay", "warp"):
+        assert teacher_for_mode(frozen(), reading(False), mode, views(2), torch.device("cpu"), 10) is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_mode_without_what_it_needs_is_refused(cached, frozen, views):
+    with pytest.raises(ValueError, match="replay needs views that come back"):
+        cached(dataset=views(None))
+    with pytest.raises(ValueError, match="warp needs an augmentation that gives 'theta'"):
+        cached("warp", dataset=views(None, augmentation=lambda: joint_augmentation().__class__([])))
+    with pytest.raises(ValueError, match="mode must be one of online, replay, warp, got 'cache'"):
+        cached("cache")
+    with pytest.raises(ValueError, match="needs a folder, got None; pass --teacher::cache_dir PATH"):
+        teacher_for_mode(frozen(cache_dir=None), reading(), "warp", views(None), torch.device("cpu"), 1)
+
+
+# whole runs
+
+
+def trained(overrides, **changes):
+    return run({**overrides, **changes}).parser.get_parsed_content("network").state_dict()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1])
+def test_replay_trains_what_online_trains_on_the_same_views(overrides, gamma):
+    """Up to the rounding of the logits to fp16, 2^-11 of their size."""
+    changes = {
+        "final_evaluation": None,
+        "hardware::precision": "fp32",
+        "teacher::precision": "fp32",
+        "train::dataset::views": 2,
+        "distillation::gamma": gamma,
+        "distillation::student_channels": 6,
+        "training::num_epochs": 3,
+        "training::lr": 1e-3,
+    }
+    states = {}
+    for mode in ("online", "replay"):
+        states[mode] = trained(overrides, **changes, **{"distillation::mode": mode, "run_folder::timestamp": mode})
+    start = run(
+        {
+            **overrides,
+            **changes,
+            "distillation::mode": "online",
+            "training::lr": 1e-12,
+            "run_folder::timestamp": "start",
+        }
+    )
+    start = start.parser.get_parsed_content("network").state_dict()
+    weights = [name for name, value in start.items() if value.is_floating_point() and value.numel() > 1]
+    moved = torch.cat([(states["online"][name] - start[name]).flatten() for name in weights]).norm()
+    apart = torch.cat([(states["online"][name] - states["replay"][name]).flatten() for name in weights]).norm()
+    assert apart < 2**-6 * moved, (float(apart), float(moved))
+
+
+def test_second_run_of_a_sweep_never_loads_the_teacher(overrides):
+    run({**overrides, "distillation::mode": "warp"})
+    flow = run(
+        {**overrides, "distillation::temperature": 8.0, "distillation::beta": 0.9, "run_folder::timestamp": "two"}
+    )
+    teacher = flow.parser.get_parsed_content("cached_teacher")
+    assert not teacher.filling.missing
+    assert not teacher.teacher.is_loaded
+
+
+def panels_every_epoch():
+    """The override that draws them."""
+    handlers = json.loads((CONFIGS / "train.json").read_text())["train"]["handlers"]
+    (number,) = [i for i, handler in enumerate(handlers) if handler["_target_"] == "scripts.handlers.PanelWriter"]
+    return {f"train::handlers::{number}::interval": 1}
+
+
+@pytest.mark.parametrize("img_size", [64, 96])
+def test_complete_cache_serves_panels_and_final_evaluation_too(overrides, run_folder, img_size):
+    """At the teacher's own size and at another."""
+    overrides = {**overrides, **panels_every_epoch(), "data::img_size": img_size, "distillation::mode": "warp"}
+    run(overrides)
+    flow = run({**overrides, "training::seed": 1, "run_folder::timestamp": "two"})
+    second = run_folder.parent / "two"
+    assert (second / "visualizations" / "epoch_002.png").is_file()
+    assert "teacher" in (second / "test_results.txt").read_text()
+    assert not flow.parser.get_parsed_content("cached_teacher").teacher.is_loaded
+
+
+def test_run_whose_folder_fills_up_after_the_fill_ends_well(overrides, run_folder, monkeypatch):
+    views, write = 6, EntryStore.write
+    count = []
+
+    def full_after_the_views(self, key, tensors):
+        count.append(key)
+        if len(count) > views:
+            raise OSError(errno.ENOSPC, entry_store.explain(self.folder, "No space left on device"))
+        write(self, key, tensors)
+
+    monkeypatch.setattr(EntryStore, "write", full_after_the_views)
+    run({**overrides, **panels_every_epoch(), "distillation::mode": "warp"})
+    assert "teacher" in (run_folder / "test_results.txt").read_text()
+    assert (run_folder / "distill.log").read_text().count("No space left on device") == 1
+
+
+def test_loss_that_reads_no_teacher_fills_and_loads_none(overrides, run_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(FrozenTeacher, "load", lambda self: pytest.fail("loaded"))
+    flow = run({**overrides, **panels_every_epoch(), "distillation::beta": 0.0})
+    assert flow.parser.get_parsed_content("cached_teacher") is None
+    assert not (tmp_path / "cache").exists()
+    assert (run_folder / "visualizations" / "epoch_001.png").is_file()
+    assert (run_folder / "test_results.txt").is_file()
+
+
+def test_teacher_that_does_not_fit_leaves_no_run_folder(overrides, tmp_path):
+    flow = workflow({**overrides, "teacher::rank": 8})
+    with pytest.raises(Exception) as error:
+        flow.initialize()
+        flow.run()
+    assert "has LoRA rank 4, but teacher::rank is 8" in str(root_cause(error.value))
+    assert not (tmp_path / "logs").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_wrong_teachers_cache_is_not_used_by_a_run(overrides, other_lora, tmp_path):
+    run(overrides)
+    count = len(entry_files(tmp_path))
+    flow = run({**overrides, "teacher::lora_checkpoint": other_lora, "run_folder::timestamp": "two"})
+    assert flow.parser.get_parsed_content("cached_teacher").teacher.is_loaded
+    assert len(entry_files(tmp_path)) == 2 * count

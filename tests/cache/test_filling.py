@@ -1,0 +1,189 @@
+"""Filling the cache: what is computed and by whom, and what a full or read-only disk leads to."""
+
+import errno
+import json
+import logging
+from collections import namedtuple
+
+import pytest
+import torch
+from teacher_stand_ins import batch, entry_files, make_cached, make_frozen, make_views
+
+from scripts.cache import entry_store, filling
+from scripts.cache.entry_store import EntryStore
+from scripts.data.dataset import BASE
+
+cached, frozen, views = map(pytest.fixture, (make_cached, make_frozen, make_views))
+
+
+def test_views_beyond_the_last_epoch_are_left_out(cached, views):
+    assert len(cached(dataset=views(8), num_epochs=3).filling.views) == 9
+    assert len(cached(dataset=views(8, augmentation=None), num_epochs=3).filling.views) == 3
+
+
+def test_cache_of_logits_is_filled_up_with_embeddings_when_a_loss_asks_for_them(cached, views):
+    cached("warp").fill()
+    teacher = cached("warp", keep_features=True)
+    assert len(teacher.filling.missing) == 3
+    teacher.fill()
+    assert not cached("warp").filling.missing
+    assert not cached("warp", keep_features=True).filling.missing
+
+
+def test_warp_looks_at_every_image_and_computes_those_of_other_pixels_again(cached, views, frozen, caplog):
+    """A reader or library that changed, under the same settings."""
+    cached("warp").fill()
+    dataset = views(None)
+    read = dataset.transform
+    dataset.transform = lambda entry: {
+        "image": read(entry)["image"].flip(-1) if "0001" in entry["image"] else read(entry)["image"]
+    }
+    changed = [index for index in range(3) if "0001" in dataset.data[index]["image"]]
+    teacher = cached("warp", dataset=dataset)
+    assert not teacher.filling.missing
+    assert len(changed) == 1
+    teacher.fill()
+    assert caplog.text.count("1 entries in ") == 1
+    assert "are of other pixels" in caplog.text
+    assert not teacher.filling.missing
+    images, _ = batch(dataset, (changed[0], BASE))
+    view = {"index": torch.tensor(changed), "number": torch.tensor([5])}
+    torch.testing.assert_close(teacher(images, view).logits, frozen()(images).logits, atol=1e-3, rtol=1e-3)
+    other = [index for index in range(3) if index not in changed]
+    assert [
+        teacher.entries.is_of(teacher.filling.key((index, BASE)), dataset[index, BASE]["image"]) for index in other
+    ] == [True, True]
+
+
+def test_interrupted_fill_goes_on_where_it_was(cached, tmp_path, monkeypatch):
+    teacher = cached(batch_size=2)
+    write, written = EntryStore.write, []
+
+    def stop_at_third(self, key, tensors):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(key)
+        write(self, key, tensors)
+
+    monkeypatch.setattr(EntryStore, "write", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        teacher.fill()
+    monkeypatch.undo()
+    assert len(cached().filling.missing) == 3
+    cached().fill()
+    assert not cached().filling.missing
+
+
+def test_two_runs_that_fill_at_once_share_the_work(cached, monkeypatch):
+    first, second = cached(batch_size=2), cached(batch_size=2)
+    first.fill()
+    monkeypatch.setattr(second.teacher, "segment", lambda image: pytest.fail("computed again"))
+    second.fill()
+    assert not second.filling.missing
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_the_work(cached, monkeypatch, world, tmp_path):
+    teachers = [cached(batch_size=2) for _ in range(world)]
+    monkeypatch.setattr(filling.idist, "get_world_size", lambda: world)
+    counts = []
+    for rank, teacher in enumerate(teachers):
+        monkeypatch.setattr(filling.idist, "get_rank", lambda rank=rank: rank)
+        before = len(entry_files(tmp_path))
+        try:
+            teacher.fill()
+        except OSError as error:  # the other ranks have not run yet
+            assert "vanished" in str(error)
+            assert rank < world - 1
+        counts.append(len(entry_files(tmp_path)) - before)
+    assert counts == [6 // world] * world
+
+
+def test_ranks_share_the_work_whenever_they_look(cached, monkeypatch, tmp_path):
+    monkeypatch.setattr(filling.idist, "get_world_size", lambda: 2)
+    for rank in range(2):  # the second is built when the first has written
+        monkeypatch.setattr(filling.idist, "get_rank", lambda rank=rank: rank)
+        teacher = cached(batch_size=2)
+        assert len(teacher.filling.missing) == 6 - 3 * rank
+        if rank == 0:
+            with pytest.raises(OSError, match="3 entries .* vanished"):  # without a barrier, the other's are not there
+                teacher.fill()
+        else:
+            teacher.fill()
+        assert len(entry_files(tmp_path)) == 3 + 3 * rank
+    assert not teacher.filling.missing
+
+
+def test_rank_with_nothing_to_do_waits_for_the_others(cached, monkeypatch):
+    cached().fill()
+    teacher, calls = cached(), []
+    monkeypatch.setattr(filling.idist, "barrier", lambda: calls.append("barrier"))
+    teacher.fill()
+    assert calls == ["barrier"]
+
+
+def test_full_disk_is_refused_before_anything_is_computed(cached, monkeypatch, tmp_path):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(filling.shutil, "disk_usage", lambda path: usage(10, 10, 1000))
+    with pytest.raises(OSError, match=r"needs .* kB and 1 kB are free.*--teacher::cache_dir PATH") as error:
+        cached()
+    assert error.value.errno == errno.ENOSPC
+    assert not entry_files(tmp_path)
+
+
+def test_disk_that_fills_up_keeps_what_was_written(cached, monkeypatch, tmp_path):
+    teacher, save, calls = cached(), entry_store.save_file, []
+
+    def fail_later(*args):
+        calls.append(args)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*args)
+
+    monkeypatch.setattr(entry_store, "save_file", fail_later)
+    with pytest.raises(OSError, match="cannot be written .*No space left.*entries written before are kept"):
+        teacher.fill()
+    monkeypatch.undo()
+    assert len(entry_files(tmp_path)) == 4
+    assert len(cached().filling.missing) == 2
+
+
+def test_read_only_folder_serves_a_complete_cache_and_refuses_to_grow(cached, views, monkeypatch):
+    cached().fill()
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(filling.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(entry_store, "save_file", refuse)
+    teacher = cached()
+    teacher.fill()
+    teacher(*batch(views(), (0, 0)))
+    with pytest.raises(OSError, match="cannot be written .*Permission denied.*--distillation::mode online"):
+        cached(dataset=views(seed=3))
+
+
+def test_fill_for_panels_and_evaluation_ends_where_nothing_can_be_kept(cached, monkeypatch, caplog):
+    cached().fill()
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(entry_store, "save_file", refuse)
+    images = iter(torch.rand(3, 1, 64, 64))
+    cached().fill(images, 3)
+    assert len(list(images)) == 2
+    assert "Read-only file system" in caplog.text
+
+
+def test_size_and_payback_are_logged(cached, caplog, tmp_path):
+    with caplog.at_level(logging.INFO):
+        cached(batch_size=1, num_epochs=20).fill()
+    assert "3 images, 2 views each" in caplog.text
+    assert "6 of 6 are to be computed, once" in caplog.text
+    assert "it pays from epoch 3 of 20 on" in caplog.text
+    planned = 6 * cached().entries.entry_bytes
+    assert planned == pytest.approx(sum(path.stat().st_size for path in entry_files(tmp_path)), rel=0.15)
+    about = json.loads(next((tmp_path / "cache").rglob("about.json")).read_text())
+    assert about["teacher"]["model_name"] == "vit_test"
+    assert len(about["teacher"]["adapters"]) == 1

@@ -1,0 +1,25 @@
+"""What a teacher said of an image, moved along with a view of it."""
+
+import torch
+
+from scripts.cache.warp import warp, warp_features
+
+
+def test_warp_flips_exactly_and_fills_the_outside_with_background():
+    logits = torch.randn(2, 1, 8, 8)
+    flip = torch.tensor([[-1.0, 0, 0], [0, 1, 0]]).expand(2, 2, 3)
+    torch.testing.assert_close(warp(logits, flip), logits.flip(-1), atol=1e-5, rtol=0)
+    away = torch.tensor([[1.0, 0, 5], [0, 1, 0]]).expand(2, 2, 3)
+    torch.testing.assert_close(warp(logits, away), logits.amin((1, 2, 3), keepdim=True).expand_as(logits))
+    logits = torch.randn(1, 3, 8, 8)
+    outside = warp(logits, away[:1])
+    surest = logits.softmax(1)[:, 0].flatten().argmax()
+    torch.testing.assert_close(outside[0, :, 0, 0], logits.flatten(2)[0, :, surest])
+
+
+def test_warped_embedding_flips_exactly_and_ends_as_at_its_border():
+    features = torch.randn(2, 5, 8, 8)
+    flip = torch.tensor([[-1.0, 0, 0], [0, 1, 0]]).expand(2, 2, 3)
+    torch.testing.assert_close(warp_features(features, flip), features.flip(-1), atol=1e-5, rtol=0)
+    away = torch.tensor([[1.0, 0, 5], [0, 1, 0]]).expand(2, 2, 3)
+    torch.testing.assert_close(warp_features(features, away), features[..., -1:].expand_as(features))
