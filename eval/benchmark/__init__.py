@@ -1,5 +1,5 @@
 """The proof of speed: every contender in one run, python -m eval.benchmark.
 
-`contenders` lists what is measured, `bundle_runs`, `reference_loop`, `students` and `teachers` measure it, `bars` and
-`fits` judge the figures, `plots` draws them.
+`contenders` lists what is measured, `bundle_runs`, `reference_loop`, `students` and `teachers` measure it, `targets`
+and `fits` judge the figures, `plots` draws them.
 """

@@ -5,7 +5,7 @@ run.
     eval/results/benchmark.json]
 
 One process a contender, one after the other, so that none disturbs another's threads or memory; about 25 minutes on two
-free cores. It prints the bars as ratios, then the absolute figures, and writes all of it as JSON; an interrupted run
+free cores. It prints the targets as ratios, then the absolute figures, and writes all of it as JSON; an interrupted run
 writes what it has as `.partial.json`. `--quick` runs everything at test size within this process, to try the program:
 its figures mean nothing.
 """

@@ -20,11 +20,11 @@ from typing import Any
 from scripts.utils.files import BUNDLE_ROOT
 from scripts.utils.machine import describe_machine, git_revision, list_versions, without_folders
 
-from .bars import compare_kept, derive, judge
 from .cases import write_datalists
 from .contenders import GPU, Contender, list_contenders, run_contender, select
 from .fits import fit_all
 from .settings import Settings, quick_settings
+from .targets import compare_kept, derive, judge
 
 TIMEOUT = 900  # seconds a contender
 SHOWN = {
@@ -163,8 +163,8 @@ def make_report(figures: dict[str, Figures], settings: Settings, options: argpar
     """What is printed and written: ratios first."""
     gpu = any(name.startswith(GPU) for name in figures)
     return {
-        "bars": judge(figures),
-        **({"gpu_bars": judge(figures, GPU)} if gpu else {}),
+        "targets": judge(figures),
+        **({"gpu_targets": judge(figures, GPU)} if gpu else {}),
         "same_allocator": compare_kept(figures),
         "notes": (QUICK_NOTE, *NOTES) if options.quick else NOTES,
         "fits": fit_all(settings, figures),
@@ -188,13 +188,13 @@ def _describe(settings: Settings, options: argparse.Namespace) -> dict[str, Any]
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """The bars, the ratios with one allocator, the fits, then each contender's figures."""
-    for key, title in (("bars", "ratios"), ("gpu_bars", "ratios on the GPU")):
+    """The targets, the ratios with one allocator, the fits, then each contender's figures."""
+    for key, title in (("targets", "ratios"), ("gpu_targets", "ratios on the GPU")):
         if key in report:
-            print(f"\n{title:<74}{'value':>10}  {'bar':<9} met")
+            print(f"\n{title:<74}{'value':>10}  {'target':<9} met")
             for row in report[key]:
                 met = {None: "failed", True: "yes", False: "NO"}[row["met"]]
-                print(f"{row['name']:<74}{_shown(row['value']):>10}  {row['bar']:<9} {met}")
+                print(f"{row['name']:<74}{_shown(row['value']):>10}  {row['target']:<9} {met}")
     print("\nwith our allocator on both sides")
     for row in report["same_allocator"]:
         print(f"{row['name']:<74}{_shown(row['value']):>10}")

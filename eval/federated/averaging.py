@@ -17,6 +17,7 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from scripts.handlers import save_atomically
+from scripts.run.workflow import build_workflow
 from scripts.utils.files import BUNDLE_ROOT, atomic_path
 
 from .options import KEY_METRIC, TRAINING
@@ -52,6 +53,7 @@ def make_client(
         **(overrides or {}),
     }
     more = [str(Path(file).resolve()) for file in config_files]
+    build_workflow([*(BUNDLE_ROOT / name for name in TRAINING), *more], settings)  # refuses a mistyped section
     client = MonaiAlgo(
         bundle_root=str(BUNDLE_ROOT),
         local_epochs=local_epochs,

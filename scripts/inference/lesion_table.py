@@ -8,7 +8,6 @@ Legend: W columns, H rows, N frames. Masks are class indices.
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from scipy.ndimage import label
 
 from ..data.dicom import SPACING
 from ..utils.files import atomic_path
+from ..utils.screen import tell
 from .masks import image_path
 from .outputs import LESIONS_FILE
 
@@ -40,8 +40,6 @@ COLUMNS = (
     "empty",
 )
 _TOUCHING = np.ones((3, 3))  # corners too
-
-logger = logging.getLogger(__name__)
 
 
 def foreground_names(num_classes: int, names: Sequence[str] | None = None) -> list[str]:
@@ -153,5 +151,5 @@ class LesionTable:
             writer.writerows(rows)
 
     def finish(self, engine: Engine) -> None:
-        """Log where the outputs are."""
-        logger.info(f"segmented {self.files} files into {self.path.parent}; {LESIONS_FILE} holds the areas")
+        """Print where the outputs are."""
+        tell(f"segmented {self.files} files into {self.path.parent}; {LESIONS_FILE} holds the areas")

@@ -180,7 +180,7 @@ def test_size_and_payback_are_logged(cached, caplog, tmp_path):
     with caplog.at_level(logging.INFO):
         cached(batch_size=1, num_epochs=20).fill()
     assert "3 images, 2 views each" in caplog.text
-    assert "6 of 6 are to be computed, once" in caplog.text
+    assert "6 of 6 to compute, once" in caplog.text
     assert "it pays from epoch 3 of 20 on" in caplog.text
     planned = 6 * cached().entries.entry_bytes
     assert planned == pytest.approx(sum(path.stat().st_size for path in entry_files(tmp_path)), rel=0.15)

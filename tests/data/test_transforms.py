@@ -161,7 +161,7 @@ def test_shift_moves_image_and_label_to_the_right_and_downwards():
     "angle, zoom, flipped", [(0.0, 1.0, False), (0.5, 1.0, False), (0.0, 1.3, True), (0.4, 0.8, True)]
 )
 def test_shift_is_of_the_turned_zoomed_and_flipped_view(angle, zoom, flipped):
-    # where the centre has gone
+    # where the center has gone
     there = view_theta(angle, zoom, flipped, 0.5, (0.25, 0.125)) @ torch.tensor([0.5, 0.25, 1.0])
     torch.testing.assert_close(there, torch.zeros(2))
 

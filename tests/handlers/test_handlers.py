@@ -3,8 +3,11 @@
 import csv
 import json
 import logging
+import re
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +16,11 @@ from conftest import ROOT
 from ignite.engine import Engine, Events
 from PIL import Image
 from torch import nn
+from tqdm import tqdm
 
+from scripts.data.transforms import resize_image
 from scripts.handlers import (
+    CacheFill,
     Checkpoints,
     EpochSeed,
     EpochSummary,
@@ -25,6 +31,8 @@ from scripts.handlers import (
     Tracker,
     save_atomically,
 )
+from scripts.handlers.progress import epoch_line
+from scripts.utils import screen
 
 TERMS = {"task": 1.0, "distill": 2.0, "feature": 3.0}
 
@@ -140,17 +148,18 @@ def run_checkpoints(
     return engine
 
 
-def test_best_of_the_run_is_published_as_it_is_exported_once_the_run_is_complete(tmp_path):
-    network, published, seen = nn.Linear(1, 1), tmp_path / "published" / "model.pt", []
-    engine = run_checkpoints(
-        tmp_path / "run",
-        network,
-        make_evaluator(),
-        {1: 0.4, 2: 0.5},
-        suffix=".pth",
-        model_file=str(published),
-        export=lambda module: {"tuned": module.weight.detach().clone()},
-    )
+class Tuned(nn.Linear):
+    """A network that decides itself what its best file holds, as a teacher that is tuned does."""
+
+    best_suffix = ".pth"
+
+    def best_state(self) -> dict[str, torch.Tensor]:
+        return {"tuned": self.weight.detach().clone()}
+
+
+def test_best_of_the_run_is_published_as_the_network_gives_it_once_the_run_is_complete(tmp_path):
+    network, published, seen = Tuned(1, 1), tmp_path / "published" / "model.pt", []
+    engine = run_checkpoints(tmp_path / "run", network, make_evaluator(), {1: 0.4, 2: 0.5}, model_file=str(published))
     best = network.weight.detach().clone()
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append(published.exists()))
     engine.add_event_handler(Events.EPOCH_STARTED(once=3), lambda: nn.init.zeros_(network.weight))
@@ -237,6 +246,38 @@ def test_checkpoint_that_cannot_be_resumed_is_refused_when_attached(tmp_path):
     (tmp_path / "last.pt").write_text("no checkpoint")
     with pytest.raises(ValueError, match="training::resume: .*last.pt is no checkpoint; pass the folder of a run"):
         resumed.attach(at_epoch(0))
+
+
+def test_run_that_has_completed_its_epochs_goes_on_where_something_is_missing(tmp_path):
+    network = nn.Linear(1, 1)
+    Checkpoints(tmp_path, network, make_evaluator(), {"network": network}).save(at_epoch(4))
+    options = {"resume": tmp_path / "last.pt", "unfinished": True}
+    engine = make_trainer()
+    engine.state.max_epochs = 4
+    Checkpoints(tmp_path, network, make_evaluator(), {"network": network}, **options).attach(engine)
+    engine.add_event_handler(Events.ITERATION_STARTED, lambda: pytest.fail("trained on"))
+    engine.run(engine.losses)
+    assert engine.state.epoch == 4
+
+
+class Renamed(nn.Linear):
+    """A module whose weights had other names in an earlier version."""
+
+    @staticmethod
+    def rename_former(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name.removeprefix("former."): tensor for name, tensor in state.items()}
+
+
+def test_weights_of_an_earlier_version_are_read_under_their_names_of_today(tmp_path):
+    former, loss = nn.Sequential(), Renamed(2, 1)
+    former.add_module("former", nn.Linear(2, 1))
+    Checkpoints(tmp_path, former, make_evaluator(), {"loss": former}).save(at_epoch(1))
+    resumed = Checkpoints(tmp_path, loss, make_evaluator(), {"loss": loss}, resume=tmp_path / "last.pt")
+    engine = make_trainer()
+    engine.state.max_epochs = 4
+    resumed.attach(engine)
+    resumed.restore(at_epoch(0))
+    assert torch.equal(loss.weight, former.former.weight)
 
 
 def saved(folder, epoch: int = 4, network: nn.Module | None = None, **options):
@@ -335,21 +376,63 @@ def test_run_resumed_without_the_former_best_file_finds_its_own(tmp_path):
 # progress
 
 
-def test_progress_bar_shows_the_loss_terms(capsys):
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """A terminal, whose bars are drawn anew in every step."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(screen, "tqdm", partial(tqdm, mininterval=0))
+
+
+def test_progress_bar_shows_the_epoch_and_the_loss_terms(terminal, capsys):
     engine = make_trainer()
     ProgressBar(desc="train").attach(engine)
-    engine.run(engine.losses, max_epochs=1)
+    engine.run(engine.losses, max_epochs=2)
     shown = capsys.readouterr().err
-    assert "train" in shown
+    assert "train 1/2" in shown
+    assert "train 2/2" in shown
     assert "task=" in shown
     assert "distill=" in shown
 
 
-def test_progress_bar_works_on_an_engine_without_loss_terms(capsys):
+def test_progress_bar_works_on_an_engine_without_loss_terms(terminal, capsys):
     engine = Engine(lambda engine, batch: None)
     ProgressBar(desc="validate").attach(engine)
     engine.run([1, 2], max_epochs=1)
-    assert "validate" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "validate:" in shown
+    assert "2/2" in shown
+
+
+def test_bar_is_gone_before_the_lines_that_an_epoch_ends_with(terminal, capsys):
+    engine, bar = make_trainer(), ProgressBar(desc="train")
+    bar.attach(engine)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: print("the epoch's line", file=sys.stderr))
+    engine.run(engine.losses, max_epochs=1)
+    before, after = capsys.readouterr().err.split("the epoch's line")
+    assert before.endswith("\r")
+    assert "train" not in after
+
+
+def test_bar_of_a_run_that_fails_is_taken_away_and_the_error_goes_on(terminal):
+    engine, bar = make_trainer(), ProgressBar(desc="train")
+    bar.attach(engine)
+
+    def fail():
+        raise FloatingPointError("the loss is nan")
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), fail)
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        engine.run(engine.losses, max_epochs=1)
+    assert bar.progress.bar.disable  # closed
+
+
+def test_short_epoch_without_a_terminal_shows_nothing(capsys, caplog):
+    engine = make_trainer()
+    ProgressBar(desc="train").attach(engine)
+    with caplog.at_level(logging.INFO):
+        engine.run(engine.losses, max_epochs=1)
+    assert capsys.readouterr() == ("", "")
+    assert not caplog.records
 
 
 def test_epoch_draws_the_same_numbers_whatever_came_before():
@@ -404,14 +487,103 @@ def test_summary_of_a_resumed_run_replaces_the_epochs_that_it_repeats(tmp_path):
     ]
 
 
-def test_summary_is_one_line_in_the_log(tmp_path, caplog):
+def test_summary_is_a_short_line_on_the_screen_and_a_long_one_in_the_log(tmp_path, caplog):
+    engine, evaluator = make_trainer(), make_evaluator(0.5, 1)
+    EpochSummary(tmp_path, evaluator).attach(engine)
+    with caplog.at_level(logging.INFO):
+        engine.run(engine.losses, max_epochs=1)
+    lines = {record.name: record.message for record in caplog.records}
+    assert set(lines) == {"scripts.screen", "scripts.handlers.progress"}
+    shown = r"epoch 1/1  loss 3         Dice 0\.5000  best 0\.5000 \(epoch 1\)  \d+\.\d s  left 0 s"
+    assert re.fullmatch(shown, lines["scripts.screen"])
+    logged = lines["scripts.handlers.progress"]
+    assert logged.startswith("epoch 1: loss 3, task 3, distill 6, feature 9, lr 0.5, val_mean_dice 0.5 (")
+    assert "waiting for data" in logged
+
+
+@pytest.mark.parametrize("loss", [0.5, 1.23456e-05, 123456.7, 1e20, float("nan")])
+@pytest.mark.parametrize(("epoch", "max_epochs"), [(1, 2), (7, 150), (9998, 9999)])
+@pytest.mark.parametrize("left", [0.0, 59.0, 5400.0, 999 * 3600.0 + 59 * 60])
+def test_line_of_an_epoch_has_at_most_110_characters(loss, epoch, max_epochs, left):
+    row = {"epoch": epoch, "loss": loss, "seconds": 12345.6, "val_mean_dice": 0.87654}
+    line = epoch_line(row, max_epochs, (0.87654, epoch), left)
+    assert len(line) <= 110
+    assert "\n" not in line
+    assert line.startswith(f"epoch {epoch:>{len(str(max_epochs))}}/{max_epochs}  loss ")
+
+
+def test_lines_of_the_epochs_of_a_run_stand_below_each_other():
+    rows = [{"epoch": epoch, "loss": 0.5 / epoch, "seconds": 3.2} for epoch in (7, 8, 100)]
+    rows[1]["val_mean_dice"] = 0.8
+    lines = [epoch_line(row, 150, (0.8, 8) if row["epoch"] > 7 else None, 60.0) for row in rows]
+    assert lines == [
+        "epoch   7/150  loss 0.07143   Dice      -  best -  3.2 s  left 60 s",
+        "epoch   8/150  loss 0.0625    Dice 0.8000  best 0.8000 (epoch   8)  3.2 s  left 60 s",
+        "epoch 100/150  loss 0.005     Dice      -  best 0.8000 (epoch   8)  3.2 s  left 60 s",
+    ]
+
+
+def test_summary_tells_the_time_that_is_left(tmp_path, caplog, monkeypatch):
+    """From the mean of the epochs of this process, also of one that resumes."""
+    clock = iter(range(0, 100_000, 10))
+    monkeypatch.setattr("scripts.handlers.progress.time.perf_counter", lambda: float(next(clock)))
     engine = make_trainer()
     EpochSummary(tmp_path).attach(engine)
-    with caplog.at_level(logging.INFO, "scripts.handlers.progress"):
-        engine.run(engine.losses, max_epochs=1)
-    (line,) = [record.message for record in caplog.records if record.name == "scripts.handlers.progress"]
-    assert line.startswith("epoch 1 of 1: loss 3, task 3, distill 6, feature 9, lr 0.5 (")
-    assert "waiting for data" in line
+    engine.add_event_handler(Events.STARTED, lambda: setattr(engine.state, "epoch", 8))
+    with caplog.at_level(logging.INFO, "scripts.screen"):
+        engine.run(engine.losses, max_epochs=10)
+    first, second = [record.message for record in caplog.records if record.name == "scripts.screen"]
+    assert first.endswith("left 70 s")  # the clock has been asked 8 times in this epoch
+    assert second.endswith("left 0 s")
+
+
+# the cache
+
+
+class Filled(nn.Module):
+    """A teacher with a cache, which says what it was filled with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[list[torch.Tensor], int]] = []
+
+    def fill(self, images, count: int) -> None:
+        self.calls.append((list(images), count))
+
+
+def images_of(count: int, size: int) -> list[dict]:
+    return [{"image": torch.rand(1, size, size)} for _ in range(count)]
+
+
+def final_evaluation(dataset, **networks) -> partial:
+    return partial(print, dataset=dataset, networks=networks, img_size=8)
+
+
+def test_cache_is_filled_with_the_images_of_panels_and_evaluation_and_their_number(tmp_path):
+    teacher, engine, panels, test = Filled(), make_trainer(), images_of(6, 8), images_of(3, 12)
+    CacheFill(teacher, panels, final_evaluation(test, student=nn.Identity(), teacher=teacher)).attach(engine)
+    engine.run(engine.losses, max_epochs=1)
+    engine.run(engine.losses, max_epochs=2)  # as in the next round of a federation
+    ((images, count),) = teacher.calls
+    expected = [case["image"] for case in panels[:4]] + [resize_image(case["image"], 8) for case in test]
+    assert count == len(expected) == 7
+    assert len(images) == 7
+    assert all(map(torch.equal, images, expected))
+
+
+@pytest.mark.parametrize("evaluation", [None, final_evaluation(images_of(3, 8), control=nn.Identity())])
+def test_cache_is_not_filled_with_images_that_the_teacher_is_not_asked_about(evaluation):
+    teacher = Filled()
+    CacheFill(teacher, images_of(2, 8), evaluation)()
+    CacheFill(teacher, None, evaluation)()
+    assert [(len(images), count) for images, count in teacher.calls] == [(2, 2), (0, 0)]
+
+
+@pytest.mark.parametrize("teacher", [None, nn.Identity()])
+def test_run_without_a_cache_fills_none(teacher):
+    engine = make_trainer()
+    CacheFill(teacher, images_of(2, 8)).attach(engine)
+    assert not engine.has_event_handler(Events.STARTED)
 
 
 # records
@@ -556,9 +728,14 @@ def test_panels_without_a_teacher_have_none(tmp_path):
     assert set(drawn[0]) == {"image", "label", "student"}
 
 
+def run_at(path: Path, resumed: bool = False, launch: str | None = None, log_name: str = "distill.log"):
+    """What the record reads of a RunFolder."""
+    return SimpleNamespace(path=path, resumed=resumed, launch=launch, log_name=log_name)
+
+
 def test_record_holds_the_config_and_the_log(tmp_path):
     engine = make_trainer()
-    RunRecord(tmp_path / "run", {"training": {"lr": 1e-4}}, "teacher.log").attach(engine)
+    RunRecord(run_at(tmp_path / "run", log_name="teacher.log"), {"training": {"lr": 1e-4}}).attach(engine)
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: logging.getLogger("some").warning("seen"))
     assert not (tmp_path / "run").exists()
     handlers = list(logging.getLogger().handlers)
@@ -570,7 +747,7 @@ def test_record_holds_the_config_and_the_log(tmp_path):
 
 def test_record_tells_why_a_run_ended_and_the_error_goes_on(tmp_path):
     engine = make_trainer()
-    RunRecord(tmp_path / "run", {}).attach(engine)
+    RunRecord(run_at(tmp_path / "run"), {}).attach(engine)
 
     def fail():
         raise FloatingPointError("the loss is nan")
@@ -585,7 +762,7 @@ def test_record_tells_why_a_run_ended_and_the_error_goes_on(tmp_path):
 
 def test_new_run_never_writes_into_an_existing_folder(tmp_path):
     engine = make_trainer()
-    RunRecord(tmp_path, {}).attach(engine)
+    RunRecord(run_at(tmp_path), {}).attach(engine)
     with pytest.raises(
         FileExistsError, match=r"the run folder .* is there already, .* pass --run_folder::timestamp NAME, or go on"
     ):
@@ -596,7 +773,7 @@ def test_new_run_never_writes_into_an_existing_folder(tmp_path):
 def test_resumed_run_goes_on_in_its_folder_and_appends_to_the_log(tmp_path):
     (tmp_path / "distill.log").write_text("before\n")
     engine = make_trainer()
-    RunRecord(tmp_path, {}, resumed=True).attach(engine)
+    RunRecord(run_at(tmp_path, resumed=True), {}).attach(engine)
     engine.run(engine.losses, max_epochs=1)
     log = (tmp_path / "distill.log").read_text()
     assert log.startswith("before\n")
@@ -604,7 +781,31 @@ def test_resumed_run_goes_on_in_its_folder_and_appends_to_the_log(tmp_path):
 
 
 def test_config_of_a_program_may_hold_paths(tmp_path):
-    record = RunRecord(tmp_path / "run", {"data": {"dataset_dir": tmp_path}})
+    record = RunRecord(run_at(tmp_path / "run"), {"data": {"dataset_dir": tmp_path}})
     record.start()
     record.stop()
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"data": {"dataset_dir": str(tmp_path)}}
+
+
+def test_record_names_its_launch_so_that_a_restart_finds_the_folder(tmp_path):
+    record = RunRecord(run_at(tmp_path / "run", launch="job 17"), {})
+    record.start()
+    record.stop()
+    assert (tmp_path / "run" / "launch.txt").read_text() == "job 17"
+
+
+def test_log_holds_what_was_said_before_it_was_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(screen, "EARLY_RECORDS", screen.EarlyRecords())
+    screen.keep_early_records()
+    record = RunRecord(run_at(tmp_path / "run"), {})
+    try:
+        logging.getLogger("scripts").setLevel(logging.INFO)
+        logging.getLogger("scripts.networks").info("the student is read")
+        record.start()
+        record.stop()
+    finally:
+        logging.getLogger().removeHandler(screen.EARLY_RECORDS)
+        logging.getLogger("scripts").setLevel(logging.NOTSET)
+    log = (tmp_path / "run" / "distill.log").read_text()
+    assert log.count("INFO scripts.networks: the student is read") == 1
+    assert log.index("the student is read") < log.index("run folder")

@@ -1,5 +1,5 @@
-"""The bars: ratios of figures measured in one run, and what each must reach; some of them with one allocator too,
-without a bar.
+"""The targets: ratios of figures measured in one run, and what each must reach; some of them with one allocator too,
+without a target.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Figures = dict[str, dict[str, Any]]
 MOST_DICE_CHANGE = 0.002
 
 
-class Bar(NamedTuple):
+class Target(NamedTuple):
     """A figure, over another where there is one, and the limit it must keep.
 
     figure, over: contender.figure. sign: `>=` or `<=`.
@@ -28,18 +28,18 @@ class Bar(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A figure over another, without a limit; see `Bar`."""
+    """A figure over another, without a limit; see `Target`."""
 
     name: str
     figure: str
     over: str
 
 
-def _cached_bars() -> list[Bar]:
+def _cached_targets() -> list[Target]:
     """Of epochs with a complete cache, against the control and the reference."""
     names = (*(f"replay_{model}" for model in SAM_NAMES), "warp_vit_b")
-    bars = [
-        Bar(
+    targets = [
+        Target(
             f"epoch: {name}, its cache complete / control",
             f"{name}.epoch_seconds",
             "control_mean.epoch_seconds",
@@ -50,42 +50,42 @@ def _cached_bars() -> list[Bar]:
     ]
     for model, limit in zip(SAM_NAMES, (10, 35, 70)):
         reference, ours = f"reference_{model}.epoch_seconds", f"replay_{model}.epoch_seconds"
-        bars.append(Bar(f"epoch: reference / ours, its cache complete, {model}", reference, ours, ">=", limit))
-    return bars
+        targets.append(Target(f"epoch: reference / ours, its cache complete, {model}", reference, ours, ">=", limit))
+    return targets
 
 
 STOCK, FAST, BF16_FAST = "teacher_vit_b_stock_fp32", "teacher_vit_b_fast_fp32", "teacher_vit_b_fast_bf16"
-BARS = (
-    *_cached_bars(),
-    Bar(
+TARGETS = (
+    *_cached_targets(),
+    Target(
         "first epoch: ours online / reference, vit_b",
         "online_vit_b.first_epoch_seconds",
         "reference_vit_b.epoch_seconds",
         "<=",
         0.35,
     ),
-    Bar("teacher vit_b: stock / fast, fp32", f"{STOCK}.image_seconds", f"{FAST}.image_seconds", ">=", 1.6),
-    Bar("teacher vit_b: fast fp32, max difference of the logits", f"{FAST}.max_difference", None, "<=", 1e-4),
-    Bar("teacher vit_b: the same, in deviations of the logits", f"{FAST}.scaled_difference", None, "<=", 1e-4),
-    Bar("teacher vit_b: stock fp32 / fast bf16", f"{STOCK}.image_seconds", f"{BF16_FAST}.image_seconds", ">=", 4),
-    Bar("teacher vit_b: fast bf16, Dice of its masks with stock's", f"{BF16_FAST}.mask_dice", None, ">=", 0.995),
-    Bar(
+    Target("teacher vit_b: stock / fast, fp32", f"{STOCK}.image_seconds", f"{FAST}.image_seconds", ">=", 1.6),
+    Target("teacher vit_b: fast fp32, max difference of the logits", f"{FAST}.max_difference", None, "<=", 1e-4),
+    Target("teacher vit_b: the same, in deviations of the logits", f"{FAST}.scaled_difference", None, "<=", 1e-4),
+    Target("teacher vit_b: stock fp32 / fast bf16", f"{STOCK}.image_seconds", f"{BF16_FAST}.image_seconds", ">=", 4),
+    Target("teacher vit_b: fast bf16, Dice of its masks with stock's", f"{BF16_FAST}.mask_dice", None, ">=", 0.995),
+    Target(
         "student train step: fp32 eager / ours",
         "student_step_fp32.step_seconds",
         "student_step_ours.step_seconds",
         ">=",
         1.7,
     ),
-    Bar(
+    Target(
         "student inference: fp32 eager / best form",
         "student_infer_fp32.step_seconds",
         "best_form.step_seconds",
         ">=",
         3,
     ),
-    Bar("student inference: change of Dice, best form", "best_form.dice_change", None, "<=", MOST_DICE_CHANGE),
-    Bar("peak memory: replay_vit_h / control", "replay_vit_h.peak_mb", "control_mean.peak_mb", "<=", 1.1),
-    Bar("share of an epoch waiting for data, worst training", "worst_wait.data_wait", None, "<=", 0.05),
+    Target("student inference: change of Dice, best form", "best_form.dice_change", None, "<=", MOST_DICE_CHANGE),
+    Target("peak memory: replay_vit_h / control", "replay_vit_h.peak_mb", "control_mean.peak_mb", "<=", 1.1),
+    Target("share of an epoch waiting for data, worst training", "worst_wait.data_wait", None, "<=", 0.05),
 )
 
 
@@ -114,7 +114,7 @@ TRAININGS = ("control", "control_repeat", *(f"replay_{model}" for model in SAM_N
 
 
 def judge(figures: Figures, prefix: str = "") -> list[dict[str, Any]]:
-    """A row for each bar: name, value, the limit, and whether it is met; value and met are None where a contender
+    """A row for each target: name, value, the limit, and whether it is met; value and met are None where a contender
     failed.
 
     Args:
@@ -124,16 +124,16 @@ def judge(figures: Figures, prefix: str = "") -> list[dict[str, Any]]:
     figures = {name.removeprefix(prefix): values for name, values in figures.items() if name.startswith(prefix)}
     figures = {**figures, **derive(figures)}
     rows = []
-    for bar in BARS:
-        value = _value(bar, figures)
-        met = None if value is None else value >= bar.limit if bar.sign == ">=" else value <= bar.limit
-        rows.append({"name": bar.name, "value": value, "bar": f"{bar.sign} {bar.limit:g}", "met": met})
+    for target in TARGETS:
+        value = _value(target, figures)
+        met = None if value is None else value >= target.limit if target.sign == ">=" else value <= target.limit
+        rows.append({"name": target.name, "value": value, "target": f"{target.sign} {target.limit:g}", "met": met})
     return rows
 
 
 def compare_kept(figures: Figures) -> list[dict[str, Any]]:
-    """Name and value of each ratio with our allocator on both sides; None where a contender failed. No bars: users have
-    the reference loop as it comes.
+    """Name and value of each ratio with our allocator on both sides; None where a contender failed. No targets: users
+    have the reference loop as it comes.
     """
     return [{"name": ratio.name, "value": _value(ratio, figures)} for ratio in SAME_ALLOCATOR]
 
@@ -192,9 +192,9 @@ def _get(figures: Figures, name: str) -> dict[str, Any] | None:
     return None if values is None or "error" in values else values
 
 
-def _value(bar: Bar | Ratio, figures: Figures) -> float | None:
-    paths = [path.split(".") for path in (bar.figure, bar.over) if path]
+def _value(target: Target | Ratio, figures: Figures) -> float | None:
+    paths = [path.split(".") for path in (target.figure, target.over) if path]
     parts = [(_get(figures, contender) or {}).get(key) for contender, key in paths]
     if None in parts:
         return None
-    return parts[0] if bar.over is None else parts[0] / parts[1]
+    return parts[0] if target.over is None else parts[0] / parts[1]
