@@ -73,11 +73,6 @@ def find_definition(target: str) -> ast.FunctionDef | ast.ClassDef:
     raise ValueError(f"_target_ {target}: there is no {name} in {module}.")
 
 
-def first_sentence(target: str) -> str:
-    """The first paragraph of a docstring, on one line."""
-    return " ".join((ast.get_docstring(find_definition(target)) or "").split("\n\n")[0].split())
-
-
 def _parameter(annotation: ast.expr | None, default: ast.expr | None, doc: str, name: str) -> Parameter:
     text = _describe(doc, name)
     limits = RANGE.search(text)
