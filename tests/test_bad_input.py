@@ -10,14 +10,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_STUDENT, root_cause, run, workflow
+from conftest import CONFIGS, ROOT, TINY, root_cause, run, workflow
+from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from scripts.networks.teacher import build_trainable_teacher, export_adapter
+from scripts.networks.frozen_teacher import FrozenTeacher
 from scripts.networks.tinyusfm import TinyUSFMSeg
-from scripts.run.config_check import _brief_excepthook
-
-LOAD = "scripts.networks.tinyusfm.load_trained_student"
+from scripts.networks.tuning import tunable_teacher
+from scripts.run.errors import _brief_excepthook
 
 
 @pytest.fixture
@@ -25,11 +25,8 @@ def refusal(overrides, tmp_path, capsys):
     """Runs a changed configuration to its end, and returns the one line that the command line would show."""
 
     def try_run(changes: dict, *overlays: str) -> str:
-        merged = {**overrides, **changes}
-        if "train_teacher.json" in overlays:
-            merged.pop("network_def")
         with pytest.raises(Exception) as error:
-            run(merged, *overlays)
+            run({**overrides, **changes}, *overlays)
         assert not (tmp_path / "logs").exists(), "something was written"
         assert not (tmp_path / "model.pt").exists(), "something was written"
         capsys.readouterr()
@@ -69,19 +66,29 @@ def dataset(phantoms, tmp_path):
             {"teacher::lora_chekpoint": "x"},
             "unknown key teacher::lora_chekpoint; did you mean teacher::lora_checkpoint",
         ),
-        (
-            {"train::handlers::0::log_nam": "x"},
-            "train::handlers::0::log_nam; did you mean train::handlers::0::log_name",
-        ),
+        ({"run_folder::log_nam": "x"}, "unknown key run_folder::log_nam; did you mean run_folder::log_name"),
     ],
 )
 def test_mistyped_id_is_refused_with_the_nearest_one(refusal, changes, message):
     assert re.search(message, refusal(changes))
 
 
-def test_mistyped_section_is_refused_by_monai_with_the_nearest_one(overrides):
+def test_mistyped_section_of_a_program_is_refused_with_the_nearest_one(overrides):
+    message = "unknown section 'distilation' in --distilation::temperature; did you mean --distillation::temperature"
+    with pytest.raises(ValueError, match=message):
+        workflow({**overrides, "distilation::temperature": 3.0})
+
+
+def test_mistyped_section_of_a_command_line_is_refused_by_monai_with_the_nearest_one(overrides):
+    """Before any code of the bundle runs."""
     with pytest.raises(KeyError, match="distilation") as error:
-        workflow({**overrides, "distilation::temperature": 3})
+        ConfigWorkflow(
+            config_file=str(CONFIGS / "train.json"),
+            meta_file=str(CONFIGS / "metadata.json"),
+            logging_file=False,
+            workflow_type="train",
+            **{**overrides, "distilation::temperature": 3.0},
+        )
     assert "By 'distilation', did you mean 'distillation'?" in str(root_cause(error.value))
 
 
@@ -242,8 +249,7 @@ def test_lora_of_another_sam_size_is_refused(refusal, lora_checkpoint, tmp_path)
 
 
 def save_student(path, num_classes: int = 2) -> str:
-    arguments = {key: value for key, value in TINY_STUDENT.items() if not isinstance(value, str)}
-    torch.save(TinyUSFMSeg(num_classes=num_classes, img_size=64, **arguments).state_dict(), path)
+    torch.save(TinyUSFMSeg(num_classes=num_classes, img_size=64, **TINY).state_dict(), path)
     return str(path)
 
 
@@ -256,16 +262,16 @@ def test_student_file_given_as_teacher_is_refused(refusal, tmp_path, key):
     assert "student::checkpoint" in message
 
 
-def test_teacher_file_given_as_student_is_refused(refusal, overrides, lora_checkpoint):
-    message = refusal({"network_def": {"_target_": LOAD, "model": TINY_STUDENT, "path": str(lora_checkpoint)}})
+def test_teacher_file_given_as_student_is_refused(refusal, lora_checkpoint):
+    message = refusal({"student::checkpoint": str(lora_checkpoint)})
     assert str(lora_checkpoint) in message
     assert "is a LoRA adapter" in message
     assert "teacher::lora_checkpoint" in message
 
 
 def test_teacher_and_student_of_different_classes_are_refused(refusal, sam_checkpoint, tmp_path):
-    teacher = build_trainable_teacher("vit_test", img_size=64, num_classes=3, sam_checkpoint=str(sam_checkpoint))
-    torch.save(export_adapter(teacher), tmp_path / "lora3.pth")
+    section = FrozenTeacher("vit_test", img_size=64, num_classes=3, sam_checkpoint=str(sam_checkpoint))
+    torch.save(tunable_teacher(section).best_state(), tmp_path / "lora3.pth")
     message = refusal({"teacher::lora_checkpoint": str(tmp_path / "lora3.pth")})
     assert "3 classes, but the teacher is built for 2; check data::num_classes" in message
     message = refusal({"teacher::lora_checkpoint": str(tmp_path / "lora3.pth"), "teacher::num_classes": 3})
@@ -273,11 +279,8 @@ def test_teacher_and_student_of_different_classes_are_refused(refusal, sam_check
 
 
 def test_student_checkpoint_of_other_classes_is_refused(refusal, tmp_path):
-    path = save_student(tmp_path / "three.pt", num_classes=3)
-    network_def = {"_target_": LOAD, "model": TINY_STUDENT, "path": path}
-    assert "segments 3 classes, but data::num_classes is 2; pass --data::num_classes 3" in refusal(
-        {"network_def": network_def}
-    )
+    message = refusal({"student::checkpoint": save_student(tmp_path / "three.pt", num_classes=3)})
+    assert "segments 3 classes, but data::num_classes is 2; pass --data::num_classes 3" in message
 
 
 def test_evaluation_of_a_backbone_without_a_head_is_refused(refusal, tmp_path):
@@ -319,18 +322,11 @@ def test_evaluation_at_another_img_size_is_refused(refusal, tmp_path):
         ({"training::num_workers": -1}, "training::num_workers must not be negative, got -1"),
         ({"training::resume": "nowhere"}, "training::resume: nowhere is not there; pass the folder of a run"),
         ({"augmentation::flip_prob": 2}, "augmentation::flip_prob must be a number from 0 to 1, got 2"),
-        ({"frozen_teacher": None}, "there is no teacher; give one, or set the weights of these terms to 0"),
+        ({"cached_teacher": None}, "there is no teacher; give one, or set the weights of these terms to 0"),
     ],
 )
 def test_number_out_of_range_is_refused(refusal, changes, message):
     assert re.search(message, refusal(changes))
-
-
-def test_mistyped_section_gets_the_nearest_name_from_monai(overrides):
-    """MONAI refuses it before any code of the bundle runs, so that this one message comes at the end of a traceback."""
-    with pytest.raises(KeyError, match="distilation") as refusal:
-        workflow({**overrides, "distilation::temperature": 3.0})
-    assert "did you mean 'distillation'" in str(root_cause(refusal.value))
 
 
 @pytest.mark.parametrize(

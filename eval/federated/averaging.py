@@ -1,4 +1,4 @@
-"""Federated averaging on one machine: clients train the student on their settings images and exchange nothing but its
+"""Federated averaging on one machine: clients train the student on their own images and exchange nothing but its
 weights.
 
 McMahan et al. 2017, arXiv:1602.05629, Algorithm 1; `python -m eval.federated` is the program.
@@ -41,7 +41,7 @@ def make_client(
         output_dir: of all clients.
         local_epochs: in a round.
         overrides: further ones, by config id.
-        config_files: overlays after the bundle's settings.
+        config_files: overlays after the bundle's own.
     """
     folder = Path(output_dir).resolve() / name
     settings = {
@@ -102,7 +102,7 @@ def run_rounds(clients: Sequence[MonaiAlgo], rounds: int, output_dir: Path) -> d
 
 
 def _sent(client: MonaiAlgo) -> Weights:
-    """What a client sends, copied: on the CPU it is the network's settings memory, which the next round changes."""
+    """What a client sends, copied: on the CPU it is the network's own memory, which the next round changes."""
     return {key: value.clone() for key, value in client.get_weights().weights.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
+from ..run.errors import NOTHING_KEPT, stopping, this_command
 from ..run.history import append_row
 from ..utils.screen import Progress, duration, tell
 
@@ -23,15 +25,20 @@ class ProgressBar:
 
     Args:
         desc: what the engine does, such as train.
+        output_dir: folder whose files are kept when the engine is stopped; None where another says what is kept.
     """
 
-    def __init__(self, desc: str) -> None:
-        self.desc = desc
+    def __init__(self, desc: str, output_dir: str | Path | None = None) -> None:
+        self.desc, self.output_dir = desc, output_dir
+        self.advising = ExitStack()
         self.progress: Progress | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or an evaluator; of several ranks with the first."""
         if idist.get_rank() == 0:
+            if self.output_dir is not None:
+                engine.add_event_handler(Events.STARTED, lambda: self.advising.enter_context(stopping(self._advice)))
+                engine.add_event_handler(Events.COMPLETED, self.advising.close)
             engine.add_event_handler(Events.EPOCH_STARTED, self._open)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
             engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
@@ -46,7 +53,12 @@ class ProgressBar:
         if self.progress.done == self.progress.total:  # before the lines that an epoch ends with
             self.progress.close()
 
+    def _advice(self) -> str:
+        done, files = self.progress.done if self.progress else 0, f"the outputs so far are kept in {self.output_dir}"
+        return f"{files if done else NOTHING_KEPT}; start again with: {this_command(overwrite='True')}"
+
     def _fail(self, error: BaseException) -> None:
+        self.advising.close()
         if self.progress:
             self.progress.close()
         raise error

@@ -69,9 +69,8 @@ class RunRecord:
         except FileExistsError as error:
             raise FileExistsError(
                 f"the run folder {self.folder} is there already, and a new run would write over it; start again for a "
-                "folder of "
-                "another second, pass --run_folder::timestamp NAME, or go on with that run by --training::resume "
-                f"{self.folder}."
+                "folder of another second, pass --run_folder::timestamp NAME, or go on with that run by "
+                f"--training::resume {self.folder}."
             ) from error
 
     def stop(self) -> None:
@@ -84,6 +83,7 @@ class RunRecord:
     def fail(self, error: BaseException) -> None:
         """Log what ended the run, and raise it again; ignite calls this at each level of its loop."""
         if self.log_handler:
-            logging.getLogger(__name__).error("the run ends: %s", error)
+            if not isinstance(error, SystemExit):  # a signal, which has its own line
+                logging.getLogger(__name__).error("the run ends: %s", error)
             self.stop()
         raise error

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTHING_KEPT = "nothing is kept yet"
-_advice: list[Callable[[], str]] = []  # of the blocks that are running, the innermost last
+_advice: list[Callable[[], str]] = []  # of the blocks that are running, the outermost first
 
 
 def is_command_line() -> bool:
@@ -99,7 +99,7 @@ def run_program(name: str, work: Callable[[], int], kept: str = "") -> int:
 
 @contextmanager
 def stopping(advice: Callable[[], str]) -> Iterator[None]:
-    """A block in which Ctrl-C and SIGTERM print this advice.
+    """A block in which Ctrl-C and SIGTERM print this advice; of blocks in each other the outermost speaks.
 
     Args:
         advice: what is kept and how to go on, asked when the signal comes.
@@ -128,7 +128,9 @@ def _stop(owner: int, number: int, frame: FrameType | None) -> None:
     if os.getpid() != owner:  # a forked worker: its parent speaks
         os._exit(128 + number)
     signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends at once
-    advice = _advice[-1]() if _advice else f"{NOTHING_KEPT}; start again with: {this_command()}"
+    advice = _advice[0]() if _advice else f"{NOTHING_KEPT}; start again with: {this_command()}"
+    logger.info("stopped by %s", signal.Signals(number).name)
+    logging.disable(logging.ERROR)  # what libraries say on the way out
     os.write(sys.__stderr__.fileno(), f"\nstopped: {advice}\n".encode())  # print could be interrupted in itself
     raise SystemExit(128 + number)
 
@@ -149,7 +151,13 @@ def this_command(**changes: str) -> str:
             arguments.pop(0)
     spec = sys.modules["__main__"].__spec__
     program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
-    return shlex.join([_python(), *program, *words, *(word for pair in names.items() for word in pair)])
+    return " ".join(map(_quote, [_python(), *program, *words, *(word for pair in names.items() for word in pair)]))
+
+
+def _quote(word: str) -> str:
+    """For a shell, in double quotes where that is easier to read."""
+    quoted = shlex.quote(word)
+    return f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else quoted
 
 
 def _python() -> str:

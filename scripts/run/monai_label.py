@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from ..utils.screen import tell
 from .references import follow
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def _teacher_overrides(config: dict[str, Any], studies: dict[str, list[dict]]) -
     cases = f"{len(studies['training'])} studies for training and {len(studies['validation'])} for validation"
     teacher = config["teacher"]["lora_checkpoint"]
     if teacher:
-        logger.info("MONAI Label gave %s: the student is DISTILLED from the teacher %s", cases, teacher)
+        tell(f"MONAI Label gave {cases}: the student is DISTILLED from the teacher {teacher}")
         return {}
     logger.warning(
         "MONAI Label gave %s, and train.json names no teacher: the student is trained WITHOUT A TEACHER, on the labels "

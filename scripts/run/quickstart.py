@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from ..utils.screen import tell
+from .errors import NOTHING_KEPT, stopping, this_command
 from .run_folder import RunFolder
 from .workflow import build_workflow
 
@@ -62,7 +63,8 @@ def tune_teacher(
     }
     workflow = build_workflow(["train.json", "train_teacher.json"], overrides)
     workflow.initialize()
-    workflow.run()
+    with stopping(lambda: f"{NOTHING_KEPT}; start again with: {this_command()}"):
+        workflow.run()
     return str(workflow.parser.get_parsed_content("run_folder").best_model())
 
 
@@ -90,6 +92,6 @@ Segment images with this student:
 Look at the curves (loss terms, metrics):
   {python} -m tensorboard.main --logdir {run_folder.tensorboard}
 
-Do the same on your own images (README.md, "Your data" and "Three trainings and an evaluation"):
+Do the same on your own images (README.md, "Train on your data"):
   {python} -m scripts.make_datalist --help
 """)

@@ -102,7 +102,7 @@ def test_documented_training_survives_the_kill_of_a_rank_and_is_evaluated(settin
     (folder,) = (tmp_path / "logs" / "uneven").iterdir()
     log = (folder / "distill.log").read_text()
     assert log.count("resumed after epoch") == 1
-    assert f"epoch {epochs} of {epochs}" in log
+    assert f"epoch {epochs}/{epochs} " in log
     assert [row["epoch"] for row in comparable_history(folder)] == list(range(1, epochs + 1))
     assert (folder / "test_results.txt").is_file()
     # torchrun says which process has ended
