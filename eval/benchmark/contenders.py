@@ -16,7 +16,7 @@ from .bundle_runs import fill, train
 from .reference_loop import reference_loop
 from .settings import LITE_MEDSAM, Settings
 from .students import BF16, EXPORTS, FP32, OURS, export, infer, train_step
-from .teachers import FORMS, teacher_pass, write_weights
+from .teachers import VARIANTS, teacher_pass, write_weights
 
 GPU = "cuda_"
 KEPT = "_kept_memory"  # the end of the names of those that get our allocator, to tell what that alone gives
@@ -113,27 +113,29 @@ def _kept(contender: Contender) -> Contender:
 def _teachers(settings: Settings) -> list[Contender]:
     contenders = []
     for model in _models(settings):
-        for form in FORMS:
-            needs = (f"weights_{model}",) + ((f"teacher_{model}_{FORMS[0]}",) if form != FORMS[0] else ())
-            contenders.append(Contender(f"teacher_{model}_{form}", teacher_pass, {"model": model, "form": form}, needs))
+        for variant in VARIANTS:
+            needs = (f"weights_{model}",) + ((f"teacher_{model}_{VARIANTS[0]}",) if variant != VARIANTS[0] else ())
+            contenders.append(
+                Contender(f"teacher_{model}_{variant}", teacher_pass, {"model": model, "variant": variant}, needs)
+            )
     return [
         *contenders,
-        *(_kept(contender) for contender in contenders if contender.name == f"teacher_vit_b_{FORMS[0]}"),
+        *(_kept(contender) for contender in contenders if contender.name == f"teacher_vit_b_{VARIANTS[0]}"),
     ]
 
 
 def _students() -> list[Contender]:
-    steps = [Contender(f"student_step_{form}", train_step, {"form": form}) for form in (FP32, OURS)]
-    first = Contender("student_infer_fp32", infer, {"form": FP32}, ("control",))
-    bf16 = Contender("student_infer_bf16", infer, {"form": BF16}, ("control", first.name))
+    steps = [Contender(f"student_step_{variant}", train_step, {"variant": variant}) for variant in (FP32, OURS)]
+    first = Contender("student_infer_fp32", infer, {"variant": FP32}, ("control",))
+    bf16 = Contender("student_infer_bf16", infer, {"variant": BF16}, ("control", first.name))
     return [*steps, _kept(steps[0]), first, bf16]
 
 
 def _exports() -> list[Contender]:
     """On the CPU alone."""
     needs = ("student_infer_fp32", "exports")
-    forms = [Contender(f"student_infer_{form}", infer, {"form": form}, needs) for form in EXPORTS]
-    return [Contender("exports", export, {}, ("control",)), *forms]
+    variants = [Contender(f"student_infer_{variant}", infer, {"variant": variant}, needs) for variant in EXPORTS]
+    return [Contender("exports", export, {}, ("control",)), *variants]
 
 
 def _scaling(settings: Settings) -> list[Contender]:
@@ -141,10 +143,10 @@ def _scaling(settings: Settings) -> list[Contender]:
     contenders = []
     for size in settings.student_sizes:
         if size != settings.img_size:
-            contenders.append(Contender(f"student_step_ours_{size}", train_step, {"form": OURS, "img_size": size}))
+            contenders.append(Contender(f"student_step_ours_{size}", train_step, {"variant": OURS, "img_size": size}))
     for size in settings.teacher_sizes:
         if size != settings.teacher_size:
-            options = {"model": "vit_b", "form": "fast_fp32", "img_size": size}
+            options = {"model": "vit_b", "variant": "fast_fp32", "img_size": size}
             contenders.append(Contender(f"teacher_vit_b_fast_fp32_{size}", teacher_pass, options, ("weights_vit_b",)))
     counts = [count for count in settings.image_counts if count != settings.num_images]
     return contenders + [_fill(f"fill_replay_vit_b_{count}", "replay", "vit_b", count) for count in counts]

@@ -42,7 +42,7 @@ QUICK_NOTE = "This run was at test size, in one process: its figures mean nothin
 NOTES = (
     "SAM's weights are random: the teachers' masks are cut at each image's median, and differences are also in logit "
     "deviations.",
-    "Ours keeps freed memory (scripts/utils/hardware.py), as every run of the bundle does; the reference loop, "
+    "The bundle keeps freed memory (scripts/utils/hardware.py), as every run of the bundle does; the reference loop, "
     "stock and eager fp32 do not, but where the names end in kept_memory.",
     "Formats of the student are compared on the validation list; int8 is calibrated on training images.",
     "Trainings draw a panel and end with the final evaluation: both are in the peak memory, neither is in the seconds.",

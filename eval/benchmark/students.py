@@ -29,7 +29,7 @@ from .settings import Settings
 FP32, OURS, BF16 = "fp32", "ours", "bf16"
 # of scripts.export.formats
 EXPORTS = ("onnx", "onnx_int8", "openvino", "openvino_bf16", "openvino_int8")
-SCORED, CALIBRATED = "validation", "training"  # lists: forms are compared on one that int8 was not calibrated on
+SCORED, CALIBRATED = "validation", "training"  # lists: variants are compared on one that int8 was not calibrated on
 CALIBRATION = 16  # images
 EXPORT_FOLDER = "exports"
 MAX_NORM = 1.0
@@ -41,13 +41,13 @@ def build_student(settings: Settings, img_size: int | None = None) -> TinyUSFMSe
 
 
 def train_step(
-    settings: Settings, form: str, img_size: int | None = None, keep_memory: bool = False
+    settings: Settings, variant: str, img_size: int | None = None, keep_memory: bool = False
 ) -> dict[str, float]:
     """Figures of a training step on one batch: forward, distillation loss, backward, clipping, AdamW.
 
     Args:
         settings: of the run.
-        form: `fp32`, eager with the allocator as it comes, or `ours`, the bundle's precision and allocator.
+        variant: `fp32`, eager with the allocator as it comes, or `ours`, the bundle's precision and allocator.
         img_size: in pixels; that of the run when None.
         keep_memory: with the bundle's allocator, which `ours` always has.
     """
@@ -55,7 +55,7 @@ def train_step(
         keep_freed_memory()
     torch.manual_seed(settings.seed)
     device, size = settings.device, img_size or settings.img_size
-    hardware = Hardware([0] if device == "cuda" else []) if form == OURS else None
+    hardware = Hardware([0] if device == "cuda" else []) if variant == OURS else None
     student, loss = build_student(settings, size).to(device).train(), distillation_loss()
     optimizer = build_optimizer(student, lr=settings.lr)
     images, labels = (x.to(device) for x in load_cases(settings, size, settings.batch_size))
@@ -73,23 +73,23 @@ def train_step(
     return {**figures, **roofline(count_gflop(step), figures["step_seconds"], device, bool(hardware and hardware.bf16))}
 
 
-def infer(settings: Settings, form: str) -> dict[str, float]:
+def infer(settings: Settings, variant: str) -> dict[str, float]:
     """Figures of one validation image at a time through the trained student, and how far its masks are from eager
     fp32's.
 
     Args:
         settings: of the run.
-        form: `fp32`, `bf16` or one of `EXPORTS`.
+        variant: `fp32`, `bf16` or one of `EXPORTS`.
     """
     images, labels = load_cases(settings, settings.img_size, split=SCORED)
-    run = _runner(settings, form)
+    run = _runner(settings, variant)
     masks = torch.cat([torch.as_tensor(run(image)).float().cpu() > 0 for image in images.split(1)])  # the warm-up too
     one_by_one = cycle(images.split(1))
     figures = step_figures(
         time_steps(lambda: run(next(one_by_one)), 1, 4 * settings.steps, settings.device), 1, settings.device
     )
     path = settings.folder / f"masks_{settings.device}.pt"
-    if form == FP32:
+    if variant == FP32:
         torch.save(masks, path)
     reference = torch.load(path, weights_only=True)
     dice, before = mean_dice(masks, labels), mean_dice(reference, labels)
@@ -99,19 +99,19 @@ def infer(settings: Settings, form: str) -> dict[str, float]:
 
 
 def export(settings: Settings) -> dict[str, Any]:
-    """Write the trained student in all `EXPORTS`, and tell what int8 is calibrated on; what kept a form from it is
+    """Write the trained student in all `EXPORTS`, and tell what int8 is calibrated on; what kept a variant from it is
     in `failed`.
     """
     images, _ = load_cases(settings, settings.img_size, min(CALIBRATION, settings.num_images), CALIBRATED)
     student, folder, failed = _trained_student(settings), settings.folder / EXPORT_FOLDER, {}
     folder.mkdir()
     start = time.perf_counter()
-    for form in EXPORTS:
+    for variant in EXPORTS:
         try:
-            if not (folder / FORMATS[form].files[0]).exists():  # else another form has written it
-                FORMATS[form].write(student, folder, images.split(1))
-        except Exception as error:  # each library has its own; the other forms go on
-            failed[form] = without_folders(f"{type(error).__name__}: {error}")
+            if not (folder / FORMATS[variant].files[0]).exists():  # else another variant has written it
+                FORMATS[variant].write(student, folder, images.split(1))
+        except Exception as error:  # each library has its own; the other variants go on
+            failed[variant] = without_folders(f"{type(error).__name__}: {error}")
     calibration = {"list": CALIBRATED, "images": len(images)}
     return {
         "export_seconds": time.perf_counter() - start,
@@ -131,11 +131,11 @@ def mean_dice(masks: torch.Tensor, labels: torch.Tensor) -> float:
     return float(torch.where(sizes > 0, 2 * both / sizes.clamp(min=1), 1.0).mean())
 
 
-def _runner(settings: Settings, form: str) -> Callable:
+def _runner(settings: Settings, variant: str) -> Callable:
     """A function of images (1, 1, H, W) in [0, 1] that gives logits (1, 1, H, W)."""
-    if form in EXPORTS:
-        return load_runner(form, settings.folder / EXPORT_FOLDER, settings.img_size, settings.threads)
-    student, enabled = _trained_student(settings).to(settings.device), form == BF16
+    if variant in EXPORTS:
+        return load_runner(variant, settings.folder / EXPORT_FOLDER, settings.img_size, settings.threads)
+    student, enabled = _trained_student(settings).to(settings.device), variant == BF16
 
     @torch.inference_mode()
     def run(image: torch.Tensor) -> torch.Tensor:

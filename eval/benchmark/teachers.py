@@ -32,7 +32,7 @@ from .settings import LITE_MEDSAM, Settings
 
 NUM_MASK_TOKENS = 3  # of a teacher of two classes
 OFFICIAL_TOKENS, OFFICIAL_SIZE = 4, 1024
-FORMS = ("stock_fp32", "fast_fp32", "fast_bf16")
+VARIANTS = ("stock_fp32", "fast_fp32", "fast_bf16")
 STEPS = 3
 SMALL_BATCHES = ("vit_h", LITE_MEDSAM)  # 2 images, the others 4
 
@@ -125,18 +125,18 @@ def _stock_lite_medsam() -> Sam:
 
 
 def teacher_pass(
-    settings: Settings, model: str, form: str, img_size: int | None = None, keep_memory: bool = False
+    settings: Settings, model: str, variant: str, img_size: int | None = None, keep_memory: bool = False
 ) -> dict[str, float]:
     """Figures of encoder and decoder on batches of images; with the stock pass before, how far the logits are from its.
 
     Args:
         settings: of the run.
         model: vit_b, vit_l, vit_h or lite_medsam.
-        form: one of `FORMS`.
+        variant: one of `VARIANTS`.
         img_size: the teacher's, in pixels; that of the run when None.
-        keep_memory: with the bundle's allocator, which the fast forms always have, as every run of the bundle.
+        keep_memory: with the bundle's allocator, which the fast variants always have, as every run of the bundle.
     """
-    device, bf16, stock = settings.device, form.endswith("bf16"), form == "stock_fp32"
+    device, bf16, stock = settings.device, variant.endswith("bf16"), variant == "stock_fp32"
     if keep_memory or not stock:
         keep_freed_memory()
     teacher = stock_teacher(settings, model) if stock else _fast_teacher(settings, model, img_size)
@@ -152,7 +152,7 @@ def teacher_pass(
     figures.update(roofline(gflop, figures["image_seconds"], device, bf16))
     figures["parameters"] = sum(p.numel() for p in teacher.parameters())
     if img_size is None:
-        figures.update(_compare_with_stock(settings, model, form, torch.cat(logits).float().cpu()))
+        figures.update(_compare_with_stock(settings, model, variant, torch.cat(logits).float().cpu()))
     return figures
 
 
@@ -160,10 +160,10 @@ def _fast_teacher(settings: Settings, model: str, img_size: int | None) -> SamTe
     return FrozenTeacher(**settings.teacher(model, img_size), precision="fp32").load()[0]
 
 
-def _compare_with_stock(settings: Settings, model: str, form: str, logits: torch.Tensor) -> dict[str, float]:
+def _compare_with_stock(settings: Settings, model: str, variant: str, logits: torch.Tensor) -> dict[str, float]:
     """Keep the stock logits (B, 1, S, S); the distance of the others from them."""
     path = settings.folder / f"logits_{settings.device}_{model}.pt"
-    if form == "stock_fp32":
+    if variant == "stock_fp32":
         torch.save(logits, path)
         return {"logit_deviation": float(logits.std())}
     return compare_logits(logits, torch.load(path, weights_only=True))
