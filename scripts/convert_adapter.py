@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .run.errors import run_program
+
 if TYPE_CHECKING:
     import torch
 
@@ -59,6 +61,10 @@ def convert_adapter(source: Path, target: Path, half: bool = False) -> Adapter:
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
     options = _parser().parse_args(arguments)
+    return run_program("convert_adapter", lambda: _convert(options))
+
+
+def _convert(options: argparse.Namespace) -> int:
     try:
         adapter = convert_adapter(options.source, options.target, options.half)
     except (ValueError, OSError) as error:

@@ -79,7 +79,8 @@ class DistillationLoss(nn.Module):
             keys = ", ".join(term.key for term in self._readers(FEATURES))
             raise ValueError(
                 f"distillation::teacher_temperature is {teacher_temperature}, but no term reads the teacher's logits, "
-                f"only its embedding ({keys}); pass --distillation::teacher_temperature 1.0, or a --distillation::beta."
+                f"only its embedding ({keys}); pass "
+                "--distillation::teacher_temperature 1.0, or --distillation::beta 0.5."
             )
 
     def forward(

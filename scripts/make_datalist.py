@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from .data.splits import SPLITS, check_identical_files, check_patients, identical_files
+from .run.errors import run_program
 from .utils.files import atomic_path
 from .utils.options import check_num_classes
 
@@ -203,6 +204,10 @@ def write_json(content: dict, output: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
     options = _parser().parse_args(arguments)
+    return run_program("make_datalist", lambda: _make(options))
+
+
+def _make(options: argparse.Namespace) -> int:
     try:
         splits = _run(options)
     except (ValueError, OSError) as error:

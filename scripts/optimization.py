@@ -22,8 +22,8 @@ def build_optimizer(
         network: with `layer_decay` below 1 it offers `layer_of(name)` and `num_layers`, as TinyUSFMSeg does.
         lr: of the last layer and of the loss.
         loss: its parameters, if any, train at `lr`.
-        weight_decay: not applied to vectors (biases, norms) nor to position and class embeddings.
-        layer_decay: a layer's rate is `lr * layer_decay ** (num_layers - layer)`.
+        weight_decay: of AdamW; not applied to vectors (biases, norms) nor to position and class embeddings. [0 or more]
+        layer_decay: a layer's rate is `lr * layer_decay ** (num_layers - layer)`; 1 gives all layers the same. [0 to 1]
     """
     if not lr > 0:
         raise ValueError(f"lr must be positive, got {lr}; pass --training::lr 1e-4.")

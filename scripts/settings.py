@@ -21,7 +21,9 @@ from .run.signatures import Parameter, target_parameters
 from .utils.files import CONFIGS, atomic_path
 
 OVERVIEW = ("data", "teacher", "student", "distillation", "augmentation", "training", "hardware")
+FURTHER = ("optimizer", "final_evaluation")  # sections further down, with settings that a user may need
 INFERENCE, OTHER = "inference", "other"
+SECTIONS = (*OVERVIEW, *FURTHER, OTHER, INFERENCE)
 TITLES = {
     INFERENCE: "of configs/inference.json, without a section in front: --output_dir masks",
     OTHER: "of configs/train.json, without a section in front: --val_interval 5",
@@ -43,9 +45,7 @@ class Setting(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; 0, or 1 after a message."""
     parser = argparse.ArgumentParser(prog="python -m scripts.settings", description=__doc__.split("\n\n")[1])
-    parser.add_argument(
-        "section", nargs="?", help=f"of {', '.join(OVERVIEW)}, {INFERENCE}, {OTHER}; or an id of train.json"
-    )
+    parser.add_argument("section", nargs="?", help=f"of {', '.join(SECTIONS)}; or an id of train.json")
     parser.add_argument("--write", metavar="FILE", help="write the tables to this Markdown file, below its marker")
     options = parser.parse_args(arguments)
     return run_program(parser.prog, lambda: write_page(options.write) if options.write else show(options.section))
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 def show(section: str | None) -> int:
     """Print one section, or all; 0."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 110)
-    for name in [section] if section else [*OVERVIEW, OTHER, INFERENCE]:
+    for name in [section] if section else SECTIONS:
         print(f"{name}: {describe(name)}")
         for setting in list_settings(name):
             limits = f"   [{setting.range}]" if setting.range else ""
@@ -83,7 +83,7 @@ def markdown() -> str:
     columns = ["key", "default", "range", "meaning"]
     parts = [
         f"## {name}\n\n{_sentence(describe(name))}\n\n{_table(columns, map(_row, list_settings(name)))}"
-        for name in [*OVERVIEW, OTHER, INFERENCE]
+        for name in SECTIONS
     ]
     files = [path.name for path in sorted(CONFIGS.glob("*.json")) if path.name not in NO_OVERLAYS]
     overlays = _table(["file", "what it is"], [(f"`{name}`", _sentence(_load(name)["_desc_"])) for name in files])
@@ -118,9 +118,7 @@ def _section(id: str) -> dict[str, Any]:
     except (KeyError, ValueError, TypeError, IndexError):
         content = None
     if not isinstance(content, dict) or not content.get("_target_", "").startswith("scripts."):
-        raise ValueError(
-            f"no section {id!r} in configs/train.json; sections are {', '.join([*OVERVIEW, OTHER, INFERENCE])}."
-        )
+        raise ValueError(f"no section {id!r} in configs/train.json; sections are {', '.join(SECTIONS)}.")
     return content
 
 
@@ -156,7 +154,9 @@ def _fullness(parameter: Parameter) -> tuple[bool, int]:
 
 
 def _is_choice(value: Any) -> bool:
-    return not isinstance(value, str) or value[:1] not in ("@", "$") or value.startswith(ROOT)
+    if not isinstance(value, str):
+        return '"@' not in json.dumps(value)  # nor is a reference inside of it
+    return value[:1] not in ("@", "$") or value.startswith(ROOT)
 
 
 def _setting(id: str, value: Any, parameter: Parameter) -> Setting:

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import CONFIGS, ROOT
 
-from scripts.settings import INFERENCE, MARKER, OTHER, OVERVIEW, list_settings, main, markdown
+from scripts.settings import MARKER, OVERVIEW, SECTIONS, list_settings, main, markdown
 
 TRAIN = json.loads((CONFIGS / "train.json").read_text())
 
@@ -19,7 +19,7 @@ def test_page_of_settings_is_what_the_code_says():
     assert page.partition(MARKER)[2] == markdown(), "run: python -m scripts.settings --write docs/configuration.md"
 
 
-@pytest.mark.parametrize("section", [*OVERVIEW, OTHER, INFERENCE])
+@pytest.mark.parametrize("section", SECTIONS)
 def test_every_key_has_meaning_and_range(section):
     settings = list_settings(section)
     assert settings

@@ -226,8 +226,12 @@ def test_finished_run_cannot_be_resumed_without_more_epochs(overrides, run_folde
     assert "has completed 2 epochs of 2; pass a higher --training::num_epochs" in str(root_cause(error.value))
 
 
-def test_finished_run_without_its_final_evaluation_is_resumed_to_evaluate_alone(overrides, run_folder):
-    """Its machine was switched off during the evaluation."""
+@pytest.mark.parametrize(("num_epochs", "patience"), [(2, 0), (4, 1)])
+def test_finished_run_without_its_final_evaluation_is_resumed_to_evaluate_alone(
+    overrides, run_folder, num_epochs, patience
+):
+    """Its machine was switched off during the evaluation, after the last epoch or after it had stopped early."""
+    overrides |= {"training::num_epochs": num_epochs, "training::patience": patience, "training::lr": 1e-9}
     run(overrides)
     results = (run_folder / "test_results.txt").read_text()
     last = torch.load(run_folder / "models" / "last.pt", weights_only=True)

@@ -15,6 +15,7 @@ from monai.bundle import ConfigWorkflow
 from scripts.data.dataset import ViewDataset
 from scripts.data.phantoms import write_phantom_dataset
 from scripts.run.workflow import build_workflow
+from scripts.utils.files import CONFIGS
 
 from .settings import Settings
 
@@ -71,7 +72,7 @@ def workflow(settings: Settings, overrides: dict[str, Any], *overlays: str) -> C
         "hardware::gpu_ids": [0] if settings.device == "cuda" else [],
         "training::seed": settings.seed,
     }
-    return build_workflow(["train.json", *overlays], {**data, **overrides})
+    return build_workflow([CONFIGS / name for name in ("train.json", *overlays)], {**data, **overrides})
 
 
 def list_views(

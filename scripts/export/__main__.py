@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from ..data.splits import SPLITS
+from ..run.errors import run_program
 from ..utils.digests import file_digest
 from ..utils.options import check_img_size, check_num_classes
 from .names import ALL_FORMATS, EXPORT_RECORD, FORMAT_FILES
@@ -26,6 +27,10 @@ from .names import ALL_FORMATS, EXPORT_RECORD, FORMAT_FILES
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
     options = _parser().parse_args(arguments)
+    return run_program("export", lambda: _export(options))
+
+
+def _export(options: argparse.Namespace) -> int:
     try:
         chosen, refusals = _run(options)
     except (ValueError, OSError, ImportError) as error:

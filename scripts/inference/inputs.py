@@ -48,7 +48,7 @@ def list_images(
     Args:
         path: the image, or a folder of images. [path]
         output_dir: where masks, overlays and lesions.csv go. Outputs that are already there are refused before anything
-            runs; None checks nothing. [path]
+            runs. [path]
         output_postfix: as SaveMaskd's.
         output_format: of the masks: auto follows the image, dicom_seg writes DICOM SEG for DICOM images.
             [auto, dicom_seg]

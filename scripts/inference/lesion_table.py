@@ -50,7 +50,7 @@ def foreground_names(num_classes: int, names: Sequence[str] | None = None) -> li
     Args:
         num_classes: with the background.
         names: of the classes in the outputs, without the background; null calls one class lesion and several class 1,
-            class 2, ... [list of names, null]
+            class 2 and so on. [list of names, null]
 
     Raises:
         ValueError: there are more or fewer names than classes.

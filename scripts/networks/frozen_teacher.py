@@ -41,8 +41,8 @@ class FrozenTeacher(nn.Module):
 
     Args:
         model_name: which SAM it is. [vit_b, vit_l, vit_h, lite_medsam]
-        module: what was tuned: LoRA in the image encoder and the mask decoder, LoRA in both, or the mask decoder alone.
-            [sam_lora_image_encoder, sam_lora_image_encoder_mask_decoder, mask_decoder]
+        module: what was tuned: LoRA in the image encoder and the whole mask decoder, LoRA in both, or the mask decoder
+            alone. [sam_lora_image_encoder, sam_lora_image_encoder_mask_decoder, mask_decoder]
         img_size: side in pixels to which it resizes the images. [multiple of 16; of 4 for lite_medsam]
         rank: rank of the LoRA matrices; must be the adapter's own. [1 or more]
         num_classes: with the background; 2 gives one logit channel. [2 or more]

@@ -63,6 +63,7 @@ def run_evaluation(
         autocast: context in which the networks run.
         class_names: of the foreground classes, for the panels.
         margin: mean Dice by which a student may be below its teacher and still count as non-inferior.
+            [0 or more]
         seed: of the training of the student or control, for the tables.
 
     Returns:

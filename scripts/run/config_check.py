@@ -30,7 +30,9 @@ TRACKING_IDS = {
     *("experiment_name", "run_name", "tracking_uri", "output_dir", "save_execute_config", "is_not_rank0"),
     *("tracking", "mlflow_off", "handlers_id"),
 }
-PLAIN_SECTIONS = ("train", "validate", "test")
+PLAIN_SECTIONS = ("preprocessing", "train", "validate", "test")
+LOSS = "@distillation"
+VIEW_KEYS = (["mode"], ["views"])  # of the distillation; the views of the images follow them, whatever the loss
 POINTERS = {"dataset_dir": ("@data::dataset_dir", "data::dataset_dir")}
 TYPES = {"bool": bool, "int": int, "float": (int, float)}
 
@@ -46,6 +48,7 @@ def checked_config() -> dict:
     prepare_command_line()
     if is_command_line():
         refuse_none(sys.argv[1:])
+        refuse_unread(sys.argv[1:], parser.config)
     check_config(parser.config)
     for id, value in labeling_overrides(parser.config).items():
         parser[id] = value
@@ -66,6 +69,24 @@ def refuse_none(arguments: list[str]) -> None:
             raise ValueError(
                 f"{name} None is left out by monai.bundle, so that it would change nothing; write "
                 f'{{"{name.lstrip("-")}": null}} to a file and add it to --config_file.'
+            )
+
+
+def refuse_unread(arguments: list[str], config: dict) -> None:
+    """Refuse options of the distillation in a run whose loss is another, such as the control's.
+
+    Args:
+        arguments: of the command line.
+        config: that is being run.
+    """
+    if config.get("loss", LOSS) == LOSS:
+        return
+    names = [re.split("::|#", word.lstrip("-").partition("=")[0]) for word in arguments if word.startswith("--")]
+    for section, *keys in names:
+        if section == LOSS[1:] and keys[:1] not in VIEW_KEYS:
+            raise ValueError(
+                f"--{'::'.join([section, *keys])} changes nothing here: this run learns from the labels alone, its "
+                "loss is not the section distillation; leave the option out."
             )
 
 
@@ -157,10 +178,11 @@ def _check_component(id: str, component: dict) -> None:
 
 
 def _check_plain_sections(config: dict) -> None:
-    """`train`, `validate` and `test` only group components: a key that the shipped config lacks is read by nothing."""
+    """They only group components: a key that the shipped config lacks is read by nothing."""
     shipped = json.loads((CONFIGS / "train.json").read_text())
-    for section in PLAIN_SECTIONS:
-        for key in config.get(section) or {}:
+    for section in PLAIN_SECTIONS if "training" in config else ():
+        content = config.get(section)
+        for key in content if isinstance(content, dict) and "_target_" not in content else ():
             if key not in shipped[section] and f"@{section}::{key}" not in json.dumps(config, default=str):
                 hint = f"; did you mean training::{key}" if key in shipped["training"] else ""
                 raise ValueError(f"unknown key {section}::{key}{hint}; its keys are {', '.join(shipped[section])}.")

@@ -125,14 +125,23 @@ def handle_signals() -> dict[signal.Signals, signal._HANDLER]:
 
 
 def _stop(owner: int, number: int, frame: FrameType | None) -> None:
-    if os.getpid() != owner:  # a forked worker: its parent speaks
-        os._exit(128 + number)
+    if os.getpid() != owner:  # a forked worker: its parent speaks, and torch takes another code for a crash
+        os._exit(0)
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when the workers end, as they do now
     signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends at once
-    advice = _advice[0]() if _advice else f"{NOTHING_KEPT}; start again with: {this_command()}"
+    advice = _current_advice()
     logger.info("stopped by %s", signal.Signals(number).name)
     logging.disable(logging.ERROR)  # what libraries say on the way out
     os.write(sys.__stderr__.fileno(), f"\nstopped: {advice}\n".encode())  # print could be interrupted in itself
     raise SystemExit(128 + number)
+
+
+def _current_advice() -> str:
+    try:
+        return _advice[0]() if _advice else f"{NOTHING_KEPT}; start again with: {this_command()}"
+    except Exception as error:  # such as a checkpoint that cannot be read: the process ends all the same
+        return f"what is kept is not known: {error}"
 
 
 def this_command(**changes: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from ..utils.files import CONFIGS
 from ..utils.screen import tell
 from .errors import NOTHING_KEPT, stopping, this_command
 from .run_folder import RunFolder
@@ -61,7 +62,7 @@ def tune_teacher(
         "training::lr": lr,
         "run_folder::root": logs,
     }
-    workflow = build_workflow(["train.json", "train_teacher.json"], overrides)
+    workflow = build_workflow([CONFIGS / "train.json", CONFIGS / "train_teacher.json"], overrides)
     workflow.initialize()
     with stopping(lambda: f"{NOTHING_KEPT}; start again with: {this_command()}"):
         workflow.run()

@@ -63,14 +63,24 @@ def _without_references(value: Any, config: Mapping[str, Any], id: str) -> Any:
     return _without_references(get_item(reference[1], config), config, reference[1])
 
 
+def _value(config: Mapping[str, Any], id: str) -> Any:
+    """What an id refers to in the end, and no expression."""
+    return json.loads(section_text(config, id))
+
+
 def _flat(section: dict[str, Any]) -> dict[str, Any]:
     if section.get("_target_") != COMPOSE or not isinstance(section.get("transforms"), list):
         return section
     parts = [
-        part["transforms"] if isinstance(part, dict) and part.get("_target_") == COMPOSE else [part]
+        part["transforms"] if isinstance(part, dict) and _is_plain_compose(part) else [part]
         for part in section["transforms"]
     ]
     return {**section, "transforms": [transform for part in parts for transform in part]}
+
+
+def _is_plain_compose(section: Mapping[str, Any]) -> bool:
+    """Whether it does what its transforms do: it has no options."""
+    return section.keys() == {"_target_", "transforms"} and section["_target_"] == COMPOSE
 
 
 def view_settings(config: Mapping[str, Any]) -> dict[str, str]:
@@ -108,7 +118,7 @@ def run_settings(
     """
 
     def values(section: str, *keys: str) -> dict[str, Any]:
-        return {key: follow(config[section][key], config) for key in keys}
+        return {key: _value(config, f"{section}::{key}") for key in keys}
 
     views = dataset.settings or {}
     return {

@@ -22,7 +22,7 @@ def build_workflow(
     """A run that is not initialized yet.
 
     Args:
-        config_files: train.json or inference.json and overlays; a bare name such as train.json is in configs/.
+        config_files: train.json or inference.json and overlays. A bare name that is no file here is one of configs/.
         overrides: config ids and values, as on the command line.
         run_id: the id that `run` starts.
         kind: MONAI's workflow type, train or infer.
@@ -31,7 +31,7 @@ def build_workflow(
         FileNotFoundError: a file does not exist.
         ValueError: an override of a section that no config has.
     """
-    files = [str(CONFIGS / name if Path(name).name == str(name) else name) for name in config_files]
+    files = [_find_config(Path(name)) for name in config_files]
     _check_sections(files, overrides)
     with _without_advice():
         return ConfigWorkflow(
@@ -42,6 +42,14 @@ def build_workflow(
             run_id=run_id,
             **deepcopy({"bundle_root": str(BUNDLE_ROOT), **overrides}),  # MONAI changes dicts that it is given
         )
+
+
+def _find_config(path: Path) -> str:
+    """A file of the user, or one of configs/."""
+    shipped = CONFIGS / path
+    if not path.is_file() and not shipped.is_file():
+        raise FileNotFoundError(f"config file {path} does not exist, neither here nor in {CONFIGS}.")
+    return str(path if path.is_file() else shipped)
 
 
 def _check_sections(files: list[str], overrides: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..run.errors import run_program
 from .bundle import changed_files, push, untracked_files, write_hub_folder, write_zip
 from .manifest import BUNDLE_ROOT, MANIFEST, digest, files_below
 
@@ -22,6 +23,10 @@ MAX_FILES_LISTED = 5  # in a note
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
     options = _parser().parse_args(arguments)
+    return run_program("share", lambda: _share(options))
+
+
+def _share(options: argparse.Namespace) -> int:
     try:
         _print_note("shared as they are, not as last committed", changed_files(options.bundle))
         _print_note("not shared, since git does not track them", untracked_files(options.bundle))

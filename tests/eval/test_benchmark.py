@@ -23,7 +23,8 @@ from eval.benchmark.targets import SAME_ALLOCATOR, TARGETS, judge
 from eval.benchmark.teachers import compare_logits, stock_teacher, write_weights
 from scripts.export.formats import FORMATS
 from scripts.losses import distillation_loss
-from scripts.networks.teacher import build_teacher
+from scripts.networks.frozen_teacher import FrozenTeacher
+from scripts.networks.teacher import build_base
 from scripts.utils.machine import without_folders
 
 
@@ -136,14 +137,14 @@ def test_training_draws_a_panel_and_ends_with_the_final_evaluation(tmp_path):
 
 @pytest.mark.slow
 def test_seconds_of_a_fill_include_the_loading_of_the_weights(tmp_path, monkeypatch):
-    def build(**options):
+    def build(*arguments):
         time.sleep(5)
-        return build_teacher(**options)
+        return build_base(*arguments)
 
     settings = quick_settings(str(tmp_path), threads=1)
     write_datalists(settings)
     write_weights(settings, "vit_b")
-    monkeypatch.setattr("scripts.networks.frozen_teacher.build_teacher", build)
+    monkeypatch.setattr("scripts.networks.frozen_teacher.build_base", build)
     assert fill(settings, "fill", "warp", "vit_b", 2)["fill_seconds"] > 5
 
 
@@ -228,7 +229,8 @@ def test_stock_lite_medsam_computes_what_the_fast_one_does(tmp_path):
     image = torch.rand(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         stock = stock_teacher(settings, "lite_medsam")(image).logits
-        fast = build_teacher(**settings.teacher("lite_medsam"))(image).logits
+        (fast_teacher,) = FrozenTeacher(**settings.teacher("lite_medsam"), precision="fp32").load()
+        fast = fast_teacher(image).logits
     assert compare_logits(fast, stock)["scaled_difference"] < 1e-3
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from conftest import ROOT, TINY_STUDENT, run
+from conftest import ROOT, run
+
+from scripts.networks.student import TEST_SIZE
 
 
 @pytest.mark.slow
@@ -11,8 +13,7 @@ def test_quickstart_tunes_a_teacher_distils_it_and_tells_what_is_next(tmp_path, 
         {
             "bundle_root": str(ROOT),
             "hardware::gpu_ids": [],
-            "network_def": TINY_STUDENT,
-            "distillation::student_channels": 6,
+            "student::model_name": TEST_SIZE,
             "phantoms::dataset_dir": str(tmp_path / "phantoms"),
             "phantoms::num_training": 3,
             "phantoms::num_validation": 1,
@@ -32,10 +33,10 @@ def test_quickstart_tunes_a_teacher_distils_it_and_tells_what_is_next(tmp_path, 
     folder = tmp_path / "logs" / "phantoms" / "run"
     assert "teacher" in (folder / "test_results.txt").read_text()
     assert (folder / "visualizations" / "test_sample_000.png").is_file()
-    teacher = flow.parser.get_parsed_content("frozen_teacher")
+    teacher = flow.parser.get_parsed_content("cached_teacher")
     assert teacher.mode == "warp"
-    assert len(teacher.views) == 3
-    assert not teacher.missing
+    assert len(teacher.filling.views) == 3
+    assert not teacher.filling.missing
     out = capsys.readouterr().out
     assert "configs/inference.json" in out
     assert all(str(folder / name) in out for name in ("test_results.txt", "report.html"))

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from scripts.run.run_folder import RunFolder, find_checkpoint
+from scripts.run.run_folder import RESULTS, RunFolder, find_best, find_checkpoint, lacks_evaluation
 
 
 @pytest.fixture
@@ -69,3 +69,34 @@ def test_best_model_is_the_newest_best_file(earlier):
         (folder.models / name).touch()
         os.utime(folder.models / name, (1000 - age, 1000 - age))
     assert folder.best_model().name == "best_epoch002_dice0.8000.pt"
+    assert find_best(folder.models) == folder.best_model()
+
+
+def test_folder_without_a_best_file_has_none(tmp_path):
+    assert find_best(tmp_path / "models") is None
+
+
+def test_completed_run_goes_on_where_its_final_evaluation_is_missing(earlier):
+    folder, evaluation = RunFolder("logs", "busbra", resume=str(earlier)), object()
+    assert lacks_evaluation(folder, evaluation)
+    assert not lacks_evaluation(folder, None)  # a run that ends without one
+    (earlier / RESULTS).touch()
+    assert not lacks_evaluation(folder, evaluation)
+
+
+def test_launch_that_is_started_again_goes_on_in_its_folder_whatever_is_there(earlier):
+    (earlier / "launch.txt").write_text("job 17")
+    (earlier / RESULTS).touch()
+    folder = RunFolder(str(earlier.parents[1]), "busbra", launch="job 17")
+    assert folder.path == earlier
+    assert folder.resume_checkpoint == earlier / "models" / "last.pt"
+    assert folder.restarted
+    assert lacks_evaluation(folder, object())
+    other = RunFolder(str(earlier.parents[1]), "busbra", timestamp="new", launch="job 18")
+    assert other.path == earlier.parent / "new"
+    assert not other.restarted
+
+
+def test_log_has_the_name_that_the_config_gives_it(tmp_path):
+    assert RunFolder(str(tmp_path), "busbra").log_name == "distill.log"
+    assert RunFolder(str(tmp_path), "busbra", log_name="teacher.log").log_name == "teacher.log"
