@@ -79,6 +79,7 @@ class RunRecord:
         logging.getLogger().removeHandler(self.log_handler)
         self.log_handler.close()
         self.log_handler = None
+        take_early_records()  # what this run has logged is in its file, and not for the next run of this process
 
     def fail(self, error: BaseException) -> None:
         """Log what ended the run, and raise it again; ignite calls this at each level of its loop."""

@@ -119,7 +119,8 @@ def handle_signals() -> dict[signal.Signals, signal._HANDLER]:
     if "LOCAL_RANK" in os.environ:
         return {}
     try:
-        return {number: signal.signal(number, partial(_stop, os.getpid())) for number in SIGNALS}
+        numbers = [number for number in SIGNALS if signal.getsignal(number) not in (None, signal.SIG_IGN)]
+        return {number: signal.signal(number, partial(_stop, os.getpid())) for number in numbers}
     except ValueError:  # not in the main thread, which alone gets signals
         return {}
 

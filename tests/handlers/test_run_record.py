@@ -94,3 +94,19 @@ def test_log_holds_what_was_said_before_it_was_opened(tmp_path, monkeypatch):
     log = (tmp_path / "run" / "distill.log").read_text()
     assert log.count("INFO scripts.networks: the student is read") == 1
     assert log.index("the student is read") < log.index("run folder")
+
+
+def test_log_holds_nothing_of_an_earlier_run_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(screen, "EARLY_RECORDS", screen.EarlyRecords())
+    screen.keep_early_records()
+    try:
+        for name in ("first", "second"):
+            record = RunRecord(run_at(tmp_path / name), {})
+            record.start()
+            logging.getLogger("scripts.trainer").info("trains the %s", name)
+            record.stop()
+    finally:
+        logging.getLogger().removeHandler(screen.EARLY_RECORDS)
+    log = (tmp_path / "second" / "distill.log").read_text()
+    assert "trains the second" in log
+    assert "first" not in log
