@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,21 @@ from monai.bundle import ConfigWorkflow
 from scripts.data.phantoms import write_phantom_dataset
 from scripts.networks.student import STUDENT_SIZES, TEST_SIZE
 from scripts.run.workflow import build_workflow
+from scripts.utils.screen import SCREEN, Console
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 CONFIGS = ROOT / "configs"
 TINY = STUDENT_SIZES[TEST_SIZE]._asdict()  # arguments of TinyUSFMSeg
+
+
+@pytest.fixture(autouse=True)
+def quiet_console():
+    """Takes away what a program, run in a test, has set up to print; it would print for the next test too."""
+    yield
+    for logger in (SCREEN, logging.getLogger()):
+        for handler in [handler for handler in logger.handlers if isinstance(handler, Console)]:
+            logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
