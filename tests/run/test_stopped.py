@@ -24,6 +24,7 @@ def training(overrides, tmp_path):
     left_out = ("bundle_root", "run_folder::timestamp")
     tiny = {key: value for key, value in overrides.items() if key not in left_out}
     tiny |= {"training::num_epochs": EPOCHS, "final_evaluation": None, "model_file": None}
+    tiny |= {"train::dataloader::num_workers": 2}  # whose end torch must not take for a crash
     (tmp_path / "tiny.json").write_text(json.dumps(tiny))
 
     def command(name: str, epoch: int) -> list[str]:
@@ -39,14 +40,20 @@ def training(overrides, tmp_path):
 def stop(command: list[str], marker: Path, number: signal.Signals) -> tuple[int, str]:
     """Exit code of a training that gets a signal when it waits, and the last line of what it has said."""
     process = subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 300
     while not marker.exists():
         assert process.poll() is None, process.stderr.read()[-4000:]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal and a batch system do: to the workers too
     errors = process.communicate(timeout=60)[1]
     assert "Traceback" not in errors
     return process.returncode, errors.splitlines()[-1]
