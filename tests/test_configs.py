@@ -105,14 +105,23 @@ def is_sensible(first: str, second: str) -> bool:
         return False  # schedules of a student
     if pair == {"quickstart.json", "shared_teacher.json"}:
         return False  # each names a teacher
-    # clients exchange the distilled student; train_student.json after federated.json, which takes the final evaluation
-    # away, cannot name that evaluation's networks
+    # each says where its runs are written
     return not ("federated.json" in pair and pair & {*KINDS})
 
 
 @pytest.mark.parametrize(("first", "second"), [pair for pair in combinations(OVERLAYS, 2) if is_sensible(*pair)])
 def test_order_of_overlays_does_not_matter(first, second):
     assert merged(first, second) == merged(second, first)
+
+
+@pytest.mark.parametrize(
+    "overlays", [("federated.json", "train_student.json"), ("train_student.json", "federated.json")]
+)
+def test_control_of_a_federation_differs_by_order_in_its_folder_alone(overlays):
+    first, second = merged(*overlays), merged("train_student.json", "federated.json")
+    first["run_folder"].pop("root"), second["run_folder"].pop("root")
+    assert first == second
+    assert first["training"]["final_evaluation"] is None
 
 
 def merged(*overlays: str) -> dict:

@@ -97,7 +97,6 @@ def _parser() -> argparse.ArgumentParser:
         "--formats", nargs="+", default=[ALL_FORMATS], help=f"of {', '.join(FORMAT_FILES)}; all of them if left out"
     )
     # the option's former name
-    parser.add_argument("--forms", nargs="+", dest="formats", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--dataset_dir", help="images to check on; generated phantoms if left out")
     parser.add_argument("--datalist", default="dataset.json")
     parser.add_argument("--split", choices=SPLITS, default="validation", help="the list to check on")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from segment_anything.modeling import Sam
 from torch import nn
+from tuned_sams import IMG, RANK, SIZE, TOKENS, segment, tuned
 
 from scripts.networks.adapters import (
     adapter_state,
@@ -22,8 +23,6 @@ from scripts.networks.lora import add_lora, split_qkv
 from scripts.networks.lora_names import DECODER_ONLY, ENCODER, FULL
 from scripts.networks.sam import build_sam
 
-SIZE, IMG, TOKENS, RANK = "vit_test", 32, 3, 4
-
 
 @pytest.fixture(autouse=True)
 def seed():
@@ -34,24 +33,6 @@ def seed():
 def base():
     torch.manual_seed(1)
     return build_sam(SIZE, IMG, TOKENS).eval()
-
-
-def tuned(base, module, rank=RANK):
-    """The base with an adapter that changes it: every trained tensor is moved."""
-    model = add_lora(copy.deepcopy(base), module, rank)
-    with torch.no_grad():
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    return model.eval()
-
-
-@torch.no_grad()
-def segment(sam, image):
-    """Image embedding and masks, through the attributes that the teacher uses."""
-    features = sam.image_encoder(image)
-    sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
-    masks, _ = sam.mask_decoder.predict_masks(features, sam.prompt_encoder.get_dense_pe(), sparse, dense)
-    return features, masks
 
 
 def read_back(state):

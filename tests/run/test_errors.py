@@ -120,7 +120,7 @@ def test_command_is_what_a_user_has_typed(started_as):
     words = ["run", "training", "--config_file", "configs/train.json", "--data::dataset_dir", "/data/my images"]
     started_as("monai.bundle.__main__", "/env/monai/bundle/__main__.py", *words)
     assert this_command() == f"python -m monai.bundle {shlex.join(words)}"
-    started_as("eval.compare", "/work/eval/compare.py", "--seeds", "0", "1")
+    started_as("eval.compare", "/env/eval/compare.py", "--seeds", "0", "1")
     assert this_command() == "python -m eval.compare --seeds 0 1"
     started_as(None, "program.py", "x")
     assert this_command() == "python program.py x"

@@ -325,16 +325,3 @@ assert os.path.samefile(sys.modules["scripts"].__path__[0], "bundles/{NAME}/scri
     result = subprocess.run([sys.executable, "-c", code], cwd=there, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert len(list((there / "masks").glob("*_mask.png"))) == 3
-
-
-def test_help_answers_without_torch():
-    code = """
-import sys
-from scripts.share.__main__ import main
-try:
-    main(["--help"])
-except SystemExit:
-    assert "torch" not in sys.modules
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
