@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ def quiet_console():
     for logger in (SCREEN, logging.getLogger()):
         for handler in [handler for handler in logger.handlers if isinstance(handler, Console)]:
             logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def same_environment():
+    """Takes back what a test or a library's command has written into the process's environment, such as MLflow's."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -61,9 +61,7 @@ def fill(settings: Settings, name: str, mode: str, model: str, num_images: int) 
         num_images: of the training list.
     """
     overrides = {**_overrides(settings, name, settings.epochs), **_distillation(settings, mode, model, num_images)}
-    # it ends before there are weights
-    own = {"data::datalist": f"{num_images}.json", "training::final_evaluation": None}
-    seconds = _run(workflow(settings, {**overrides, **own}), start_only=True)
+    seconds = _run(workflow(settings, {**overrides, "data::datalist": f"{num_images}.json"}), start_only=True)
     files = [path for path in cache_folder(settings, mode, model, num_images).rglob("*") if path.is_file()]
     size, views = sum(path.stat().st_size for path in files), sum(path.suffix == ".safetensors" for path in files)
     return {
@@ -129,7 +127,8 @@ def _run(flow: ConfigWorkflow, start_only: bool = False) -> float:
 
     trainer.add_event_handler(Events.EPOCH_STARTED(once=1), start_epoch)
     built = time.perf_counter()
-    flow.run()
+    # the trainer alone fills the cache and stops: there are no weights that the run's final evaluation could load
+    trainer.run() if start_only else flow.run()
     return teacher_seconds + starts[0] - built
 
 

@@ -14,6 +14,9 @@ from typing import Any
 REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
 RESERVED = {"_target_", "_requires_", "_disabled_", "_desc_", "_mode_"}
 COMPOSE = "Compose"
+BUILD_OPTIMIZER = "scripts.optimization.build_optimizer"
+# arguments of an optimizer that other settings hold
+GIVEN = ("network", "params", "loss", "lr")
 
 
 def follow(value: Any, config: Mapping[str, Any]) -> Any:
@@ -142,6 +145,12 @@ def run_settings(
         "hardware": hardware.settings,
         "average": average.settings,
         "distillation": {**values("distillation", "temperature", "mode", "views"), **loss.settings},
-        "optimizer": values("optimizer", "weight_decay", "layer_decay"),
+        "optimizer": values("optimizer", *_optimizer_keys(config["optimizer"])),
         "epoch_length": epoch_length,
     }
+
+
+def _optimizer_keys(section: Mapping[str, Any]) -> list[str]:
+    """What tells an optimizer from another; of a user's own also its class."""
+    own = section["_target_"] != BUILD_OPTIMIZER
+    return [key for key in section if key not in (*RESERVED, *GIVEN) or (own and key == "_target_")]

@@ -169,8 +169,14 @@ def apart(first, second):
 
 @pytest.mark.parametrize("gamma", [0.0, 0.1])
 def test_replay_trains_what_online_trains_on_the_same_views(overrides, gamma):
-    """Up to the rounding of the logits to fp16, 2^-11 of their size."""
+    """Up to the rounding of the logits to fp16, 2^-11 of their size.
+
+    With plain SGD: AdamW makes a gradient that is rounding alone as large as any other.
+    """
+    parameters = "$itertools.chain(@network.parameters(), @loss.parameters())"
     changes = {
+        "imports": ["$import sys", "$import itertools"],
+        "optimizer": {"_target_": "torch.optim.SGD", "params": parameters, "lr": "@training::lr"},
         "final_evaluation": None,
         "hardware::precision": "fp32",
         "teacher::precision": "fp32",
@@ -178,7 +184,7 @@ def test_replay_trains_what_online_trains_on_the_same_views(overrides, gamma):
         "distillation::gamma": gamma,
         "distillation::student_channels": 6,
         "training::num_epochs": 3,
-        "training::lr": 1e-3,
+        "training::lr": 0.1,
     }
     runs = {
         "online": {"distillation::mode": "online"},
@@ -188,7 +194,7 @@ def test_replay_trains_what_online_trains_on_the_same_views(overrides, gamma):
     states = {
         name: trained({**overrides, **changes, **own, "run_folder::timestamp": name}) for name, own in runs.items()
     }
-    assert apart(states["online"], states["replay"]) < 2**-6 * apart(states["online"], states["start"])
+    assert apart(states["online"], states["replay"]) < 2**-11 * apart(states["online"], states["start"])
 
 
 def test_second_run_of_a_sweep_never_loads_the_teacher(overrides):
