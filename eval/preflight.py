@@ -94,14 +94,13 @@ def look(plan: Plan, control: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _temperature(arm: Arm, dataset: Any, device: torch.device, hardware: Any) -> float:
     """The temperature at which the teacher's probabilities fit the validation list best."""
+    from scripts.data.segment import segment
     from scripts.evaluation.calibration import fit_temperature
-    from scripts.evaluation.evaluate import predict
 
     logits, labels = [], []
     for index in track(range(len(dataset)), "Calibrating", len(dataset)):
         item = dataset[index]
-        with hardware.autocast():
-            logits.append(predict(arm.network, item["image"], arm.img_size, device).cpu())
+        logits.append(segment(arm.network, item["image"], arm.img_size, device, hardware.autocast()))
         labels.append(item["label"])
     return fit_temperature(logits, labels)
 

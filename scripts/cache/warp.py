@@ -1,7 +1,7 @@
 """What a teacher said of an image, moved along with a view of it: the approximation of the mode warp.
 
 A teacher is not quite equivariant, and outside of the image there is nothing to move: logits are background there,
-embeddings those of the border.
+embeddings those of the border. The training calls this under autocast; the grid is computed without it.
 
 Shapes: B batch, C classes, D channels, h w of what is moved.
 """
@@ -11,7 +11,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from ..utils.hardware import full_precision
 
+
+@full_precision
 def warp(logits: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     """Logits (B, C, h, w) of an image, seen as its view is: bilinear, and outside of the image as background.
 
@@ -29,6 +32,7 @@ def warp(logits: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(logits - outside, grid, align_corners=False) + outside
 
 
+@full_precision
 def warp_features(features: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
     """An embedding (B, D, h, w) of an image, placed as its view is: bilinear, and outside as at the image's border.
 

@@ -15,17 +15,11 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform, Resize, Transposed
-from monai.utils import CommonKeys, ImageMetaKey, convert_to_tensor
+from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform, Transposed
+from monai.utils import CommonKeys, ImageMetaKey
 
 MAX_LISTED = 10
 _SWAP_AXES = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
-
-
-def resize_image(image: torch.Tensor, img_size: int) -> torch.Tensor:
-    """An image (C, H, W) as a network gets it, (C, img_size, img_size): resized as in configs/train.json."""
-    resize = Resize((img_size, img_size), mode="bilinear", anti_aliasing=True)
-    return convert_to_tensor(resize(convert_to_tensor(image, track_meta=False)), track_meta=False)
 
 
 class ToRowsFirstd(Transposed):

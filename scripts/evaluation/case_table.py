@@ -114,7 +114,7 @@ class CaseTable:
     def __init__(self, rows: Sequence[Row]) -> None:
         check_rows(rows)
         self.all_rows = list(rows)
-        self.runs = _group(rows)
+        self.runs = _group(self.all_rows)
         self.first = next(iter(next(iter(self.runs.values())).values()))
         self.cases = list(self.first)
         self.clusters = [_patient(row) for row in self.first.values()]

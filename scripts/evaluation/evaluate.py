@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from monai.utils import convert_to_tensor
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..data.transforms import resize_image
+from ..data.segment import segment
 from ..metrics import AREAS, COUNTS, METRICS, SegmentationMetrics, logits_to_classes, logits_to_probabilities
 from ..utils.options import logit_channels
 from ..utils.screen import track
@@ -182,18 +182,9 @@ def segment_case(
     Raises:
         ValueError: logits of other classes, or that are nan.
     """
-    with autocast or nullcontext():
-        logits = predict(arm.network, case["image"], arm.img_size, device).cpu()
+    logits = segment(arm.network, case["image"], arm.img_size, device, autocast)
     _check_logits(logits, arm.name, case["case"], num_classes)
     return logits
-
-
-@torch.inference_mode()
-def predict(network: nn.Module, image: torch.Tensor, img_size: int, device: torch.device | str) -> torch.Tensor:
-    """Logits (C, H, W), float32, of an image (1, H, W) in [0, 1], through the network's (1, 1, img_size, img_size)."""
-    logits = network(resize_image(image, img_size)[None].to(device))
-    logits = getattr(logits, "logits", logits).float()
-    return nn.functional.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)[0]
 
 
 def read_case(dataset: Dataset, index: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from ..data.datalist import SegmentationData
 from ..data.dataset import ViewDataset
 from ..data.phantoms import make_phantom
 from ..data.readers import GrayImageReader, MaskReader
-from ..data.transforms import LabelToClassesd, ToRowsFirstd, resize_image
+from ..data.segment import resize_image
+from ..data.transforms import LabelToClassesd, ToRowsFirstd
 
 PHANTOM_SIZE = 256  # pixels, before the resize to img_size
 CHECK_SEED, CALIBRATION_SEED = 0, 1  # of the phantoms

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from ..data.segment import restore_logits
 from ..metrics import SegmentationMetrics, logits_to_classes
 from ..networks.tinyusfm import TinyUSFMSeg
 from ..utils.options import logit_channels
@@ -65,8 +65,7 @@ class Check:
             start = time.perf_counter()
             logits.append(runner(case.image))
             times.append(1000 * (time.perf_counter() - start))
-            resized = F.interpolate(logits[-1], size=case.label.shape[-2:], mode="bilinear", align_corners=False)
-            masks.append(logits_to_classes(resized)[0])
+            masks.append(logits_to_classes(restore_logits(logits[-1], case.label.shape[-2:]))[0])
             scores.add(case.name, masks[-1], case.label)
         return Predictions(logits, masks, scores.summary()["dice"], median(times))
 

@@ -11,7 +11,7 @@ from monai.utils import CommonKeys
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..data.transforms import resize_image
+from ..data.segment import resize_image
 
 
 class CacheFill:

@@ -10,11 +10,13 @@ from collections.abc import Hashable, Mapping
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.inferers import SliceInferer
-from monai.transforms import GaussianSmooth, MapTransform, Transposed
-from monai.utils import convert_to_tensor
+from monai.inferers import Inferer
+from monai.transforms import InvertibleTransform, MapTransform, Transposed
+from monai.transforms.utils import scale_affine
+from monai.utils import TraceKeys, convert_to_tensor
 from torch import nn
 
+from ..data.segment import resize_image, restore_logits
 from ..data.transforms import ToRowsFirstd
 from ..utils.hardware import Hardware
 
@@ -31,14 +33,14 @@ class FramesToRowsFirstd(ToRowsFirstd):
         Transposed.__init__(self, keys, indices=(0, 2, 1, 3), allow_missing_keys=allow_missing_keys)
 
 
-class SmoothFramesd(MapTransform):
-    """Blurs each frame (C, H, W, N) as Resized with anti_aliasing does before it makes an image smaller.
+class ResizeFramesd(MapTransform, InvertibleTransform):
+    """Each frame of (C, H, W, N) as `resize_image` gives it, (C, img_size, img_size, N); Invertd restores logits.
 
-    Resized itself would blur a loop as a volume, with 20 times the loop's memory.
+    A loop is no volume: Resized would blur and interpolate along its frames too, with 20 times the memory.
 
     Args:
-        keys: items to blur.
-        img_size: height and width to which they will be resized.
+        keys: items to resize.
+        img_size: height and width of the network's input.
         allow_missing_keys: pass over keys that are not there.
     """
 
@@ -49,29 +51,49 @@ class SmoothFramesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
         for key in self.key_iterator(d):
-            sigma = [max(0.0, (length / self.img_size - 1) / 2) for length in d[key].shape[1:3]]
-            if any(sigma):
-                frames = convert_to_tensor(d[key], track_meta=False).unbind(-1)
-                smooth = GaussianSmooth(sigma)
-                blurred = MetaTensor(torch.stack([smooth(frame) for frame in frames], dim=-1))
-                d[key] = blurred.copy_meta_from(d[key]) if isinstance(d[key], MetaTensor) else blurred
+            frames, size = d[key], tuple(d[key].shape[1:])
+            resized = torch.stack([resize_image(frame.contiguous(), self.img_size) for frame in _unbind(frames)], -1)
+            d[key] = MetaTensor(resized)
+            if isinstance(frames, MetaTensor):
+                d[key].copy_meta_from(frames)
+            scale = scale_affine(size, resized.shape[1:])
+            self.push_transform(d[key], orig_size=size, affine=scale, extra_info={"affine": d[key].affine.clone()})
+        return d
+
+    def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Logits (C, img_size, img_size, N) -> (C, H, W, N), as `restore_logits` gives them."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            done = self.pop_transform(d[key])
+            size = [int(length) for length in done[TraceKeys.ORIG_SIZE][:2]]
+            restored = [restore_logits(frame.contiguous()[None], size)[0] for frame in _unbind(d[key])]
+            d[key] = MetaTensor(torch.stack(restored, -1)).copy_meta_from(d[key])
+            d[key].affine = done[TraceKeys.EXTRA_INFO]["affine"]
         return d
 
 
-class FrameInferer(SliceInferer):
+class FrameInferer(Inferer):
     """Logits (B, C, H, W, N) of frames (B, 1, H, W, N), in the hardware's precision, a few frames at a time.
 
     Args:
         hardware: gives the autocast context.
-        img_size: H and W.
         frames: the network's batch.
     """
 
-    def __init__(self, hardware: Hardware, img_size: int, frames: int = 8) -> None:
-        super().__init__(spatial_dim=2, roi_size=(img_size, img_size), sw_batch_size=frames)
-        self.hardware = hardware
+    def __init__(self, hardware: Hardware, frames: int = 8) -> None:
+        super().__init__()
+        self.hardware, self.frames = hardware, frames
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs) -> torch.Tensor:
-        """The network's logits of every frame, float32."""
+        """The network's logits of every frame, float32, with the metadata of the frames."""
+        # (B, 1, H, W, N) -> (BN, 1, H, W)
+        images = convert_to_tensor(inputs, track_meta=False).movedim(-1, 1).flatten(0, 1)
         with self.hardware.autocast():
-            return super().__call__(inputs, network, *args, **kwargs)
+            parts = [network(part.contiguous(), *args, **kwargs).float() for part in images.split(self.frames)]
+        logits = torch.cat(parts).unflatten(0, (len(inputs), -1)).movedim(1, -1)
+        return MetaTensor(logits).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else logits
+
+
+def _unbind(frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Frames (C, H, W, N) as N plain tensors (C, H, W)."""
+    return convert_to_tensor(frames, track_meta=False).unbind(-1)

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # of the arithmetic from image to logits: raised when a change in this bundle alters the outputs of the same weights
 VERSION = 1
+# what a description says of a precision; version 0.6 computed positions in bf16 too
+ARITHMETIC = {"fp32": "fp32", "bf16": "bf16, positions in fp32"}
 
 
 class FrozenTeacher(nn.Module):
@@ -193,7 +195,8 @@ class FrozenTeacher(nn.Module):
         """All that the outputs depend on; files by their content."""
         self.require_adapter()
         files = {"sam_checkpoint": self._base_digest, "adapters": self._adapter_digests}
-        return {"version": VERSION, **self.options, **files, "flips": self.flips, "precision": self.resolved_precision}
+        arithmetic = ARITHMETIC[self.resolved_precision]
+        return {"version": VERSION, **self.options, **files, "flips": self.flips, "precision": arithmetic}
 
     @cached_property
     def _base_digest(self) -> str:

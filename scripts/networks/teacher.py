@@ -123,9 +123,11 @@ class SamTeacher(nn.Module):
     def decode(self, features: torch.Tensor) -> torch.Tensor:
         """Mask logits (B, 1 or C, 4 h, 4 w) of image embeddings (B, 256, h, w), before they are resized."""
         sparse, dense = self.sam.prompt_encoder(points=None, boxes=None, masks=None)
+        with torch.autocast(features.device.type, enabled=False):  # bf16 would move the positions
+            positions = self.sam.prompt_encoder.get_dense_pe()
         masks, _ = self.sam.mask_decoder.predict_masks(
             image_embeddings=features,
-            image_pe=self.sam.prompt_encoder.get_dense_pe(),
+            image_pe=positions,
             sparse_prompt_embeddings=sparse,  # (1, 0, 256) and (1, 256, h, w) broadcast over B
             dense_prompt_embeddings=dense,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -129,7 +129,7 @@ def curve_points(columns: Mapping[str, Sequence], column: str) -> list[tuple[flo
     return [(float(epoch), float(value)) for epoch, value in zip(epochs, values) if value not in (None, "")]
 
 
-def area_limits(areas: Iterable[Mapping[str, Any]]) -> Limits:
+def area_limits(areas: Collection[Mapping[str, Any]]) -> Limits:
     """Limits of both axes that hold the points of all arms, with a margin of 5 %, so that their plots compare."""
     points = [point for area in areas for point in area.get("points") or []]
     lines = [value for area in areas for value in (area.get("low"), area.get("high")) if value is not None]

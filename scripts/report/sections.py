@@ -246,7 +246,7 @@ def _render_areas(areas: Mapping[str, Mapping[str, Any]]) -> str:
         if not area.get("points"):
             plots.append(f'<p class="missing">{arm_name(arm)}: no areas were recorded.</p>')
             continue
-        limits = area_limits(other for other in areas.values() if other.get("unit") == area.get("unit"))
+        limits = area_limits([other for other in areas.values() if other.get("unit") == area.get("unit")])
         unit, (bias, low, high) = unit_name(area.get("unit")), (_area(area.get(key)) for key in ("bias", "low", "high"))
         note = f"Bias {bias} {unit}, limits of agreement {low} to {high} {unit}.{_farthest(area, unit)}"
         alt = f"Bland-Altman plot of {arm_style(arm).name}: bias {bias}, limits of agreement {low} to {high} {unit}"

@@ -1,20 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, Invertd, RandAffined, Resized
 
-from scripts.data.transforms import (
-    LabelToClassesd,
-    RandFlipRotateZoomd,
-    ToRowsFirstd,
-    joint_augmentation,
-    resize_image,
-    view_theta,
-)
+from scripts.data.transforms import LabelToClassesd, RandFlipRotateZoomd, ToRowsFirstd, joint_augmentation, view_theta
 
 OFF = {
     "flip_prob": 0,
@@ -61,18 +51,6 @@ def test_invertd_undoes_rows_first_and_resize():
     assert inverted.shape == (1, 30, 20)
     assert torch.allclose(inverted.affine, affine.double(), atol=1e-6)
     assert (inverted.as_tensor() - image.as_tensor()).abs().mean() < 0.1
-
-
-@pytest.mark.parametrize("shape", [(1, 40, 30), (3, 16, 100)])
-def test_image_is_resized_as_a_training_does_it_and_comes_back_as_a_plain_tensor(shape):
-    section = json.loads((CONFIGS / "train.json").read_text())["preprocessing"]["resizing"]
-    image = torch.rand(shape)
-    expected = Resized("image", (32, 32), mode=section["mode"][0], anti_aliasing=section["anti_aliasing"][0])(
-        {"image": image}
-    )["image"]
-    resized = resize_image(MetaTensor(image), 32)
-    assert type(resized) is torch.Tensor
-    assert torch.equal(resized, torch.as_tensor(expected).as_subclass(torch.Tensor))
 
 
 def test_rows_first_is_inverted_exactly():

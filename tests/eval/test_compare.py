@@ -12,7 +12,7 @@ from conftest import run
 from eval import comparison
 from eval.arms import Plan, build_arm, train_arm
 from eval.compare import main
-from scripts.evaluation.evaluate import predict
+from scripts.data.segment import segment
 from scripts.evaluation.results import read_rows, table
 from scripts.networks.frozen_teacher import FrozenTeacher
 from scripts.trainer import DistillationTrainer
@@ -148,7 +148,7 @@ def test_teacher_is_measured_by_the_logits_that_it_teaches(overrides, tmp_path):
         expected = torch.nn.functional.interpolate(
             teacher(taught[None]).logits, size=whole.shape[-2:], mode="bilinear"
         )[0]
-    assert torch.equal(predict(arm.network, whole, arm.img_size, "cpu"), expected)
+    assert torch.equal(segment(arm.network, whole, arm.img_size, "cpu"), expected)
 
 
 def test_teacher_is_on_its_device_before_its_weights_are_read(overrides, tmp_path, monkeypatch):

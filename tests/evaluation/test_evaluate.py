@@ -3,7 +3,8 @@
 import torch
 from evaluation.stand_ins import Teacher, Threshold, cases
 
-from scripts.evaluation.evaluate import Arm, evaluate, predict
+from scripts.data.segment import segment
+from scripts.evaluation.evaluate import Arm, evaluate
 
 
 def test_cases_are_named_below_the_folder_that_they_share():
@@ -25,7 +26,7 @@ def test_several_seeds_of_an_arm_are_rows_of_their_own():
 
 
 def test_predict_returns_logits_of_the_original_size():
-    logits = predict(Teacher().eval(), torch.rand(1, 50, 30), 32, "cpu")
+    logits = segment(Teacher().eval(), torch.rand(1, 50, 30), 32, "cpu")
     assert logits.shape == (1, 50, 30)
     assert logits.dtype == torch.float32
 

@@ -8,7 +8,7 @@ from handler_stand_ins import make_trainer
 from ignite.engine import Events
 from torch import nn
 
-from scripts.data.transforms import resize_image
+from scripts.data.segment import resize_image
 from scripts.handlers import CacheFill
 
 

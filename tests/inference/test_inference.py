@@ -18,7 +18,7 @@ from monai.transforms import Compose, SaveImaged
 from PIL import Image
 
 from scripts.data.readers import read_image, read_mask
-from scripts.evaluation.evaluate import predict
+from scripts.data.segment import segment
 from scripts.metrics import case_metrics
 from scripts.networks.tinyusfm import TinyUSFMSeg
 from scripts.run.errors import _brief_excepthook, find_user_error
@@ -101,10 +101,10 @@ def infer(dataset_dir, checkpoint, output_dir, **overrides) -> ConfigWorkflow:
     return flow
 
 
-def expected_mask(student, path) -> np.ndarray:
+def expected_mask(student, path, autocast=None) -> np.ndarray:
     """(H, W), as the evaluation segments it."""
     image = torch.as_tensor(read_image(path)[0]).T[None]  # (W, H) -> (1, H, W)
-    return (predict(student, image, 64, "cpu")[0] > 0).numpy()
+    return (segment(student, image, 64, "cpu", autocast)[0] > 0).numpy()
 
 
 def test_masks_have_the_size_of_their_images_and_the_classes_of_the_evaluation(images, student, checkpoint, tmp_path):
@@ -120,7 +120,15 @@ def test_masks_have_the_size_of_their_images_and_the_classes_of_the_evaluation(i
         expected = expected_mask(student, images / image)
         assert set(np.unique(pixels)) == {0, 1}
         assert 0.2 < expected.mean() < 0.8
-        assert (pixels == expected).mean() > 0.99, name
+        assert np.array_equal(pixels, expected), name
+
+
+def test_masks_in_bf16_are_those_of_the_evaluation_bit_for_bit(images, student, checkpoint, tmp_path):
+    infer(images, checkpoint, tmp_path / "masks", **{"hardware::precision": "bf16"})
+    autocast = torch.autocast("cpu", torch.bfloat16)
+    for name in ("color.png", "gray.png", "photo.jpg"):
+        pixels = np.asarray(Image.open(tmp_path / "masks" / f"{name[:-4]}_mask.png"))
+        assert np.array_equal(pixels, expected_mask(student, images / name, autocast)), name
 
 
 @pytest.mark.parametrize("name", ["flat", "slice"])
@@ -132,7 +140,7 @@ def test_nifti_mask_has_the_geometry_of_its_image(images, student, checkpoint, t
     assert np.array_equal(mask.affine, image.affine)
     assert np.array_equal(mask.header["pixdim"], image.header["pixdim"])
     pixels = np.asarray(mask.dataobj).reshape(WIDTH, HEIGHT).T
-    assert (pixels == expected_mask(student, images / f"{name}.nii.gz")).mean() > 0.99
+    assert np.array_equal(pixels, expected_mask(student, images / f"{name}.nii.gz"))
 
 
 @pytest.mark.skipif(not (ROOT / "models" / "model.pt").is_file(), reason="models/model.pt is not there")
@@ -258,7 +266,7 @@ def loops(tmp_path):
 
 def frame_masks(student, frames) -> np.ndarray:
     """(W, H, N), each frame segmented alone, as the evaluation does."""
-    masks = [predict(student, torch.as_tensor(frame / np.float32(255))[None], 64, "cpu")[0] > 0 for frame in frames]
+    masks = [segment(student, torch.as_tensor(frame / np.float32(255))[None], 64, "cpu")[0] > 0 for frame in frames]
     return torch.stack(masks, dim=-1).numpy().swapaxes(0, 1)
 
 

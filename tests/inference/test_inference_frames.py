@@ -8,13 +8,14 @@ import pytest
 import torch
 from dicom_files import dicom_dataset, region, write_dicom, write_jpeg_dicom
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Resize, Resized
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from PIL import Image
 
 from scripts.data.dicom import is_dicom
 from scripts.data.readers import read_image
+from scripts.data.segment import resize_image, restore_logits
 from scripts.inference.frame_reader import FrameReader, luma
-from scripts.inference.frames import FrameInferer, FramesToRowsFirstd, SmoothFramesd
+from scripts.inference.frames import FrameInferer, FramesToRowsFirstd, ResizeFramesd
 from scripts.utils.hardware import Hardware
 
 WIDTH, HEIGHT, FRAMES = 7, 5, 4
@@ -346,20 +347,21 @@ def test_rows_come_first_and_back():
 
 
 @pytest.mark.parametrize("size", [(96, 200), (40, 100), (50, 60), (64, 64)])
-def test_frames_are_prepared_as_trainings_prepare_images(size):
+def test_frames_are_resized_and_restored_as_an_evaluation_does_it(size):
     torch.manual_seed(0)
-    frames = MetaTensor(torch.rand(1, *size, 3), affine=torch.diag(torch.tensor([0.1, 0.2, 1, 1], dtype=torch.float64)))
-    frames.meta["filename_or_obj"] = "a"
-    resize = Resized("image", (64, 64, -1), mode="trilinear")
-    prepared = Compose([SmoothFramesd("image", 64), resize])({"image": frames})["image"]
-    expected = [Resize((64, 64), mode="bilinear", anti_aliasing=True)(frame) for frame in frames.as_tensor().unbind(-1)]
-    torch.testing.assert_close(
-        prepared.as_tensor(), torch.stack([frame.as_tensor() for frame in expected], -1), rtol=0, atol=1e-6
-    )
+    affine = torch.diag(torch.tensor([0.1, 0.2, 1, 1], dtype=torch.float64))
+    frames = MetaTensor(torch.rand(1, *size, 3), affine=affine, meta={"filename_or_obj": "a"})
+    resize = ResizeFramesd("image", 64)
+    prepared = resize({"image": frames})["image"]
+    each = frames.as_tensor().unbind(-1)
+    assert torch.equal(prepared.as_tensor(), torch.stack([resize_image(frame, 64) for frame in each], -1))
     assert prepared.meta["filename_or_obj"] == "a"
+    torch.testing.assert_close(prepared.pixdim[:2], torch.tensor([0.1 * size[0] / 64, 0.2 * size[1] / 64]).double())
     back = resize.inverse({"image": prepared})["image"]
-    assert back.shape == frames.shape
+    expected = [restore_logits(frame[None], size)[0] for frame in prepared.as_tensor().unbind(-1)]
+    assert torch.equal(back.as_tensor(), torch.stack(expected, -1))
     torch.testing.assert_close(back.affine, frames.affine)
+    assert not back.applied_operations
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -371,7 +373,7 @@ def test_inferer_gives_the_networks_logits_of_each_frame(count, channels):
     network.register_forward_hook(lambda module, inputs, logits: batches.append(len(inputs[0])))
     images = MetaTensor(torch.rand(1, 1, 16, 16, count), meta={"filename_or_obj": "a"})
     with torch.no_grad():
-        logits = FrameInferer(Hardware([], "fp32"), 16, frames=2)(images, network)
+        logits = FrameInferer(Hardware([], "fp32"), frames=2)(images, network)
         sizes = list(batches)
         expected = torch.stack([network(images.as_tensor()[..., n]) for n in range(count)], dim=-1)
     assert logits.shape == (1, channels, 16, 16, count)
@@ -384,7 +386,7 @@ def test_inferer_gives_the_networks_logits_of_each_frame(count, channels):
 def test_inferer_runs_in_bf16():
     network, images = torch.nn.Conv2d(1, 1, 3, padding=1), torch.rand(1, 1, 16, 16, 2)
     with torch.no_grad():
-        fp32, bf16 = (FrameInferer(Hardware([], precision), 16)(images, network) for precision in ("fp32", "bf16"))
+        fp32, bf16 = (FrameInferer(Hardware([], precision))(images, network) for precision in ("fp32", "bf16"))
     assert bf16.dtype == torch.float32
     assert 1e-6 < (fp32 - bf16).abs().max() < 0.05
 

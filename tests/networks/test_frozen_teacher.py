@@ -64,7 +64,7 @@ def test_precision_is_what_auto_gives_on_the_processor(frozen, monkeypatch):
     for native in (True, False):
         monkeypatch.setattr(frozen_teacher, "has_native_bf16", lambda device, native=native: native)
         auto, told = frozen(precision="auto"), frozen(precision="bf16" if native else "fp32")
-        assert auto.description["precision"] == ("bf16" if native else "fp32")
+        assert auto.description["precision"] == ("bf16, positions in fp32" if native else "fp32")
         assert auto.key == told.key
         assert frozen(precision="fp32").resolved_precision == "fp32"
         assert frozen(precision="bf16").resolved_precision == "bf16"

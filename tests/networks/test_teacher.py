@@ -127,6 +127,16 @@ def test_logits_are_those_of_segment_anything(base, normalization):
 
 
 @torch.no_grad()
+def test_positions_are_not_rounded_by_autocast(base, monkeypatch):
+    teacher, seen = SamTeacher(base, IMG), {}
+    decode = base.mask_decoder.predict_masks
+    monkeypatch.setattr(base.mask_decoder, "predict_masks", lambda **inputs: seen.update(inputs) or decode(**inputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        teacher(torch.rand(1, 1, IMG, IMG))
+    assert torch.equal(seen["image_pe"], base.prompt_encoder.get_dense_pe())
+
+
+@torch.no_grad()
 def test_weights_stored_in_bf16_give_the_same_bits_under_autocast(base):
     teacher, image = SamTeacher(speed_up_copy(base), IMG), torch.rand(2, 1, IMG, IMG)
     stored = copy.deepcopy(teacher)

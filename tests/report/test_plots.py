@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from scripts.report import sections
 from scripts.report.plots import MANY_POINTS, area_limits, bland_altman_plot, curve_points, interval_plot
 
 
@@ -36,3 +37,14 @@ def test_area_limits_hold_all_arms():
     limits = area_limits([first, {"points": [[50.0, 0.0]], "low": None}])
     assert limits == ((-5.0, 105.0), (-54.0, 34.0))
     assert area_limits([{"points": []}]) == ((-1.0, 1.0), (-1.0, 1.0))
+
+
+def test_axes_of_the_areas_section_hold_the_limits_of_agreement(monkeypatch):
+    area = {"unit": "pixels", "points": [[10.0, 1.0], [12.0, -1.0]], "bias": 0.0, "low": -2.8, "high": 2.8, "cases": []}
+    drawn = {}
+    monkeypatch.setattr(sections, "bland_altman_plot", lambda area, arm, limits, alt: drawn.setdefault(arm, limits)[2:])
+    monkeypatch.setattr(sections, "as_plot", lambda *parts: "")
+    sections._render_areas({"student": area, "teacher": area})
+    for low, high in (limits[1] for limits in drawn.values()):
+        assert low < -2.8
+        assert high > 2.8

@@ -1,0 +1,52 @@
+"""An image through a network: to its input's size and back, in float32 whatever the network's precision."""
+
+import json
+
+import pytest
+import torch
+from conftest import CONFIGS
+from monai.data import MetaTensor
+from monai.transforms import Resized
+
+from scripts.data.segment import resize_image, restore_logits, segment
+
+BF16 = torch.autocast("cpu", torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 30), (3, 16, 100)])
+def test_image_is_resized_as_a_training_does_it_and_comes_back_as_a_plain_tensor(shape):
+    section = json.loads((CONFIGS / "train.json").read_text())["preprocessing"]["resizing"]
+    image = torch.rand(shape)
+    expected = Resized("image", (32, 32), mode=section["mode"][0], anti_aliasing=section["anti_aliasing"][0])(
+        {"image": image}
+    )["image"]
+    resized = resize_image(MetaTensor(image), 32)
+    assert type(resized) is torch.Tensor
+    assert torch.equal(resized, torch.as_tensor(expected).as_subclass(torch.Tensor))
+
+
+POSITIONS = {
+    "resize_image": lambda maps: resize_image(maps[0], 32),
+    "restore_logits": lambda maps: restore_logits(maps, (75, 93)),
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_positions_are_not_rounded_by_autocast(name):
+    maps = torch.rand(1, 3, 128, 128)
+    expected = POSITIONS[name](maps)
+    with BF16:
+        assert torch.equal(POSITIONS[name](maps), expected)
+
+
+def test_only_the_network_runs_in_bf16():
+    network = torch.nn.Conv2d(1, 2, 3, padding=1)
+    image, seen = torch.rand(1, 100, 80), {}
+    network.register_forward_hook(lambda module, inputs, logits: seen.update(input=inputs[0], dtype=logits.dtype))
+    logits = segment(network, image, 32, "cpu", BF16)
+    assert seen["dtype"] == torch.bfloat16
+    assert torch.equal(seen["input"][0], resize_image(image, 32))
+    with torch.inference_mode(), BF16:
+        expected = network(resize_image(image, 32)[None])
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, restore_logits(expected, (100, 80))[0])
