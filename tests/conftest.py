@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 CONFIGS = ROOT / "configs"
 TINY = STUDENT_SIZES[TEST_SIZE]._asdict()  # arguments of TinyUSFMSeg
+
+
+def pytest_configure():
+    """A suite that was started in the background ignores Ctrl-C, and so would the programs that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
