@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..utils.digests import weights_digest
 from ..utils.weight_files import read_weight_file
 
 # where training scripts keep the state dict: the reference implementation, torch habit, upstream, MONAI
@@ -83,6 +84,16 @@ def read_noted_state_dict(path: str | Path, name: str = "checkpoint") -> tuple[d
     content = read_weight_file(path, name, lambda content: _named(content, f"{name} {path}"))
     tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
     return tensors, {key: value for key, value in content.items() if isinstance(value, str)}
+
+
+def name_base(state: Mapping[str, torch.Tensor], path: str | Path) -> str:
+    """A base by the SHA-256 over its tensors and the name of its file, as a line of sha256sum has them.
+
+    Args:
+        state: all of the file, before anything is resized.
+        path: of the file.
+    """
+    return f"{weights_digest(state)}  {Path(path).name}"
 
 
 def recognize(state: Iterable[str]) -> str:
