@@ -1,8 +1,8 @@
 """The bundle as a zip for MONAI's download, and as a model repository for the Hugging Face Hub.
 
 Both hold the files below `CONTENT` that git tracks, an SBOM (share/sbom.py), and SHA256SUMS (share/manifest.py), which
-can be signed (share/signing.py). The zip is NAME_vVERSION.zip
-with one folder NAME, as `monai.bundle.download` unpacks it. Unsigned it is the same to the last byte wherever it is made.
+can be signed (share/signing.py). The zip is NAME_vVERSION.zip with one folder NAME, as `monai.bundle.download` unpacks
+it. Unsigned it is the same to the last byte wherever it is made.
 
 The repository's README.md is the model card, with a header made from the metadata and results. The bundle's README.md
 is USAGE.md there. `push` uploads the repository from a temporary copy, since MONAI rewrites the README.md of the folder

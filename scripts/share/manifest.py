@@ -120,7 +120,7 @@ def check_signature(folder: Path, public_key: Path) -> None:
         (folder / SIGNATURE, "the bundle is not signed; ask the sharer for a signed one, or leave out --public_key"),
         (public_key, "pass the sharer's public key"),
     ):
-        if not _is_plain(path):
+        if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; {advice}.")
     try:
         from model_signing.verifying import Config
