@@ -79,11 +79,12 @@ def save_safetensors(
         path: of the file; its folder is made.
         notes: more texts for its header.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {key: tensor.contiguous() for key, tensor in state.items()}
-    with atomic_path(path) as partial:
-        save_file(state, partial, {"format": "pt", TENSORS_SUM: weights_digest(state), **(notes or {})})
+    content = save(state, {"format": "pt", TENSORS_SUM: weights_digest(state), **(notes or {})})
+    with atomic_path(path) as partial:  # not save_file, whose file no one else may read
+        partial.write_bytes(content)
 
 
 def check_archive(path: str | Path, name: str, remedy: str = AGAIN) -> None:

@@ -141,3 +141,8 @@ def test_other_programs_read_the_safetensors_that_are_written(tmp_path):
         assert file.metadata()["format"] == "pt"
         assert len(file.metadata()[TENSORS_SUM]) == 64
         assert (file.get_tensor("a.weight") == WEIGHT.numpy()).all()
+
+
+def test_safetensors_can_be_read_by_those_who_can_read_other_files(tmp_path):
+    (tmp_path / "other").touch()
+    assert write(tmp_path, "safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
