@@ -60,8 +60,8 @@ class TunableTeacher(SamTeacher):
         for name, weight in frozen.items():
             if name in state_dict and not torch.equal(weight, state_dict[name].to(weight)):
                 raise ValueError(
-                    f"the checkpoint was tuned on another base than teacher::sam_checkpoint {self.base}, first in "
-                    f"{name}; pass the --teacher::sam_checkpoint it was tuned on."
+                    f"the checkpoint was tuned on another base than teacher::sam_checkpoint, "
+                    f"{self.base.partition('  ')[2]}; it differs first in {name}: pass the base it was tuned on."
                 )
         return super().load_state_dict(state_dict, *args, **kwargs)
 

@@ -135,7 +135,9 @@ def check_signature(folder: Path, public_key: Path) -> None:
     try:
         verifier.verify(folder / MANIFEST, folder / SIGNATURE)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].strip()
+        reason = (str(error) or type(error).__name__).splitlines()[0].strip(" .")
+        if reason.startswith("Signature mismatch"):  # and both sums as Python objects
+            reason = "the list was changed after it was signed"
         raise ValueError(
             f"{folder / SIGNATURE} is no signature of {MANIFEST} by the key of {public_key}; run nothing of the bundle "
             f"and get it again ({reason})."

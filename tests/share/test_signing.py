@@ -80,7 +80,9 @@ def test_changed_file_is_found_with_its_list_or_without(signed, keys, capsys):
     write_manifest(signed)  # as one does who changes a file
     assert check([str(signed)]) == 0
     assert check([str(signed), "--public_key", str(keys[1])]) == 1
-    assert f"{SIGNATURE} is no signature of {MANIFEST} by the key of {keys[1]}; run nothing" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{SIGNATURE} is no signature of {MANIFEST} by the key of {keys[1]}; run nothing" in error
+    assert "(the list was changed after it was signed)" in error
 
 
 @pytest.mark.parametrize("spoil", [b"", b"{}", b"no signature", None])
