@@ -56,14 +56,18 @@ class TunableTeacher(SamTeacher):
         Raises:
             ValueError: the weights that are not tuned differ, so that the base is another one.
         """
-        frozen = {name: weight for name, weight in self.named_parameters() if not weight.requires_grad}
+        weights = dict(self.named_parameters())
+        if any(weight.requires_grad for weight in weights.values()):  # else it is an average, which rounds all of them
+            self._check_base(state_dict, {name: w for name, w in weights.items() if not w.requires_grad})
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def _check_base(self, state: Mapping[str, torch.Tensor], frozen: Mapping[str, torch.Tensor]) -> None:
         for name, weight in frozen.items():
-            if name in state_dict and not torch.equal(weight, state_dict[name].to(weight)):
+            if name in state and not torch.equal(weight, state[name].to(weight)):
                 raise ValueError(
                     f"the checkpoint was tuned on another base than teacher::sam_checkpoint, "
                     f"{self.base.partition('  ')[2]}; it differs first in {name}: pass the base it was tuned on."
                 )
-        return super().load_state_dict(state_dict, *args, **kwargs)
 
 
 def tunable_teacher(teacher: FrozenTeacher) -> TunableTeacher:
