@@ -46,6 +46,7 @@ def test_earlier_checkpoint_goes_on_in_a_new_run(damaged, tmp_path):
     copy = shutil.copy(damaged.with_name("checkpoint_epoch001.pt"), folder)
     resumed = checkpoints(folder, network, copy)
     engine = at_epoch(0, max_epochs=4)
+    engine.add_event_handler = lambda *event: None
     resumed.attach(engine)
     resumed.restore(engine)
     assert engine.state.epoch == 1
