@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import nn
@@ -25,6 +24,7 @@ from scripts.run.run_folder import BEST, LAST_CHECKPOINT
 from scripts.run.workflow import build_workflow
 from scripts.utils.digests import json_digest
 from scripts.utils.options import CONTROL, STUDENT, TEACHER
+from scripts.utils.weight_files import read_weight_file
 
 OVERLAYS = {TEACHER: ("train_teacher.json",), CONTROL: ("train_student.json",), STUDENT: ()}
 # what a user sets for the students does not hold for the teacher's fine-tuning
@@ -164,7 +164,7 @@ def _completed_epochs(checkpoint: Path) -> int:
     """Of the run that wrote it; 0 where there is none."""
     if not checkpoint.is_file():
         return 0
-    return torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["progress"]["epoch"]
+    return read_weight_file(checkpoint, "the checkpoint", lambda content: content["progress"], mmap=True)["epoch"]
 
 
 def check_plan(plan: Plan) -> None:

@@ -102,10 +102,10 @@ def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
         ValueError: the file does not fit the student, or the change is too large.
     """
     import torch
-    from safetensors.torch import save
 
     from scripts.evaluation.evaluate import Arm, evaluate
     from scripts.networks.student import load_trained_student
+    from scripts.utils.weight_files import save_safetensors
 
     more = {"student::pretrained": False, "student::checkpoint": None, "test::dataset::data": "$@data.validation"}
     parser = plan.workflow(STUDENT, 0, more).parser
@@ -130,8 +130,7 @@ def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
         )
     with atomic_path(folder / "model.pt") as partial:
         torch.save(halved, partial)
-    with atomic_path(folder / "model.safetensors") as partial:
-        partial.write_bytes(save({key: value.contiguous() for key, value in halved.items()}))
+    save_safetensors(halved, folder / "model.safetensors")
     return change
 
 

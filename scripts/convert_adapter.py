@@ -47,14 +47,14 @@ def convert_adapter(source: Path, target: Path, half: bool = False) -> Adapter:
     if half:
         adapter = adapter._replace(state=_round(adapter))
     if target.suffix == SUFFIX:
-        save_checkpoint_file(adapter.state, target, adapter.module)
+        save_checkpoint_file(adapter.state, target, adapter.module, adapter.base)
     elif adapter.module == DECODER_ONLY:
         raise ValueError(
             f"SOURCE {source} is a tuned {DECODER_ONLY} without LoRA, which peft has no format for; use it as a "
             f"{SUFFIX} file, or fine-tune with another teacher::module."
         )
     else:
-        save_peft_adapter(adapter.state, target)
+        save_peft_adapter(adapter.state, target, adapter.base)
     return adapter
 
 

@@ -24,6 +24,7 @@ from .run.distributed import bare, naming_lost_ranks
 from .run.errors import NOTHING_KEPT, stopping, this_command
 from .run.run_folder import LAST_CHECKPOINT, RunFolder
 from .utils.screen import tell
+from .utils.weight_files import read_weight_file
 
 logger = logging.getLogger(__name__)
 
@@ -227,8 +228,7 @@ def _load_best(trainer: SupervisedTrainer, run_folder: RunFolder) -> None:
     best = run_folder.best_model()
     if idist.get_rank() == 0:
         tell(f"evaluating {best.name} on the test list")
-    weights = torch.load(best, weights_only=True, map_location=trainer.state.device)
-    bare(trainer.network).load_state_dict(weights)
+    bare(trainer.network).load_state_dict(read_weight_file(best, "the run's best file"))
 
 
 def _advice(run_folder: RunFolder | None) -> str:
@@ -236,6 +236,6 @@ def _advice(run_folder: RunFolder | None) -> str:
     last = run_folder.models / LAST_CHECKPOINT if run_folder else None
     if last is None or not last.is_file():
         return f"{NOTHING_KEPT}; start again with: {this_command()}"
-    epoch = torch.load(last, weights_only=True, map_location="cpu", mmap=True)["progress"]["epoch"]
+    epoch = read_weight_file(last, "the checkpoint", lambda content: content["progress"], mmap=True)["epoch"]
     command = this_command(training__resume=str(run_folder.path))
     return f"the first {epoch} epochs are kept in {run_folder.path}; go on with: {command}"

@@ -25,6 +25,7 @@ from ..utils.options import logit_channels
 from .cases import Case
 from .formats import FORMATS, INPUT, LOGIT_LIMIT, OUTPUT, Runner, Setup, find_format, library, load_runner, torch_runner
 from .names import EXPORT_RECORD
+from .sums import SUMS, read_sums, record_sums
 
 
 class Predictions(NamedTuple):
@@ -147,6 +148,7 @@ def _write(
     files = [draft / name for name in FORMATS[format].files]
     if not files[0].exists():  # else another format has written it
         FORMATS[format].write(student, draft, calibration)
+        record_sums(draft, FORMATS[format].files)
     img_size, num_classes, threads = check.setup
     numbers = check.compare(load_runner(format, draft, img_size, threads, num_classes))
     numbers["bytes"] = sum(file.stat().st_size for file in files)
@@ -195,8 +197,9 @@ def _finish(draft: Path, kept: Iterable[str], record: Mapping[str, object]) -> N
     """Leave the files of the kept formats and the record in the draft, flushed to the disk."""
     names = {name for format in kept for name in FORMATS[format].files}
     for path in draft.iterdir():
-        if path.name not in names:
+        if path.name not in (*names, EXPORT_RECORD):
             path.unlink()
+    record = {**record, SUMS: {name: sum for name, sum in read_sums(draft).items() if name in names}}
     (draft / EXPORT_RECORD).write_text(json.dumps(record, indent=4) + "\n", encoding="utf-8")
     for path in draft.iterdir():
         with open(path, "rb+") as file:

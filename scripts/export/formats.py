@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from ..networks.student import load_trained_student
 from ..networks.tinyusfm import TinyUSFMSeg
 from ..utils.options import check_num_classes, logit_channels
+from ..utils.weight_files import check_finite, save_safetensors
 from .names import ALL_FORMATS, EXPORT_RECORD, FORMAT_FILES, ONNX, ONNX_INT8, OPENVINO, SAFETENSORS, TORCHSCRIPT
+from .sums import check_files
 
 INPUT, OUTPUT = "image", "logits"
 
@@ -113,7 +114,9 @@ def _start_torch(path: Path, setup: Setup, bf16: bool = False) -> Runner:
 def _start_torchscript(path: Path, setup: Setup) -> Runner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated, and still what MONAI exports
-        return torch_runner(torch.jit.load(path, map_location="cpu"), setup.threads)
+        module = torch.jit.load(path, map_location="cpu")
+    check_finite(module.state_dict(), str(path))
+    return torch_runner(module, setup.threads)
 
 
 def _start_onnx(path: Path, setup: Setup) -> Runner:
@@ -148,7 +151,7 @@ def _array(images: torch.Tensor) -> np.ndarray:
 
 
 def _write_safetensors(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
-    (folder / SAFETENSORS).write_bytes(save(student.state_dict()))
+    save_safetensors(student.state_dict(), folder / SAFETENSORS)
 
 
 def _write_torchscript(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
@@ -314,6 +317,7 @@ def load_runner(
         raise FileNotFoundError(
             f"{path} is no file; expected one that runs as {format}: see python -m scripts.export --help."
         )
+    check_files(path, row.files)
     try:
         runner = row.start(path, Setup(img_size, num_classes, threads))
         logits = runner(torch.zeros(1, 1, img_size, img_size))

@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import ignite.distributed as idist
@@ -22,9 +21,14 @@ from torch import nn
 from ..run.run_folder import BEST, LAST_CHECKPOINT, WHOLE, find_best
 from ..utils.files import atomic_path
 from ..utils.screen import tell
+from ..utils.weight_files import read_weight_file
 
 logger = logging.getLogger(__name__)
 
+OTHER_RUN = (
+    "pass the folder of a run; where last.pt is damaged, copy a checkpoint_epoch*.pt beside it to the folder models/ "
+    "of a new run and pass the copy"
+)
 SHOWN = 80  # characters of a setting in a message
 
 
@@ -257,7 +261,4 @@ def _shown(former: Any, value: Any) -> list[str]:
 
 
 def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
-    except (RuntimeError, UnpicklingError) as error:
-        raise ValueError(f"training::resume: {path} is no checkpoint; pass the folder of a run.") from error
+    return read_weight_file(path, "training::resume", mmap=mmap, remedy=OTHER_RUN)

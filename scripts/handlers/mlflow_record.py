@@ -21,6 +21,7 @@ from monai.utils import path_to_sqlite_uri, path_to_uri
 
 from ..run.tracking import Record, TrackedRun
 from ..utils.machine import list_versions
+from ..utils.weight_files import read_weight_file
 
 # what a logged model needs to be loaded
 MODEL_PACKAGES = ("torch", "numpy")
@@ -125,7 +126,7 @@ class MLflowRecord(Record):
             self.client.log_artifact(self.id, str(self.run.best_weights()), "models")
             return
         network = copy.deepcopy(getattr(self.network, "module", self.network)).cpu().eval()  # module: of several ranks
-        network.load_state_dict(torch.load(self.run.best_weights(), weights_only=True, map_location="cpu"))
+        network.load_state_dict(read_weight_file(self.run.best_weights(), "the run's best file"))
         images = torch.zeros(2, 1, self.img_size, self.img_size)  # two: torch.export would fix a batch of one
         with torch.no_grad():
             logits = network(images)

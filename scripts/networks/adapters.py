@@ -10,6 +10,7 @@ Shapes: D encoder width, R rank.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from segment_anything.modeling import Sam
 from torch import nn
 
 from ..utils.files import atomic_path
+from ..utils.weight_files import save_safetensors
 from .lite_medsam import TINY_VIT
 from .lora import is_tiny_vit, peft_config
 from .lora_names import (
@@ -36,8 +38,11 @@ from .lora_names import (
     normalize_module,
 )
 from .sam import name_size
-from .weights import DECODER, LORA, check_kind, list_keys, load_strict, read_state_dict
+from .weights import DECODER, LORA, check_kind, list_keys, load_strict, read_noted_state_dict
 
+logger = logging.getLogger(__name__)
+
+BASE_NOTE = "tuned_on"  # beside the tensors of either format
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # torch's name of a `LowRank` factor; its other entry, `.original`, is the frozen weight
 PARAMETRIZED = re.compile(r"(.*)\.parametrizations\.weight\.0\.lora_([AB])")
@@ -48,7 +53,7 @@ class Adapter(NamedTuple):
 
     module: one of `MODULES`. rank: 0 without LoRA. num_mask_tokens: of the decoder. depth, width: blocks with LoRA and
     channels of the image encoder, 0 without LoRA. state: tensors under an adapter's names. source: where it was read,
-    for messages.
+    for messages. base: `name_base` of the weights that it was tuned on; None in files of version 0.6 and before.
     """
 
     module: str
@@ -58,6 +63,7 @@ class Adapter(NamedTuple):
     width: int
     state: dict[str, torch.Tensor]
     source: str
+    base: str | None = None
 
 
 def adapter_state(model: nn.Module, module: str) -> dict[str, torch.Tensor]:
@@ -81,44 +87,52 @@ def adapter_state(model: nn.Module, module: str) -> dict[str, torch.Tensor]:
     return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
 
 
-def save_checkpoint_file(state: Mapping[str, torch.Tensor], path: str | Path, adaptation_mode: str) -> None:
+def checkpoint_content(
+    state: Mapping[str, torch.Tensor], adaptation_mode: str, base: str | None
+) -> dict[str, torch.Tensor | str]:
+    """What the flat .pth holds; arguments as `save_checkpoint_file`."""
+    return {**state, "adaptation_mode": adaptation_mode, **_note_base(base)}
+
+
+def save_checkpoint_file(
+    state: Mapping[str, torch.Tensor], path: str | Path, adaptation_mode: str, base: str | None = None
+) -> None:
     """Write the flat .pth, whole or not at all.
 
     Args:
         state: from `adapter_state`.
         path: of the file; its folder is made.
         adaptation_mode: a note in the file, the module's name; reading goes by the keys.
+        base: see `Adapter`; another note.
     """
     with atomic_path(path) as partial:
-        torch.save({**state, "adaptation_mode": adaptation_mode}, partial)
+        torch.save(checkpoint_content(state, adaptation_mode, base), partial)
 
 
-def save_peft_adapter(state: Mapping[str, torch.Tensor], folder: str | Path) -> None:
+def save_peft_adapter(state: Mapping[str, torch.Tensor], folder: str | Path, base: str | None = None) -> None:
     """Write a peft adapter folder that `PeftModel.from_pretrained` loads onto a SAM with split qkv.
 
     Args:
         state: from `adapter_state`.
         folder: gets adapter_model.safetensors and adapter_config.json.
+        base: see `Adapter`; a note in the header of the first.
 
     Raises:
         ValueError: the state has no LoRA, or is no adapter.
     """
-    from safetensors.torch import save_file
-
     adapter = describe_adapter(state, "the state to save")
     if adapter.module == DECODER_ONLY:
         raise ValueError(f"a peft adapter needs LoRA, but teacher::module is {DECODER_ONLY}; write a .pth file.")
     names = names_of(state)
     to_peft = names.to_peft(adapter.depth)
-    tensors = {to_peft.get(key, f"{PEFT_PREFIX}{key}"): tensor.contiguous() for key, tensor in state.items()}
+    tensors = {to_peft.get(key, f"{PEFT_PREFIX}{key}"): tensor for key, tensor in state.items()}
     config = peft_config(adapter.module, adapter.rank, adapter.num_mask_tokens, names)
     config.inference_mode = True
     with TemporaryDirectory() as scratch:
         config.save_pretrained(scratch)
         text = Path(scratch, PEFT_CONFIG).read_bytes()
     # the config last: a folder without it is refused
-    with atomic_path(Path(folder) / PEFT_WEIGHTS) as partial:
-        save_file(tensors, partial, {"format": "pt"})
+    save_safetensors(tensors, Path(folder) / PEFT_WEIGHTS, _note_base(base))
     with atomic_path(Path(folder) / PEFT_CONFIG) as partial:
         partial.write_bytes(text)
 
@@ -137,14 +151,22 @@ def read_adapter(path: str | Path, name: str = "teacher::lora_checkpoint") -> Ad
     """
     path = Path(path)
     folder = path.parent if path.name == PEFT_WEIGHTS else path
-    if not folder.is_dir():
-        return describe_adapter(read_state_dict(path, name), f"{name} {path}")
-    _check_scale(folder / PEFT_CONFIG, name)
-    return describe_adapter(from_peft(read_state_dict(folder / PEFT_WEIGHTS, name)), f"{name} {path}")
+    if folder.is_dir():
+        _check_scale(folder / PEFT_CONFIG, name)
+        state, notes = read_noted_state_dict(folder / PEFT_WEIGHTS, name)
+        state = from_peft(state)
+    else:
+        state, notes = read_noted_state_dict(path, name)
+    return describe_adapter(state, f"{name} {path}", notes.get(BASE_NOTE))
 
 
-def describe_adapter(state: Mapping[str, torch.Tensor], source: str) -> Adapter:
+def describe_adapter(state: Mapping[str, torch.Tensor], source: str, base: str | None = None) -> Adapter:
     """The adapter that a state under an adapter's names is.
+
+    Args:
+        state: tensors under an adapter's names.
+        source: where it was read, for messages.
+        base: see `Adapter`.
 
     Raises:
         ValueError: the keys or ranks are not those of one module; they are listed.
@@ -164,7 +186,28 @@ def describe_adapter(state: Mapping[str, torch.Tensor], source: str) -> Adapter:
     rank = _common_rank([(state[a], state[b]) for a, b in pairs], source)
     # TinyViT widens from stage to stage: its last width counts, as in its qkv
     width = max(state[a].shape[1] for (a, _), layer in pairs.items() if ".qkv" in layer) if depth else 0
-    return Adapter(module, rank, len(state["mask_decoder.mask_tokens.weight"]), depth, width, dict(state), source)
+    return Adapter(module, rank, len(state["mask_decoder.mask_tokens.weight"]), depth, width, dict(state), source, base)
+
+
+def check_base(adapter: Adapter, sam: Sam) -> None:
+    """Refuse a base that an adapter was not tuned on; an adapter that names none is taken, and the log says so.
+
+    Args:
+        adapter: from `read_adapter`.
+        sam: from `build_base`.
+
+    Raises:
+        ValueError: another base; the message names both.
+    """
+    if adapter.base is None:
+        logger.info("%s does not say what it was tuned on; it is taken to fit the base %s", adapter.source, sam.base)
+        return
+    (tuned_on, _, tuned_name), (given, _, given_name) = (base.partition("  ") for base in (adapter.base, sam.base))
+    if given != tuned_on:
+        raise ValueError(
+            f"{adapter.source} was tuned on {tuned_name} (weights {tuned_on[:12]}), but teacher::sam_checkpoint is "
+            f"{given_name} (weights {given[:12]}); pass the --teacher::sam_checkpoint it was tuned on."
+        )
 
 
 def check_adapter(adapter: Adapter, sam: Sam, module: str, rank: int, num_classes: int) -> None:
@@ -239,6 +282,10 @@ def merge_adapter(sam: Sam, adapter: Adapter) -> None:
         merged.setdefault(key, base[key].clone())[rows] += delta.to(base[key])
     gaps = [names.frozen, f"{TRANSFORMER}*"] if adapter.module == FULL else [names.frozen]
     load_strict(sam, merged, allowed_missing=gaps, source=adapter.source)
+
+
+def _note_base(base: str | None) -> dict[str, str]:
+    return {BASE_NOTE: base} if base else {}
 
 
 def _check_scale(path: Path, name: str) -> None:

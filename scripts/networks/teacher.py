@@ -193,7 +193,7 @@ def fill_options(
 
 
 def build_base(model_name: str, img_size: int, num_mask_tokens: int, sam_checkpoint: str | None) -> Sam:
-    """SAM with its base weights, qkv fused.
+    """SAM with its base weights, qkv fused; its attribute `base` is the file's `name_base`.
 
     Args:
         model_name: one of `MODEL_NAMES`.
@@ -207,10 +207,10 @@ def build_base(model_name: str, img_size: int, num_mask_tokens: int, sam_checkpo
     """
     if model_name == LITE_MEDSAM:
         sam = build_lite_medsam(num_mask_tokens, img_size)
-        load_lite_medsam(sam, sam_checkpoint)
+        sam.base = load_lite_medsam(sam, sam_checkpoint)
         return sam
     sam = build_sam(model_name, img_size, num_mask_tokens)
-    load_sam_checkpoint(sam, sam_checkpoint)
+    sam.base = load_sam_checkpoint(sam, sam_checkpoint)
     speed_up(sam.image_encoder)
     return sam
 

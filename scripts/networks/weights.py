@@ -1,7 +1,7 @@
-"""Read checkpoint files, tell what they hold, and load them strictly.
+"""Read state dicts from checkpoint files, tell what they hold, and load them strictly.
 
-A file that does not fit is refused with its keys listed; nothing is loaded by halves. Files are read with
-weights_only=True, so that a checkpoint cannot run code.
+A file that does not fit is refused with its keys listed; nothing is loaded by halves. `utils/weight_files.py` checks
+that a file is whole and finite.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from ..utils.digests import weights_digest
+from ..utils.weight_files import read_weight_file
 
 # where training scripts keep the state dict: the reference implementation, torch habit, upstream, MONAI
 WRAPPERS = ("model_state_dict", "state_dict", "model", "network")
@@ -71,17 +74,26 @@ def read_state_dict(path: str | Path, name: str = "checkpoint") -> dict[str, tor
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file cannot be read, or holds no tensors.
+        ValueError: the file is damaged, cannot be read, holds no tensors, or a value that is not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        kind = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{name} {path} {kind}; pass --{name} PATH.")
-    state = _unwrap(_read(path, name))
-    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)} if isinstance(state, Mapping) else {}
-    if not tensors:
-        raise ValueError(f"{name} {path} holds no state dict (named tensors), but {_describe(state)}.")
-    return tensors
+    return read_noted_state_dict(path, name)[0]
+
+
+def read_noted_state_dict(path: str | Path, name: str = "checkpoint") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """As `read_state_dict`, with the texts that lie beside the tensors, by name."""
+    content = read_weight_file(path, name, lambda content: _named(content, f"{name} {path}"))
+    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    return tensors, {key: value for key, value in content.items() if isinstance(value, str)}
+
+
+def name_base(state: Mapping[str, torch.Tensor], path: str | Path) -> str:
+    """A base by the SHA-256 over its tensors and the name of its file, as a line of sha256sum has them.
+
+    Args:
+        state: all of the file, before anything is resized.
+        path: of the file.
+    """
+    return f"{weights_digest(state)}  {Path(path).name}"
 
 
 def recognize(state: Iterable[str]) -> str:
@@ -152,18 +164,12 @@ def list_keys(keys: Iterable[str]) -> str:
     return ", ".join(keys[:MAX_LISTED]) + more
 
 
-def _read(path: Path, name: str) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # arbitrary bytes make the unpickler raise nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "weights_only" in reason:  # torch's advice would let the file run code
-            reason = "it holds more than named tensors, or is damaged"
-        raise ValueError(f"{name} {path} cannot be read as weights: {reason}") from error
+def _named(content: Any, source: str) -> Mapping[str, Any]:
+    """The tensors and texts of the state dict in a file's content."""
+    state = _unwrap(content)
+    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{source} holds no state dict (named tensors), but {_describe(state)}.")
+    return {key: value for key, value in state.items() if isinstance(value, (torch.Tensor, str))}
 
 
 def _unwrap(content: Any) -> Any:

@@ -4,7 +4,8 @@
     python -m scripts.share hub --output logs/share
     python -m scripts.share push --repo OWNER/NAME [--public]
 
-`hub` writes the folder that `push` uploads, to look at before. `bundle` describes what is in them.
+`hub` writes the folder that `push` uploads, to look at before. `bundle` describes what is in them. With --sign
+private.pem the list of checksums is signed. The receiver checks it with `manifest.py --public_key public.pem`.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ def _share(options: argparse.Namespace) -> int:
 
 
 def _zip(options: argparse.Namespace) -> None:
-    path = write_zip(options.bundle, options.output, options.overwrite)
+    path = write_zip(options.bundle, options.output, options.overwrite, options.sign)
     print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB, sha256 {digest(path)}")
 
 
 def _hub(options: argparse.Namespace) -> None:
-    path = write_hub_folder(options.bundle, options.output, options.overwrite)
+    path = write_hub_folder(options.bundle, options.output, options.overwrite, options.sign)
     print(f"wrote {path}: {sum(1 for _ in files_below(path))} files; sha256 of {MANIFEST}: {digest(path / MANIFEST)}")
 
 
 def _push(options: argparse.Namespace) -> None:
-    print(f"pushed {push(options.bundle, options.repo, options.public)}")
+    print(f"pushed {push(options.bundle, options.repo, options.public, options.sign)}")
 
 
 def _print_note(text: str, names: list[str]) -> None:
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=run)
         command.add_argument("--bundle", type=Path, default=BUNDLE_ROOT, help="this bundle if left out")
+        command.add_argument("--sign", type=Path, metavar="KEY", help="PEM file of the private key that signs it")
         if run is _push:
             command.add_argument("--repo", required=True, metavar="OWNER/NAME")
             command.add_argument("--public", action="store_true", help="of a new repository; it is private otherwise")

@@ -1,7 +1,8 @@
 """The bundle as a zip for MONAI's download, and as a model repository for the Hugging Face Hub.
 
-Both hold the files below `CONTENT` that git tracks, and SHA256SUMS (share/manifest.py). The zip is NAME_vVERSION.zip
-with one folder NAME, as `monai.bundle.download` unpacks it. It is the same to the last byte wherever it is made.
+Both hold the files below `CONTENT` that git tracks, an SBOM (share/sbom.py), and SHA256SUMS (share/manifest.py), which
+can be signed (share/signing.py). The zip is NAME_vVERSION.zip with one folder NAME, as `monai.bundle.download` unpacks
+it. Unsigned it is the same to the last byte wherever it is made.
 
 The repository's README.md is the model card, with a header made from the metadata and results. The bundle's README.md
 is USAGE.md there. `push` uploads the repository from a temporary copy, since MONAI rewrites the README.md of the folder
@@ -22,6 +23,8 @@ from typing import Any
 from ..utils.files import atomic_path
 from .manifest import MANIFEST, digest, files_below, write_manifest
 from .model_card import hub_library, model_card
+from .sbom import write_sbom
+from .signing import sign_manifest
 
 # without the tests and .ci; eval/ holds commands of the README, the metadata schema and the results
 CONTENT = ("configs", "scripts", "models", "docs", "eval", "LICENSE", "README.md", "CITATION.cff", "pyproject.toml")
@@ -30,7 +33,7 @@ CARD, USAGE = "README.md", "USAGE.md"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold
 
 
-def write_zip(root: Path, output: Path, overwrite: bool = False) -> Path:
+def write_zip(root: Path, output: Path, overwrite: bool = False, private_key: Path | None = None) -> Path:
     """Write NAME_vVERSION.zip, and NAME_vVERSION.zip.sha256 beside it. Returns the path of the zip.
 
     Nothing is compressed: weights hardly would be, and the bytes would depend on the version of zlib.
@@ -39,17 +42,19 @@ def write_zip(root: Path, output: Path, overwrite: bool = False) -> Path:
         root: of the bundle.
         output: folder, made when it is not there.
         overwrite: replace a zip of this version.
+        private_key: signs the list, see `sign_manifest`; None leaves it unsigned.
 
     Raises:
         FileExistsError: there is one already.
-        ValueError: see `tracked_files`.
+        ImportError: a library of the extra `sign` is not installed.
+        ValueError: see `tracked_files` and `sign_manifest`.
     """
     name, version = bundle_name(root), read_metadata(root)["version"]
     target = output / f"{name}_v{version}.zip"
     _refuse_existing(target, overwrite)
     with tempfile.TemporaryDirectory() as draft:
         folder = copy_bundle(root, Path(draft) / name)
-        write_manifest(folder)
+        _seal(folder, name, private_key)
         with atomic_path(target) as partial, zipfile.ZipFile(partial, "w") as file:
             for path in sorted(files_below(folder)):
                 entry = zipfile.ZipInfo(f"{name}/{path}", EPOCH)
@@ -60,18 +65,19 @@ def write_zip(root: Path, output: Path, overwrite: bool = False) -> Path:
     return target
 
 
-def write_hub_folder(root: Path, output: Path, overwrite: bool = False) -> Path:
+def write_hub_folder(root: Path, output: Path, overwrite: bool = False, private_key: Path | None = None) -> Path:
     """Write the folder NAME of a model repository and return it.
 
     Args:
         root: of the bundle.
         output: folder that gets it, made when it is not there.
         overwrite: replace an earlier one.
+        private_key: see `write_zip`.
 
     Raises:
         FileExistsError: the folder is there, or with `overwrite` a folder that is no shared bundle.
-        ImportError: huggingface_hub is not installed.
-        ValueError: see `tracked_files` and `model_card`.
+        ImportError: huggingface_hub or a library of the extra `sign` is not installed.
+        ValueError: see `tracked_files`, `sign_manifest` and `model_card`.
     """
     target = output / bundle_name(root)
     if overwrite and target.exists() and not (target / MANIFEST).is_file():
@@ -83,13 +89,14 @@ def write_hub_folder(root: Path, output: Path, overwrite: bool = False) -> Path:
     with tempfile.TemporaryDirectory(dir=output, prefix=f".{target.name}-") as draft:
         folder = copy_bundle(root, Path(draft) / target.name)
         _make_repository(folder)
+        _seal(folder, target.name, private_key)
         if target.exists():
             shutil.rmtree(target)
         folder.rename(target)
     return target
 
 
-def push(root: Path, repo: str, public: bool = False) -> str:
+def push(root: Path, repo: str, public: bool = False, private_key: Path | None = None) -> str:
     """Upload the bundle to a model repository and tag it with the version. Returns the address.
 
     A repository that is not there is made. Files of an earlier version that this one has not are deleted there, so that
@@ -99,6 +106,7 @@ def push(root: Path, repo: str, public: bool = False) -> str:
         root: of the bundle.
         repo: OWNER/NAME.
         public: make a new repository visible to everyone.
+        private_key: see `write_zip`.
 
     Raises:
         ValueError: no OWNER/NAME, or the repository has this version; see `write_hub_folder` too.
@@ -107,7 +115,7 @@ def push(root: Path, repo: str, public: bool = False) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ValueError(f"--repo must be OWNER/NAME, got {repo!r}.")
     with tempfile.TemporaryDirectory() as draft:
-        folder = write_hub_folder(root, Path(draft))
+        folder = write_hub_folder(root, Path(draft), private_key=private_key)
         try:
             return _upload(folder, repo, public)
         except hub_library("huggingface_hub.errors").HTTPError as error:  # no OSError when the hub cannot be reached
@@ -212,4 +220,11 @@ def _make_repository(folder: Path) -> None:
     (folder / USAGE).write_text(usage.replace("docs/README.md", CARD), encoding="utf-8", newline="\n")
     (folder / "docs" / "README.md").unlink()
     (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
+
+
+def _seal(folder: Path, name: str, private_key: Path | None) -> None:
+    """Add what is made for a finished copy: the SBOM, the list of all files, and its signature."""
+    write_sbom(folder, name, read_metadata(folder))
     write_manifest(folder)
+    if private_key is not None:
+        sign_manifest(folder, private_key)

@@ -1,12 +1,14 @@
 """SHA256SUMS, the list of a shared bundle's files: written when it is shared, checked before anything of it runs.
 
-    python -I scripts/share/manifest.py [FOLDER] [--sha256 HEX]
+    python -I scripts/share/manifest.py [FOLDER] [--sha256 HEX] [--public_key FILE]
 
 Names every file that is changed, missing or additional, and ends with 1 when there is one. --sha256 compares the list
-itself with a sum that you got another way: without it the list is only as trustworthy as its source.
+itself with a sum that you got another way, and --public_key checks its signature SHA256SUMS.sig with the sharer's key:
+without one of them the list is only as trustworthy as its source.
 
-Needs Python alone and imports nothing of the bundle. With -I Python looks for no module beside this file either. The
-list is what `sha256sum` writes, so `sha256sum --check SHA256SUMS` checks it without this file.
+Imports nothing of the bundle, and needs Python alone; --public_key needs the library model-signing, and no network.
+With -I Python looks for no module beside this file either. The list is what `sha256sum` writes, so `sha256sum --check
+SHA256SUMS` checks it without this file.
 """
 
 # no `from __future__`, which would import a module before the search path is mended
@@ -22,20 +24,23 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-MANIFEST = "SHA256SUMS"
+MANIFEST, SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
 # what the Hugging Face Hub adds in the repository and beside a download; nothing reads it as code
 HUB_RECORD, HUB_RECORDS = ".gitattributes", ".cache/huggingface/"
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
-LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+SUM = re.compile(r"[0-9a-f]{64}")
+LINE = re.compile(rf"({SUM.pattern})  (.+)")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
     options = _parser().parse_args(arguments)
     try:
+        if options.public_key is not None:
+            check_signature(options.folder, options.public_key)
         differences = problems(options.folder, options.sha256)
         count = len(read_manifest(options.folder))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"manifest: {error}", file=sys.stderr)
         return 1
     if differences:
@@ -44,8 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         )
         print("\n".join(f"  {line}" for line in differences), file=sys.stderr)
         return 1
+    signed = f", signed by the key of {options.public_key}" if options.public_key is not None else ""
     print(
-        f"ok: the {count} files of {options.folder} are those of {MANIFEST}, sha256 {digest(options.folder / MANIFEST)}"
+        f"ok: the {count} files of {options.folder} are those of {MANIFEST}, "
+        f"sha256 {digest(options.folder / MANIFEST)}{signed}"
     )
     return 0
 
@@ -61,7 +68,7 @@ def write_manifest(folder: Path) -> str:
         _check_name(name)
         if not _is_plain(folder / name):
             raise ValueError(f"{folder / name} is a link or a device; share the file itself.")
-        if name != MANIFEST:
+        if name not in (MANIFEST, SIGNATURE):
             lines.append(f"{digest(folder / name)}  {name}\n")
     (folder / MANIFEST).write_bytes("".join(lines).encode())
     return digest(folder / MANIFEST)
@@ -76,16 +83,17 @@ def problems(folder: Path, sha256: str | None = None) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no list.
-        ValueError: the list is damaged, names files outside of the folder, or is another one.
+        ValueError: the list is damaged, names files outside of the folder, or is another one; or sha256 is no sum.
     """
+    if sha256 is not None and not SUM.fullmatch(sha256.lower()):
+        raise ValueError(f"--sha256 must have 64 hexadecimal digits, got {sha256!r}.")
     listed = read_manifest(folder)
-    if sha256 and digest(folder / MANIFEST) != sha256.lower():
+    if sha256 is not None and digest(folder / MANIFEST) != sha256.lower():
         raise ValueError(
             f"{folder / MANIFEST} has the sha256 {digest(folder / MANIFEST)}, not {sha256}: it is another list."
         )
-    present = {
-        name for name in files_below(folder) if name not in (MANIFEST, HUB_RECORD) and not name.startswith(HUB_RECORDS)
-    }
+    unlisted = (MANIFEST, SIGNATURE, HUB_RECORD)
+    present = {name for name in files_below(folder) if name not in unlisted and not name.startswith(HUB_RECORDS)}
     states = dict.fromkeys(listed.keys() - present, "missing") | dict.fromkeys(present - listed.keys(), "additional")
     for name in listed.keys() & present:
         if not _is_plain(folder / name):
@@ -93,6 +101,47 @@ def problems(folder: Path, sha256: str | None = None) -> list[str]:
         elif digest(folder / name) != listed[name]:
             states[name] = "changed"
     return [f"{state:<10}  {_shown(name)}" for name, state in sorted(states.items())]
+
+
+def check_signature(folder: Path, public_key: Path) -> None:
+    """Check that the owner of a key has signed the list. Contacts no one.
+
+    Args:
+        folder: of the bundle.
+        public_key: PEM file of an elliptic curve key, which you got another way than the bundle.
+
+    Raises:
+        FileNotFoundError: there is no list, no signature or no key.
+        ImportError: model-signing is not installed.
+        ValueError: the key is none, or the signature is another's or of another list.
+    """
+    for path, advice in (
+        (folder / MANIFEST, "a bundle gets it when it is shared, by python -m scripts.share"),
+        (folder / SIGNATURE, "the bundle is not signed; ask the sharer for a signed one, or leave out --public_key"),
+        (public_key, "pass the sharer's public key"),
+    ):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; {advice}.")
+    try:
+        from model_signing.verifying import Config
+    except ImportError as error:
+        raise ImportError(
+            f"model-signing cannot be imported ({error}); run pip install model-signing pyopenssl"
+        ) from None
+    try:
+        verifier = Config().use_elliptic_key_verifier(public_key=public_key)
+    except Exception as error:  # of several libraries
+        raise ValueError(f"{public_key} is no public key of an elliptic curve, in PEM: {error}") from error
+    try:
+        verifier.verify(folder / MANIFEST, folder / SIGNATURE)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].strip(" .")
+        if reason.startswith("Signature mismatch"):  # and both sums as Python objects
+            reason = "the list was changed after it was signed"
+        raise ValueError(
+            f"{folder / SIGNATURE} is no signature of {MANIFEST} by the key of {public_key}; run nothing of the bundle "
+            f"and get it again ({reason})."
+        ) from error
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
@@ -164,6 +213,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -I scripts/share/manifest.py", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=BUNDLE_ROOT, help="this bundle if left out")
     parser.add_argument("--sha256", metavar="HEX", help=f"what the sum of {MANIFEST} itself must be")
+    parser.add_argument(
+        "--public_key", type=Path, metavar="FILE", help=f"PEM file of the key that must have signed {MANIFEST}"
+    )
     return parser
 
 

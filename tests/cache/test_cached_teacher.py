@@ -97,12 +97,18 @@ def test_whatever_the_outputs_depend_on_is_a_miss_when_it_differs(cached, frozen
     assert not cached().filling.missing
 
 
-def test_base_weights_and_versions_are_part_of_the_key(cached, frozen, sam_checkpoint, tmp_path, monkeypatch):
+def test_base_weights_and_versions_are_part_of_the_key(
+    cached, frozen, sam_checkpoint, lora_checkpoint, tmp_path, monkeypatch
+):
     cached().fill()
+    adapter = torch.load(lora_checkpoint, weights_only=True)
+    del adapter["tuned_on"]  # or the other base would be refused
+    torch.save(adapter, tmp_path / "lora.pth")
     state = torch.load(sam_checkpoint, weights_only=True)
     state["image_encoder.patch_embed.proj.bias"] += 1e-3
     torch.save(state, tmp_path / "sam.pth")
-    assert len(cached(teacher=frozen(sam_checkpoint=str(tmp_path / "sam.pth"))).filling.missing) == 6
+    other = frozen(sam_checkpoint=str(tmp_path / "sam.pth"), lora_checkpoint=str(tmp_path / "lora.pth"))
+    assert len(cached(teacher=other).filling.missing) == 6
     for module in (entries, frozen_teacher):
         with monkeypatch.context() as patch:
             patch.setattr(module, "VERSION", 99)

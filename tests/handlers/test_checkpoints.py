@@ -189,7 +189,9 @@ def test_checkpoint_that_cannot_be_resumed_is_refused_when_attached(tmp_path):
     ):
         resumed.attach(at_epoch(0))
     (tmp_path / "last.pt").write_text("no checkpoint")
-    with pytest.raises(ValueError, match="training::resume: .*last.pt is no checkpoint; pass the folder of a run"):
+    with pytest.raises(
+        ValueError, match="training::resume .*last.pt cannot be read as weights: .*; pass the folder of a run"
+    ):
         resumed.attach(at_epoch(0))
 
 

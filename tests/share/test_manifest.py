@@ -73,6 +73,12 @@ def test_list_that_came_another_way_decides(folder, capsys):
     assert f"not {right}: it is another list" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("sum", ["", "0" * 63, "no sum", "0" * 63 + "g", " " + "0" * 64])
+def test_sum_that_is_none_is_refused(folder, capsys, sum):
+    assert main([str(folder), "--sha256", sum]) == 1
+    assert f"--sha256 must have 64 hexadecimal digits, got {sum!r}." in capsys.readouterr().err
+
+
 def test_what_the_hub_adds_is_no_addition(folder):
     (folder / ".gitattributes").touch()
     (folder / ".cache" / "huggingface").mkdir(parents=True)

@@ -23,7 +23,9 @@ from scripts.share import model_card
 from scripts.share.__main__ import _parser, main
 from scripts.share.bundle import read_metadata, tracked_files
 from scripts.share.manifest import MANIFEST, digest, files_below, problems, read_manifest
+from scripts.share.sbom import SBOM
 
+pytest.importorskip("cyclonedx", reason="the SBOM needs the extra sign")
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
 PAGE = ROOT / "docs" / "sharing.md"
@@ -66,7 +68,7 @@ def test_zip_holds_what_git_tracks_and_the_list_of_it(bundle, tmp_path):
     assert {name.split("/")[0] for name in names} == {NAME}
     inside = [name.removeprefix(f"{NAME}/") for name in names]
     assert sorted(inside) == sorted([*listed, MANIFEST])
-    assert listed == tracked_files(bundle)
+    assert listed == sorted([*tracked_files(bundle), SBOM])
     assert {"configs/inference.json", "models/model.pt", "eval/schema.json", "docs/README.md", "LICENSE"} <= set(listed)
     assert not [
         name for name in inside if name.startswith(("tests/", "logs/", ".")) or "secret" in name or "draft" in name
@@ -300,7 +302,7 @@ def test_folder_that_is_no_shared_bundle_is_never_replaced(bundle, tmp_path, cap
 
 def test_commands_of_the_page_exist():
     shown = [words[3:] for words in commands(PAGE) if words[2] == "scripts.share"]
-    assert [words[0] for words in shown] == ["zip", "hub", "push"]
+    assert [words[0] for words in shown] == ["zip", "zip", "hub", "push"]
     for words in shown:
         _parser().parse_args(words)
 

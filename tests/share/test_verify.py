@@ -97,7 +97,11 @@ FINDINGS = [
     ("results", rename_results, "eval/results/mine.json is not shared, since git does not track it"),
     ("keys of the configs", lambda b: drop(b / INFERENCE_CONFIG, "inferer"), f"{INFERENCE_CONFIG} has no inferer."),
     ("keys of the configs", lambda b: (b / "configs" / "evaluate.json").write_text("{"), "Expecting property name"),
-    ("weights", lambda b: change_weights(b, **{BIAS: torch.tensor([torch.nan])}), f"{BIAS} of {WEIGHTS} is not finite"),
+    (
+        "weights",
+        lambda b: change_weights(b, **{BIAS: torch.tensor([torch.nan])}),
+        f"that are not finite (NaN or infinity), first in {BIAS}",
+    ),
     (
         "weights",
         lambda b: change_weights(b, (WEIGHTS,), **{BIAS: torch.zeros(1)}),
