@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,15 @@ def can_trace() -> bool:
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not can_trace(), reason="needs strace and network namespaces")]
+
+
+def need(*packages: str) -> None:
+    """Skip where one is not installed. It is not imported here."""
+    for name in packages:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            pytest.skip(f"{name} is not installed")
 
 
 class Trace(NamedTuple):
@@ -112,7 +122,7 @@ time.sleep(25)  # its reports wait
 
 @pytest.mark.parametrize("first", ["onnxruntime", "scripts"])
 def test_reports_of_onnxruntime_are_seen_unless_the_bundle_is_imported(trace, first):
-    pytest.importorskip("onnxruntime")
+    need("onnx", "onnxruntime")
     found = trace("-c", SESSION.format(first=first))
     if first == "scripts":
         assert found == Trace([], [])
@@ -123,7 +133,7 @@ def test_reports_of_onnxruntime_are_seen_unless_the_bundle_is_imported(trace, fi
 
 @pytest.mark.parametrize("first", ["openvino", "scripts"])
 def test_reports_of_openvino_are_seen_unless_the_bundle_is_imported(trace, first):
-    pytest.importorskip("openvino_telemetry")
+    need("openvino", "openvino-telemetry")
     found = trace("-c", f"import {first}, openvino; openvino.Core()")
     if first == "scripts":
         assert found == Trace([], [])
@@ -152,8 +162,7 @@ def test_inference_contacts_nobody(trace, phantoms, tmp_path):
 
 
 def test_export_in_every_format_contacts_nobody(trace, tmp_path):
-    for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
-        pytest.importorskip(name)
+    need("onnx", "onnxscript", "onnxruntime", "openvino")
     options = ["--checkpoint", "models/model.pt", "--output", str(tmp_path / "export"), "--num_images", "2"]
     assert trace("-m", "scripts.export", *options, "--formats", "all") == Trace([], [])
     assert Path(tmp_path / "export" / "student.onnx").is_file()
@@ -161,7 +170,7 @@ def test_export_in_every_format_contacts_nobody(trace, tmp_path):
 
 def test_user_who_asks_for_mlflows_reports_gets_them(trace):
     """The recorder sees Python's look-ups too, and the value of the user stays."""
-    pytest.importorskip("mlflow")
+    need("mlflow")
     code = "import scripts, mlflow, time; mlflow.set_experiment('a'); time.sleep(5)"
     found = trace("-c", code, MLFLOW_DISABLE_TELEMETRY="false", MLFLOW_TRACKING_URI="sqlite:///:memory:")
     assert any(name.endswith(":53") for name in found.contacts)
