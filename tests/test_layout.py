@@ -58,7 +58,13 @@ def test_every_room_has_its_floor():
     assert rooms - {"eval"} == set().union(*FLOORS)
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "scripts"], ids=str)
+def test_house_itself_imports_the_ground_alone():
+    assert {room(module) for module in imports(Path("scripts/__init__.py"))} == {"utils"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parts[0] == "scripts" and path != Path("scripts/__init__.py")], ids=str
+)
 def test_imports_lead_to_a_lower_floor(path):
     own = room(path.with_suffix("").parts)
     others = {room(module) for module in imports(path)} - {own}

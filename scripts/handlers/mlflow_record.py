@@ -54,7 +54,6 @@ class MLflowRecord(Record):
         img_size: int = 224,
     ) -> None:
         super().__init__(run)
-        self.module.telemetry.set_telemetry_client()  # MONAI has imported mlflow before we could switch its reports off
         if tracking_uri and (tracking_uri.startswith("file:") or "://" not in tracking_uri):
             raise ValueError(
                 f"mlflow_record::tracking_uri {tracking_uri!r} is a folder, in which MLflow no longer keeps runs; "

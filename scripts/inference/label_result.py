@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 
 import torch
@@ -12,6 +13,7 @@ from .outputs import VOLUMES
 
 IMAGE_PATH, EXTENSION = "image_path", "result_extension"  # of the request, in MONAI Label's items
 LOSSY = (".jpg", ".jpeg")
+PLAIN = re.compile(r"(\.[A-Za-z0-9]+)+")
 
 
 class LabelResultd(MapTransform):
@@ -25,12 +27,17 @@ class LabelResultd(MapTransform):
     Args:
         keys: uint8 masks in the shape of the stored image, as ToStoredShaped gives them.
         allow_missing_keys: pass over keys that are not there.
+
+    Raises:
+        ValueError: the client asks for an extension that is none, such as a path.
     """
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
-        path = str(d.get(IMAGE_PATH, "")).lower()
-        if path.endswith(LOSSY) and not d.get(EXTENSION):
+        path, wanted = str(d.get(IMAGE_PATH, "")).lower(), d.get(EXTENSION)
+        if wanted and not PLAIN.fullmatch(str(wanted)):
+            raise ValueError(f"{EXTENSION} must be an extension such as .png or .nii.gz, got {wanted!r}.")
+        if path.endswith(LOSSY) and not wanted:
             d[EXTENSION] = ".png"
         for key in self.key_iterator(d):
             if path.endswith(VOLUMES) and len(original_shape(d[key])) == 2:

@@ -4,19 +4,27 @@ MONAI Label (0.8.5) runs train.json with lists of its studies in the place of tr
 validate::dataset::data, and with its number of epochs in train::trainer::max_epochs. It knows nothing of data set
 folders and teachers. In a run of monai.bundle references stand where those lists are: there nothing is changed, and a
 teacher that is not named stays an error.
+
+What a client sends is not trusted: MONAI would evaluate a text that begins with `$`, so only plain values pass.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
+from ..utils.files import BUNDLE_ROOT
 from ..utils.screen import tell
 from .references import follow
 
 logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 10  # the warm-up takes at most a tenth of the epochs
+MODELS = BUNDLE_ROOT / "models"
+DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
+TRACKING = ("tracking_uri", "experiment_name", "run_name", "save_execute_config")  # what MONAI's tracking adds
 
 
 def labeling_overrides(config: dict[str, Any]) -> dict[str, Any]:
@@ -26,12 +34,14 @@ def labeling_overrides(config: dict[str, Any]) -> dict[str, Any]:
         config: of the run.
 
     Raises:
-        ValueError: a list is empty, or val_split asks for a validation list of the bundle.
+        ValueError: a list is empty, val_split asks for a validation list of the bundle, or a value is none that
+            MONAI Label's own clients send.
     """
     if not isinstance(config.get("train"), dict) or not isinstance(config["train"]["dataset"]["data"], list):
         return {}
+    _check_request(config)
     studies = _studies(config)
-    num_epochs = follow(config["train"]["trainer"]["max_epochs"], config)
+    num_epochs = config["train"]["trainer"]["max_epochs"]
     sizes = {key: config["data"][key] for key in ("num_classes", "img_size")}
     return {
         "data": {"_target_": "scripts.data.datalist.GivenCases", **studies, **sizes},
@@ -43,6 +53,34 @@ def labeling_overrides(config: dict[str, Any]) -> dict[str, Any]:
         "final_evaluation": None,
         **_teacher_overrides(config, studies),
     }
+
+
+def _check_request(config: dict[str, Any]) -> None:
+    """Refuse values with which a client could run code of its own or reach files outside of the bundle."""
+    root, epochs = config.get("bundle_root", BUNDLE_ROOT), config["train"]["trainer"]["max_epochs"]
+    if Path(str(root)).resolve() != BUNDLE_ROOT:
+        raise ValueError(f"bundle_root is {str(root)!r}, but the bundle that runs is {BUNDLE_ROOT}; start it there.")
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"max_epochs must be a whole number from 1, got {epochs!r}; send it as a number.")
+    device = config.get("device", "cpu")
+    if device != "$@hardware.device" and not DEVICE.fullmatch(str(device)):
+        raise ValueError(f"device must be cpu, mps, cuda or cuda:NUMBER, got {str(device)!r}.")
+    tracking = [name for name in TRACKING if name in config]
+    if tracking:
+        raise ValueError(
+            f"tracking is not offered in MONAI Label, got {', '.join(tracking)}; send tracking None. The run's folder "
+            "in logs/ has its history."
+        )
+    for handler in config["train"].get("handlers") or []:
+        path = handler.get("load_path") if isinstance(handler, dict) else None
+        if path is not None and Path(str(path)).resolve().parent != MODELS.resolve():
+            raise ValueError(f"model_filename must be a file of {MODELS}, got {str(path)!r}.")
+    for part in ("train", "validate"):
+        cases = config[part]["dataset"]["data"]
+        for case in cases if isinstance(cases, list) else []:
+            for key, value in case.items():
+                if not isinstance(value, str) or not Path(value).is_absolute():
+                    raise ValueError(f"the {key} of a study must be an absolute path, got {value!r}.")
 
 
 def _studies(config: dict[str, Any]) -> dict[str, list[dict]]:

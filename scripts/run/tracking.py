@@ -38,19 +38,14 @@ WIRING = (
 )
 FILES = ("config.json", "history.csv", "metrics.csv", "test_results.txt", "report.html", "report.json")
 PANEL_WIDTH = 960  # pixels
-# reports of use and errors that the packages would send to their makers
-REPORTING = {"mlflow": ("MLFLOW_DISABLE_TELEMETRY", "true"), "wandb": ("WANDB_ERROR_REPORTING", "false")}
 
 
 def require(package: str) -> ModuleType:
-    """The module of an optional package, which sends no reports of its use to its makers unless the environment says
-    otherwise.
+    """The module of an optional package.
 
     Raises:
         ValueError: it is not installed; the extra that brings it has its name.
     """
-    if package in REPORTING:
-        os.environ.setdefault(*REPORTING[package])
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -142,6 +142,14 @@ class Session:
         assert "error" not in answer, f"{call}{arguments}: {answer['error']}"
         return answer["result"]
 
+    def error(self, call: str, *arguments) -> str:
+        """The error with which the server answers."""
+        try:
+            result = self(call, *arguments)
+        except AssertionError as error:
+            return str(error)
+        raise AssertionError(f"{call}{arguments} gave {result}, expected an error")
+
     def mask(self, study: str, **asked) -> Path:
         """The file that an inference gives."""
         return Path(self("infer", MODEL, study, asked)[0])

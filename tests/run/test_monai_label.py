@@ -59,7 +59,8 @@ def run_as_monai_label(overrides: dict) -> ConfigWorkflow:
     return flow
 
 
-def test_studies_train_without_a_teacher_and_the_log_says_so(request_of_monai_label, tmp_path, caplog):
+def test_studies_train_without_a_teacher_and_the_log_says_so(request_of_monai_label, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("scripts.run.monai_label.MODELS", tmp_path)
     handlers, start = request_of_monai_label["train#handlers"], tmp_path / "start.pt"
     first = {
         **request_of_monai_label,
@@ -168,6 +169,62 @@ def test_config_of_the_bundle_is_no_labeling_session(name):
 def test_list_without_studies_is_refused(training, validation, message):
     with pytest.raises(ValueError, match=message):
         labeling_overrides(config(training, validation))
+
+
+LOADER = {"_target_": "CheckpointLoader", "load_dict": {"model": "$@network"}}
+
+
+@pytest.mark.parametrize(
+    ("id", "value", "message"),
+    [
+        ("train#trainer#max_epochs", "$MARK", "max_epochs must be a whole number from 1, got '\\$"),
+        ("train#trainer#max_epochs", 1.5, "max_epochs must be a whole number from 1, got 1.5"),
+        ("train#trainer#max_epochs", "@training::lr", "max_epochs must be a whole number from 1, got '@training::lr'"),
+        ("device", "$MARK", "device must be cpu, mps, cuda or cuda:NUMBER, got '\\$"),
+        ("experiment_name", "$MARK", "tracking is not offered in MONAI Label, got experiment_name; send tracking None"),
+        ("train#handlers", [{**LOADER, "load_path": "$MARK"}], "model_filename must be a file of .*models, got '\\$"),
+        (
+            "train#handlers",
+            [{**LOADER, "load_path": f"{CONFIGS}/../models/../../x.pt"}],
+            "model_filename must be a file",
+        ),
+        ("train#dataset#data", [{"image": "$MARK", "label": "$MARK"}], "the image of a study must be an absolute path"),
+        ("validate#dataset#data", [{"image": "/a.png", "label": 3}], "the label of a study must be .*, got 3"),
+    ],
+)
+def test_value_that_would_run_code_is_refused(id, value, message, request_of_monai_label, tmp_path):
+    mark = tmp_path / "mark"
+    value = json.loads(json.dumps(value).replace("$MARK", f"$__import__('pathlib').Path('{mark}').touch()"))
+    with pytest.raises(Exception) as error:
+        run_as_monai_label({**request_of_monai_label, id: value})
+    assert not mark.exists()
+    assert re.search(message, str(find_user_error(error.value)))
+    assert not (tmp_path / "logs").exists()
+
+
+def test_foreign_bundle_is_refused():
+    with pytest.raises(ValueError, match="bundle_root is '/other', but the bundle that runs is"):
+        labeling_overrides({**config([{}], [{}]), "bundle_root": "/other"})
+
+
+@pytest.mark.parametrize("name", ["inference.json", "train.json"])
+def test_no_value_of_a_request_reaches_what_monai_label_builds(name):
+    """Its server sets device to what a client sends, and adds all displayable_configs: an expression would be run."""
+    content = json.loads((CONFIGS / name).read_text())
+    assert "displayable_configs" not in content
+    if name == "inference.json":
+        reached, waiting = set(), ["network_def", "preprocessing", "inferer", "postprocessing"]
+        while waiting:
+            part = waiting.pop()
+            reached.add(part)
+            waiting += set(re.findall(r"@(\w+)", json.dumps(content[part]))) - reached
+        assert "device" not in reached
+
+
+@pytest.mark.parametrize("asked", ["/../../evil.png", "$x", "..", ".png/..", "png", 7])
+def test_extension_that_is_a_path_is_refused(asked):
+    with pytest.raises(ValueError, match="result_extension must be an extension such as .png or .nii.gz, got"):
+        LabelResultd("pred")({"image_path": "/studies/a.png", "result_extension": asked})
 
 
 def test_epochs_of_monai_label_are_those_of_the_training():

@@ -1,11 +1,13 @@
 """MONAI Label's own server and client with this bundle, as docs/monai_label.md starts them; marked monai_label."""
 
+import contextlib
 import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 import nibabel
@@ -34,6 +36,7 @@ from label_server import (
     write_studies,
 )
 from on_ranks import free_port
+from packaging.version import Version
 from PIL import Image
 
 from scripts.run.history import read_history
@@ -42,11 +45,13 @@ from scripts.run.history import read_history
 def test_page_has_the_commands_that_are_run_here():
     folder, install, app, start = blocks("bash")
     assert folder == "export LABEL=~/monai-label\n"
-    assert "monailabel==0.8.5" in install
+    assert '"monailabel>=0.8.5"' in install  # the newest that the index has
     assert "apps --download" in app
     assert start.count("--port 8000") == 1
     assert f"model/{MODEL}" in app
     assert f"--conf models {MODEL} " in start
+    assert "--host 127.0.0.1 " in start
+    assert "0.0.0.0" not in PAGE.read_text()
     assert len(blocks("python")) == len(blocks("json")) == 1
 
 
@@ -98,7 +103,8 @@ def test_server_tells_model_and_training(server):
     assert info["datastore"]["total"] == len(studies)
     command = [server.label.python, "-m", "pip", "list", "--format", "freeze"]
     packages = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
-    assert {"monai==1.6.1", "monailabel==0.8.5"} <= set(packages)
+    assert "monai==1.6.1" in packages
+    assert f"monailabel=={server.session('info')['version']}" in packages
 
 
 @pytest.mark.monai_label
@@ -261,4 +267,86 @@ def test_port_in_use_ends_the_second_server(server, tmp_path):
     assert message in log.read_text()
     assert "Uvicorn running on" not in log.read_text()
     assert message.replace(str(server.port), "8000") in " ".join(PAGE.read_text().split())
-    assert server.session("info")["version"] == "0.8.5"  # the first one still answers
+    assert "version" in server.session("info")  # the first one still answers
+
+
+# what a client sends that means harm: what the bundle refuses, and what only the server can
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """A file that is there once code of the client has run, and a text that makes it where it is evaluated."""
+    path = tmp_path / "mark"
+    return path, f"$__import__('pathlib').Path('{path}').touch()"
+
+
+def is_fixed_in(server, release: str) -> bool:
+    """Whether the server that was installed has the remedy of an advisory."""
+    return Version(server.session("info")["version"]) >= Version(release)
+
+
+@pytest.mark.monai_label
+@pytest.mark.parametrize("key", ["device", "result_extension", "max_epochs", "label_info", "model_filename"])
+def test_inference_runs_no_code_of_a_request(server, mark, key):
+    path, code = mark
+    with contextlib.suppress(AssertionError):  # an error of the server, or a mask as if it had not been asked for
+        server.session.mask("gray_11", **{key: code})
+    assert not path.exists()
+    assert server.session.mask("gray_11", device="cpu").suffix == ".png"
+
+
+@pytest.mark.monai_label
+def test_mask_is_not_written_where_a_request_says(server):
+    seen = len(server.text())
+    server.session.error("infer", MODEL, "gray_11", {"result_extension": "/../evil.png"})
+    assert "result_extension must be an extension such as .png or .nii.gz, got '/../evil.png'" in server.text(seen)
+
+
+@pytest.mark.monai_label
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"max_epochs": "CODE"}, "max_epochs must be a whole number from 1, got"),
+        ({"device": "CODE"}, "device must be cpu, mps, cuda or cuda:NUMBER, got"),
+        ({"model_filename": "../configs/train.json"}, "model_filename must be a file of"),
+        ({"tracking": "mlflow", "tracking_experiment_name": "CODE"}, "tracking is not offered in MONAI Label"),
+    ],
+)
+def test_training_runs_no_code_of_a_request(server, mark, asked, message):
+    path, code = mark
+    weights, seen = sha256(server.label.model / "models" / "model.pt"), len(server.text())
+    status = server.session.train(**{key: code if value == "CODE" else value for key, value in asked.items()})
+    assert status["status"] == "ERROR"
+    assert message in server.text(seen)
+    assert not path.exists()
+    assert sha256(server.label.model / "models" / "model.pt") == weights
+
+
+@pytest.mark.monai_label
+@pytest.mark.parametrize("model", [MODEL, "no_such_model"])
+def test_foreign_bundle_path_runs_code_only_in_a_server_without_the_remedy(server, mark, tmp_path, model):
+    """GHSA-j5c7-p3x5-gw2x: for a model that is none of its bundles the server takes the client's bundle_path."""
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(mark[0])!r}, 'w')")
+    server.session("train_start", model, {"bundle_path": str(tmp_path)})
+    while server.session("train_status")["status"] in ("SUBMITTED", "RUNNING"):
+        time.sleep(1)
+    assert mark[0].exists() == (model != MODEL and not is_fixed_in(server, "0.8.7"))
+
+
+@pytest.mark.monai_label
+def test_name_that_leads_out_of_the_studies_is_written_only_by_a_server_without_the_remedy(server, tmp_path):
+    """CVE-2026-133968: the id of an uploaded image is a path for the server."""
+    image = tmp_path / "image.png"
+    Image.fromarray(phantom(11)[0]).save(image)
+    try:
+        server.session("upload_image", str(image), "../outside", {})
+    except AssertionError:
+        assert is_fixed_in(server, "0.8.6")
+    assert (server.label.root / "outside.png").exists() == (not is_fixed_in(server, "0.8.6"))
+
+
+@pytest.mark.monai_label
+@pytest.mark.parametrize("name", ["x" * 100_000, "../../../../etc/passwd", "/etc/passwd"])
+def test_id_of_no_study_is_an_error_and_the_server_goes_on(server, name):
+    assert server.session.error("infer", MODEL, name, {})
+    assert server.session.mask("gray_11").suffix == ".png"
