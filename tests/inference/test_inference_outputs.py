@@ -230,7 +230,7 @@ def test_dicom_still_gives_a_png_and_a_loop_a_nifti_in_its_place(pydicom, loop, 
 
 
 def test_mask_of_a_loop_without_a_scale_claims_none(pydicom, loop, tmp_path):
-    path = write_dicom(tmp_path / "a.dcm", loop)
+    path = write_dicom(tmp_path / "a.dcm", np.concatenate([loop, loop]))
     _, meta = FrameReader().decode(path)
     mask = rectangle(path, *meta["original_shape"], **meta)
     _, read = FrameReader().decode(SaveMaskd("pred", tmp_path / "out")({"pred": mask})["pred_path"])
