@@ -13,6 +13,8 @@ import nibabel
 import numpy as np
 from monai.utils import MetaKeys, SpaceKeys
 from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from .dicom import FRAME_TIME
 from .geometry import AXES, ORIENTED, SHAPE, SPACING
@@ -157,5 +159,5 @@ def is_eight_bit(path: Path) -> bool:
         volume = nibabel.load(path)
         axes = _axes(volume, tuple(volume.shape), color=False)
         return volume.get_data_dtype() == np.uint8 and volume.dataobj.slope == 1 and axes == (0, 1, 2)
-    except (Refused, OSError, nibabel.filebasedimages.ImageFileError):
+    except (Refused, OSError, EOFError, ImageFileError, HeaderDataError):
         return True

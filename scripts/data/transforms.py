@@ -63,7 +63,9 @@ def as_its_image(label: torch.Tensor, image: torch.Tensor | None) -> torch.Tenso
     if not (isinstance(label, MetaTensor) and isinstance(image, MetaTensor)):
         return label
     flips = flips_to_match(_place(image), _place(label))
-    return label.flip([-1 - axis for axis in flips]) if flips else label
+    if not flips:
+        return label
+    return MetaTensor(label.as_tensor().flip([-1 - axis for axis in flips]), affine=image.affine, meta=label.meta)
 
 
 def _place(tensor: MetaTensor) -> Place:
