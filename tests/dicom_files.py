@@ -41,19 +41,41 @@ def dicom_dataset(
     dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(pixels.dtype.kind == "i")
     for name, value in tags.items():
         setattr(dataset, name, value)
+    for item in dataset.get("SequenceOfUltrasoundRegions") or []:
+        if "RegionLocationMinX0" not in item:
+            place(item, (0, 0, dataset.Columns - 1, dataset.Rows - 1))
     dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
     return dataset
 
 
-def region(delta_x: float, delta_y: float, units: int = 3, spatial_format: int = 1):
-    """A calibrated region of an ultrasound image; units 3 is cm."""
+def region(
+    delta_x: float,
+    delta_y: float,
+    units: int = 3,
+    spatial_format: int = 1,
+    box: tuple[int, int, int, int] | None = None,
+    data_type: int = 1,
+):
+    """A calibrated region of an ultrasound image; units 3 is cm, data_type 1 tissue.
+
+    box: first column and row, last column and row; `dicom_dataset` takes the whole image for None.
+    """
     from pydicom.dataset import Dataset
 
     item = Dataset()
-    item.RegionSpatialFormat, item.RegionDataType = spatial_format, 1
+    item.RegionSpatialFormat, item.RegionDataType = spatial_format, data_type
+    if box is not None:
+        place(item, box)
     item.PhysicalUnitsXDirection = item.PhysicalUnitsYDirection = units
     item.PhysicalDeltaX, item.PhysicalDeltaY = delta_x, delta_y
     return item
+
+
+def place(item, box: tuple[int, int, int, int]) -> None:
+    """Set the place of a region: first column and row, last column and row."""
+    names = ("RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1", "RegionLocationMaxY1")
+    for name, number in zip(names, box):
+        setattr(item, name, number)
 
 
 def write_dicom(path: Path, pixels: np.ndarray, *args, **kwargs) -> Path:

@@ -1,5 +1,5 @@
 """2D ultrasound data: datalists, readers, DICOM pixels, views, augmentation, phantoms.
 
-Data run from a datalist (`datalist`) through a reader (`readers`, `dicom`) and transforms (`transforms`) to a view of
-an image (`dataset`), which is what a batch is made of.
+Data run from a datalist (`datalist`) through a reader (`readers`, of `pictures`, `nifti` and `dicom`; `brightness`,
+`geometry`) and transforms (`transforms`) to a view of an image (`dataset`), which is what a batch is made of.
 """

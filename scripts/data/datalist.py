@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import load_decathlon_datalist
+from monai.utils import MetaKeys
 
 from ..utils.digests import text_digest
 from ..utils.options import check_img_size, check_num_classes
+from .geometry import Place, flips_to_match
 from .readers import read_image, read_mask
 from .splits import SPLITS, check_identical_files, check_patients, map_in_threads
 from .transforms import check_label_values
@@ -212,15 +214,14 @@ def _check_item(item: Any, place: str, label_required: bool) -> None:
 
 
 def _check_case(item: dict, num_classes: int) -> None:
-    image, _ = read_image(item["image"])
+    image, image_meta = read_image(item["image"])
     if "label" not in item:
         return
-    mask, _ = read_mask(item["label"])
-    if mask.shape != image.shape:
-        raise ValueError(
-            f"label {item['label']} has size {mask.shape} (width, height) and image {item['image']} {image.shape}; "
-            "expected equal sizes: correct the mask or the pair in data::datalist."
-        )
+    mask, mask_meta = read_mask(item["label"])
+    flips_to_match(
+        Place.read(item["image"], image.shape, image_meta.get(MetaKeys.AFFINE), image_meta),
+        Place.read(item["label"], mask.shape, mask_meta.get(MetaKeys.AFFINE), mask_meta),
+    )
     check_label_values(mask, num_classes, item["label"])
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..utils.digests import content_digest, json_digest
 from ..utils.screen import track
+from .readers import reading_rule
 
 BASE = -1  # the number of the view before augmentation
 _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
@@ -116,7 +117,8 @@ class ViewDataset(Dataset):
 
     def _file_digest(self, index: int) -> str:
         if self._digests[index] is None:
-            self._digests[index] = content_digest(Path(self.data[index][CommonKeys.IMAGE]).read_bytes())
+            path = Path(self.data[index][CommonKeys.IMAGE])
+            self._digests[index] = content_digest(path.read_bytes()) + reading_rule(path)
         return self._digests[index]
 
     def fill(self) -> None:

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from monai.utils import MetaKeys, SpaceKeys
 
-from .readers import Refused
+from .brightness import unit_range
+from .geometry import SHAPE, SPACING
+from .refusals import Refused, check_pixel_count
+from .regions import REGIONS, TISSUE, calibrated_regions, pixel_spacing, tissue_box
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 SUFFIXES = (".dcm", ".dicom")
 MODALITIES = ("US",)
-SAME_SCALE = 1e-3  # relative: what scanners round may differ between regions of one scale
-SPACING, FRAME_TIME = "spacing_mm", "frame_time_ms"  # in the metadata, where they are known
-_TWO_DIMENSIONAL, _CENTIMETERS = 1, 3  # codes of RegionSpatialFormat and PhysicalUnits
+FRAME_TIME = "frame_time_ms"  # in the metadata, where it is known
 
 
 def is_dicom(path: str | Path) -> bool:
@@ -55,7 +56,8 @@ def read_dataset(path: str | Path) -> Dataset:
 def decode_dicom(path: str | Path, modalities: Sequence[str] = MODALITIES) -> tuple[np.ndarray, dict]:
     """Pixels (W, H, N), or (W, H, N, 3) in RGB, and their metadata.
 
-    8-bit pixels come as they are, others in [0, 1] by their stored bits; MONOCHROME1 is inverted, so that 0 is always
+    8-bit pixels come as they are. Others come in [0, 1]: by the window of the file, else by its stored bits where they
+    are fewer than the allocated ones, else as `unit_range` scales them. MONOCHROME1 is inverted, so that 0 is always
     black.
 
     Args:
@@ -63,7 +65,8 @@ def decode_dicom(path: str | Path, modalities: Sequence[str] = MODALITIES) -> tu
         modalities: those that are taken; the message for another names `--modalities`, an id of configs/inference.json.
 
     Raises:
-        Refused: no pixel data, another modality, or a transfer syntax that nothing here decodes.
+        Refused: no pixel data, another modality, a transfer syntax that nothing here decodes, or a header that claims
+            more pixels than the limit.
     """
     dataset = read_dataset(path)
     if "PixelData" not in dataset:
@@ -75,6 +78,7 @@ def decode_dicom(path: str | Path, modalities: Sequence[str] = MODALITIES) -> tu
             f"has the modality {modality}, expected {' or '.join(modalities)}: the student has seen ultrasound alone; "
             f'take it out, or pass --modalities "{[*modalities, modality]}".'
         )
+    check_pixel_count(dataset.Rows * dataset.Columns * _frame_count(dataset))
     return _pixels(dataset), _meta(dataset)
 
 
@@ -84,28 +88,42 @@ def _pixels(dataset: Dataset) -> np.ndarray:
     _check_decoder(dataset)
     pixels = pixel_array(dataset)  # YBR becomes RGB
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        pixels = _by_bits(apply_color_lut(pixels, dataset), 16)
+        pixels = apply_color_lut(pixels, dataset)
+        pixels = pixels if pixels.dtype == np.uint8 else unit_range(pixels)
     else:
-        pixels = _by_bits(pixels, dataset.BitsStored)
+        pixels = _scaled(pixels, dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
-        pixels = _inverted(pixels)
-    frames = int(dataset.get("NumberOfFrames") or 1)
+        pixels = (255 if pixels.dtype == np.uint8 else 1) - pixels
+    frames = _frame_count(dataset)
     # (N, H, W, C) -> (W, H, N, C)
     pixels = pixels.reshape(frames, dataset.Rows, dataset.Columns, -1).transpose(2, 1, 0, 3)
     return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
 
 
-def _by_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Unsigned pixels in [0, 1], but for those of 8 bits, which stay; signed ones stay too."""
-    if pixels.dtype.kind != "u" or (pixels.dtype == np.uint8 and bits >= 8):
+def _scaled(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Pixels in [0, 1], but for those of 8 bits, which stay."""
+    bits = dataset.BitsStored
+    if pixels.dtype == np.uint8 and bits >= 8:
         return pixels
-    return pixels / np.float32(2**bits - 1)
+    if dataset.SamplesPerPixel == 1 and dataset.get("WindowWidth") and "WindowCenter" in dataset:
+        return _windowed(pixels, dataset)
+    if pixels.dtype.kind == "u" and bits < dataset.BitsAllocated:
+        return pixels / np.float32(2**bits - 1)
+    return unit_range(pixels)
 
 
-def _inverted(pixels: np.ndarray) -> np.ndarray:
-    if pixels.dtype.kind == "i":
-        return -pixels.astype(np.int32)
-    return (255 if pixels.dtype == np.uint8 else 1) - pixels
+def _windowed(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """The first window of the file, in [0, 1] (DICOM PS3.3, C.11.2.1.2); without VOILUTFunction it is LINEAR."""
+    from pydicom.pixels import apply_rescale
+
+    center, width = (float(np.ravel(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
+    function = dataset.get("VOILUTFunction") or "LINEAR"
+    values = apply_rescale(pixels, dataset).astype(np.float64)
+    if function == "LINEAR" and width > 1:
+        return np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1)
+    if function == "LINEAR_EXACT" and width > 0:
+        return np.clip((values - center) / width + 0.5, 0, 1)
+    raise Refused(f"has a window of the function {function} and the width {width:g}; save its pixels in 8 bits.")
 
 
 def _check_decoder(dataset: Dataset) -> None:
@@ -128,44 +146,28 @@ def _check_decoder(dataset: Dataset) -> None:
 def _meta(dataset: Dataset) -> dict[str, Any]:
     """As ITK places an image without orientation: columns to the left, rows to the back."""
     shape = (dataset.Columns, dataset.Rows)
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    spacing, time = pixel_spacing(dataset), _frame_time(dataset)
+    frames = _frame_count(dataset)
+    spacing, regions, time = pixel_spacing(dataset), calibrated_regions(dataset), _frame_time(dataset)
     width, height = spacing or (1.0, 1.0)
     affine = np.diag([-width, -height, 1.0, 1.0])
-    details = {SPACING: None if spacing is None else np.asarray(spacing), FRAME_TIME: time}
+    details = {
+        SPACING: None if spacing is None else np.asarray(spacing),
+        REGIONS: regions,
+        TISSUE: tissue_box(dataset),
+        FRAME_TIME: time,
+    }
     return {
         MetaKeys.AFFINE: affine.copy(),
         MetaKeys.ORIGINAL_AFFINE: affine,
         MetaKeys.SPACE: SpaceKeys.RAS,
         MetaKeys.SPATIAL_SHAPE: np.asarray((*shape, frames)),
-        "original_shape": np.asarray(shape if frames == 1 else (*shape, frames)),
+        SHAPE: np.asarray(shape if frames == 1 else (*shape, frames)),
         **{key: value for key, value in details.items() if value is not None},
     }
 
 
-def pixel_spacing(dataset: Dataset) -> tuple[float, float] | None:
-    """Width and height of a pixel in mm; None where the file does not say, or says different things of its regions.
-
-    The calibrated two-dimensional regions go before PixelSpacing, which ultrasound images seldom have.
-    """
-    regions = [_region_spacing(region) for region in dataset.get("SequenceOfUltrasoundRegions") or []]
-    spacings = [spacing for spacing in regions if spacing]
-    if spacings:
-        return spacings[0] if np.allclose(spacings, spacings[0], rtol=SAME_SCALE, atol=0) else None
-    spacing = dataset.get("PixelSpacing")
-    return (float(spacing[1]), float(spacing[0])) if spacing and min(spacing) > 0 else None
-
-
-def _region_spacing(region: Dataset) -> tuple[float, float] | None:
-    units = {region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection")}
-    deltas = abs(region.get("PhysicalDeltaX") or 0), abs(region.get("PhysicalDeltaY") or 0)
-    if (
-        region.get("RegionSpatialFormat", _TWO_DIMENSIONAL) != _TWO_DIMENSIONAL
-        or units != {_CENTIMETERS}
-        or 0 in deltas
-    ):
-        return None
-    return round(10 * deltas[0], 6), round(10 * deltas[1], 6)
+def _frame_count(dataset: Dataset) -> int:
+    return int(dataset.get("NumberOfFrames") or 1)
 
 
 def _frame_time(dataset: Dataset) -> float | None:

@@ -12,38 +12,40 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from monai.data.image_reader import ImageReader
-from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
-from PIL import Image, ImageOps
+from monai.utils import MetaKeys, ensure_tuple
+
+from . import nifti, pictures
+from .brightness import unit_range
+from .nifti import WINDOW, is_nifti, read_nifti
+from .refusals import Refused, errors_of
 
 # where pydicom is installed, LoadImage says at each start that a decoder on the GPU, which nobody asked for, is not
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", "NvImgCodecPydicomReader", UserWarning)
 
-_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+READING_RULE = "brightness by content, frames upright"  # how files are read that are not 8-bit and upright anyway
 
 
 def read_image(path: str | Path) -> tuple[np.ndarray, dict]:
     """Gray image float32 (W, H) in [0, 1], and its metadata.
 
-    8-bit pixels are divided by 255 and 16-bit pixels by 65535. Other types (float, signed, 32-bit NIfTI; float TIFF)
-    are taken as they are when every value is in [0, 1] and are otherwise stretched from their minimum and maximum.
-    Color becomes luma (ITU-R 601); alpha is composited over black; EXIF rotation is applied.
+    Brightness is scaled by `brightness.unit_range`. Color becomes luma (ITU-R 601); alpha is composited over black;
+    EXIF rotation is applied; NIfTI whose axes are swapped is turned upright.
 
     Args:
-        path: PNG, JPEG, BMP, TIFF or NIfTI; NIfTI of shape (W, H) or (W, H, 1).
+        path: PNG, JPEG, BMP, TIFF or NIfTI; NIfTI of shape (W, H), or with further axes of length 1.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file cannot be decoded, is no single 2D gray or color image, or holds nan or inf.
+        ValueError: when the file cannot be decoded, is no single 2D gray or color image, claims more pixels than the
+            limit, or holds nan or inf.
     """
-    return _read(path, gray_from_picture, unit_range)
+    return _read(path, pictures.gray_from_picture, unit_range)
 
 
 def read_mask(path: str | Path) -> tuple[np.ndarray, dict]:
@@ -52,140 +54,39 @@ def read_mask(path: str | Path) -> tuple[np.ndarray, dict]:
     Palette files give the palette index, color files their one value (fully transparent pixels are 0).
 
     Args:
-        path: PNG, BMP, TIFF or NIfTI; NIfTI of shape (W, H) or (W, H, 1).
+        path: as in `read_image`.
 
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when the file cannot be decoded, has unequal color channels or values that are no whole numbers.
     """
-    return _read(path, _values_from_picture, _whole_numbers)
+    return _read(path, pictures.values_from_picture, _whole_numbers)
 
 
-class Refused(Exception):
-    """The file is readable, but is no image of the kind asked for; the text goes on from the file's name."""
+def reading_rule(path: str | Path) -> str:
+    """Name of the rule that decides how an image is read; "" where there is nothing to decide: 8 bits, upright.
 
-
-@contextmanager
-def errors_of(path: str | Path) -> Iterator[None]:
-    """Names the file in whatever its decoding raises.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the block refused it or failed.
+    It is a part of the names under which caches keep what was computed from an image.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"file {path} does not exist; check data::dataset_dir and the paths in data::datalist.")
-    try:
-        yield
-    except Refused as error:
-        raise ValueError(f"file {path} {error}") from None
-    except Exception as error:
-        raise ValueError(
-            f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out of "
-            "the list."
-        ) from error
+    path = Path(path)
+    plain = nifti.is_eight_bit(path) if is_nifti(path) else pictures.is_eight_bit(path)
+    return "" if plain else READING_RULE
 
 
 def _read(path: str | Path, from_picture: Callable, finish: Callable) -> tuple[np.ndarray, dict]:
     with errors_of(path):
         path = Path(path)
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            array, meta = _decode_nifti(path)
-        else:
-            array, meta = decode_picture(path, from_picture)
-        array = finish(array)
+        array, meta = _read_plane(path) if is_nifti(path) else pictures.decode_picture(path, from_picture)
+        array = finish(array, meta.pop(WINDOW, None))
     return array.astype(np.float32), {MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel", **meta}
 
 
-def decode_picture(path: Path, from_picture: Callable) -> tuple[np.ndarray, dict]:
-    """What `from_picture` gives of a PNG, JPEG, BMP or TIFF as it is looked at, columns first, and its metadata."""
-    with Image.open(path) as picture:
-        if getattr(picture, "n_frames", 1) > 1:
-            raise Refused(f"holds {picture.n_frames} frames; expected one 2D image: save the frames as separate files.")
-        kind, mode = picture.format, picture.mode
-        array = from_picture(ImageOps.exif_transpose(picture)).swapaxes(0, 1)  # (H, W) -> (W, H)
-    shape = np.asarray(array.shape[:2])
-    return array, {"format": kind, "mode": mode, MetaKeys.SPATIAL_SHAPE: shape, "original_shape": shape}
+def _read_plane(path: Path) -> tuple[np.ndarray, dict]:
+    array, meta = read_nifti(path, still=True)
+    return array[..., 0], {**meta, MetaKeys.SPATIAL_SHAPE: meta[MetaKeys.SPATIAL_SHAPE][:2]}
 
 
-def _decode_nifti(path: Path) -> tuple[np.ndarray, dict]:
-    volume = nibabel.load(path)
-    shape = volume.shape
-    if not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)) or 0 in shape:
-        raise Refused(f"has shape {shape}; expected (W, H) or (W, H, 1): save the slices or frames as separate files.")
-    array = np.asanyarray(volume.dataobj)
-    if array.dtype.kind not in "biuf":
-        raise Refused(f"has pixels of type {array.dtype}; expected one gray channel: convert it to gray.")
-    return array.reshape(shape[:2]), nifti_meta(volume, shape[:2], shape)  # (W, H, 1) -> (W, H)
-
-
-def nifti_meta(volume: nibabel.Nifti1Image, spatial_shape: Sequence[int], original_shape: Sequence[int]) -> dict:
-    """Metadata of a NIfTI image that was read as `spatial_shape`."""
-    affine = np.asarray(volume.affine, dtype=np.float64)
-    return {
-        MetaKeys.AFFINE: affine.copy(),
-        MetaKeys.ORIGINAL_AFFINE: affine,
-        MetaKeys.SPACE: SpaceKeys.RAS,
-        MetaKeys.SPATIAL_SHAPE: np.asarray(spatial_shape),
-        "original_shape": np.asarray(original_shape),
-    }
-
-
-def gray_from_picture(picture: Image.Image) -> np.ndarray:
-    """Pixels (H, W): uint8 or uint16 as stored, float where alpha was composited or the file is float."""
-    if picture.mode.startswith("I"):
-        return _sixteen_bit(np.asarray(picture))
-    if picture.mode == "F":
-        return np.asarray(picture)
-    if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        alpha = np.asarray(picture.getchannel("A"), dtype=np.float32) / 255
-        return np.asarray(picture.convert("RGB").convert("L")) / np.float32(255) * alpha
-    return np.asarray(picture if picture.mode == "L" else picture.convert("RGB").convert("L"))
-
-
-def colors_from_picture(picture: Image.Image) -> np.ndarray:
-    """RGB uint8 (H, W, 3) of a color picture, alpha over black; gray (H, W) as `gray_from_picture` of others."""
-    gray = picture.mode in ("1", "L", "F", "LA", "La") or picture.mode.startswith("I")
-    if gray:
-        return gray_from_picture(picture)
-    if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
-    return np.asarray(picture.convert("RGB"))
-
-
-def _sixteen_bit(array: np.ndarray) -> np.ndarray:
-    if array.min() < 0 or array.max() > 65535:
-        raise Refused(f"has values from {array.min()} to {array.max()}; expected 0 to 65535: save it as 16-bit gray.")
-    return array.astype(np.uint16)
-
-
-def unit_range(array: np.ndarray) -> np.ndarray:
-    """Pixels in [0, 1], scaled by their type; see `read_image`."""
-    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
-        return array / np.float32(np.iinfo(array.dtype).max)
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise Refused("holds nan or infinite pixels; expected finite values.")
-    low, high = array.min(), array.max()
-    if low >= 0 and high <= 1:
-        return array
-    return (array - low) / ((high - low) or 1)
-
-
-def _values_from_picture(picture: Image.Image) -> np.ndarray:
-    """Stored values (H, W); of equal color channels the first."""
-    if picture.mode in ("1", "L", "P", "F") or picture.mode.startswith("I"):
-        return np.asarray(picture)
-    channels = np.asarray(picture.convert("RGBA"))  # (H, W, 4)
-    color, visible = channels[..., :3], channels[..., 3] > 0
-    if (color[visible] != color[visible][:, :1]).any():
-        raise Refused(f"is a {picture.mode} mask with unequal color channels; expected one class value a pixel.")
-    return np.where(visible, color[..., 0], 0)
-
-
-def _whole_numbers(array: np.ndarray) -> np.ndarray:
+def _whole_numbers(array: np.ndarray, window: Sequence[float] | None = None) -> np.ndarray:
     if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
         raise Refused("has mask values that are no whole numbers; expected class indices or 0 and 255.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -18,6 +18,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform, Transposed
 from monai.utils import CommonKeys, ImageMetaKey
 
+from .geometry import Place, flips_to_match
+
 MAX_LISTED = 10
 _SWAP_AXES = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
 
@@ -44,6 +46,26 @@ class ToRowsFirstd(Transposed):
             if isinstance(data[key], MetaTensor):
                 data[key].affine = data[key].affine @ _SWAP_AXES.to(data[key].affine)
         return data
+
+
+def as_its_image(label: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:
+    """A label (C, H, W) that lies as its image does, by the affines of both.
+
+    Raises:
+        ValueError: see `geometry.flips_to_match`.
+    """
+    if not (isinstance(label, MetaTensor) and isinstance(image, MetaTensor)):
+        return label
+    flips = flips_to_match(_place(image), _place(label))
+    if not flips:
+        return label
+    return MetaTensor(label.as_tensor().flip([-1 - axis for axis in flips]), affine=image.affine, meta=label.meta)
+
+
+def _place(tensor: MetaTensor) -> Place:
+    height, width = tensor.shape[-2:]
+    affine = (tensor.affine @ _SWAP_AXES.to(tensor.affine)).numpy()  # of (H, W) to that of (W, H)
+    return Place.read(str(tensor.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "")), (width, height), affine, tensor.meta)
 
 
 def check_label_values(mask: torch.Tensor | np.ndarray, num_classes: int, name: str | Path) -> None:
@@ -74,22 +96,30 @@ def check_label_values(mask: torch.Tensor | np.ndarray, num_classes: int, name: 
 
 
 class LabelToClassesd(MapTransform):
-    """Stored mask values -> class indices 0..num_classes-1, same type and shape.
+    """Stored mask values -> class indices 0..num_classes-1, same type and shape, as its image lies.
 
     Two classes: 255 becomes 1, so that 0/1, 0/255 and 1-bit masks are the same. More classes: values are class indices
-    already and are only checked.
+    already and are only checked. A mask that runs against its image is flipped, see `geometry.flips_to_match`.
 
     Args:
-        keys: masks to convert.
+        keys: masks (C, H, W) to convert.
         num_classes: number of classes with background.
         allow_missing_keys: pass over keys that are not there.
+        image_key: the masks' image; without it, or without the metadata of both, places are not compared.
 
     Raises:
-        ValueError: when a mask holds another value, see `check_label_values`.
+        ValueError: when a mask holds another value, see `check_label_values`, or does not fit its image.
     """
 
-    def __init__(self, keys: KeysCollection, num_classes: int, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        num_classes: int,
+        allow_missing_keys: bool = False,
+        image_key: str = CommonKeys.IMAGE,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
         if num_classes < 2:
             raise ValueError(f"data::num_classes must be at least 2 (with background), got {num_classes}.")
         self.num_classes = num_classes
@@ -97,7 +127,7 @@ class LabelToClassesd(MapTransform):
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = self._classes(d[key])
+            d[key] = self._classes(as_its_image(d[key], d.get(self.image_key)))
         return d
 
     def _classes(self, mask: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.dicom import pixel_spacing, read_dataset
+from ..data.dicom import read_dataset
+from ..data.regions import pixel_spacing
 from ..utils.files import CONFIGS
 
 REFERENCED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")

@@ -11,28 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from monai.data.image_reader import ImageReader
 from monai.utils import MetaKeys
-from nibabel.affines import voxel_sizes
 
-from ..data.dicom import FRAME_TIME, MODALITIES, SPACING, decode_dicom, is_dicom
-from ..data.readers import (
-    FileReader,
-    Refused,
-    colors_from_picture,
-    decode_picture,
-    errors_of,
-    gray_from_picture,
-    nifti_meta,
-    unit_range,
-)
+from ..data.brightness import unit_range
+from ..data.dicom import MODALITIES, decode_dicom, is_dicom
+from ..data.geometry import CROP
+from ..data.nifti import WINDOW, is_nifti, read_nifti
+from ..data.pictures import colors_from_picture, decode_picture, gray_from_picture
+from ..data.readers import FileReader
+from ..data.refusals import errors_of
+from ..data.regions import TISSUE
 
 # of 65536: ITU-R 601 as Pillow computes it, so that a color is the same gray in every format
 _LUMA = (19595, 38470, 7471)
-_TO_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
-_TO_MS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
 
 
 class FrameReader(FileReader):
@@ -40,27 +33,34 @@ class FrameReader(FileReader):
 
     Args:
         modalities: of the DICOM files that are read; others are refused. [list of DICOM codes]
+        crop_to_region: read the tissue region alone of DICOM files that name exactly one; masks, overlays and areas
+            still are of the whole image. [true, false]
 
     Raises:
         ValueError: modalities is no list of texts.
     """
 
-    def __init__(self, modalities: Sequence[str] = MODALITIES) -> None:
+    def __init__(self, modalities: Sequence[str] = MODALITIES, crop_to_region: bool = False) -> None:
         ImageReader.__init__(self)
         if isinstance(modalities, str) or not all(isinstance(name, str) for name in modalities):
             raise ValueError(f"modalities must be a list such as ['US'], got {modalities!r}.")
         self.modalities = tuple(modalities)
+        self.crop_to_region = crop_to_region
 
     def decode(self, path: str | Path) -> tuple[np.ndarray, dict]:
-        """Gray frames float32 (W, H, N) in [0, 1], scaled as `readers.read_image` does, and their metadata.
+        """Gray frames float32 (W, H, N) in [0, 1], scaled as `brightness.unit_range` does, and their metadata.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it cannot be decoded, is no still or loop, is of another modality, or holds nan or inf.
+            ValueError: it cannot be decoded, is no still or loop, is of another modality, claims more pixels than the
+                limit, or holds nan or inf.
         """
         with errors_of(path):
             pixels, meta = self._stored(Path(path), gray_from_picture)
-            gray = unit_range(luma(pixels) if pixels.ndim == 4 else pixels)
+            gray = luma(pixels) if pixels.ndim == 4 else pixels
+            gray = unit_range(gray) if gray.dtype == np.uint8 else gray
+        if self.crop_to_region and TISSUE in meta:
+            gray, meta = _cropped(gray, meta)
         return gray.astype(np.float32), {MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel", **meta}
 
     def colors(self, path: str | Path) -> tuple[np.ndarray, dict]:
@@ -68,17 +68,29 @@ class FrameReader(FileReader):
         with errors_of(path):
             pixels, meta = self._stored(Path(path), colors_from_picture)
             if pixels.dtype != np.uint8:
-                pixels = np.rint(255 * unit_range(pixels)).astype(np.uint8)
+                pixels = np.rint(255 * pixels).astype(np.uint8)
         return (pixels if pixels.ndim == 4 else np.broadcast_to(pixels[..., None], (*pixels.shape, 3))), meta
 
     def _stored(self, path: Path, from_picture: Callable) -> tuple[np.ndarray, dict]:
-        """Pixels (W, H, N) or (W, H, N, 3) as stored, and their metadata."""
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            return _decode_nifti(path)
-        if is_dicom(path):
+        """Pixels (W, H, N) or (W, H, N, 3), uint8 or in [0, 1], and their metadata."""
+        if is_nifti(path):
+            pixels, meta = read_nifti(path)
+        elif is_dicom(path):
             return decode_dicom(path, self.modalities)
-        pixels, meta = decode_picture(path, from_picture)
-        return np.expand_dims(pixels, 2), meta  # (W, H[, 3]) -> (W, H, 1[, 3])
+        else:
+            pixels, meta = decode_picture(path, from_picture)
+            pixels = np.expand_dims(pixels, 2)  # (W, H[, 3]) -> (W, H, 1[, 3])
+        window = meta.pop(WINDOW, None)
+        return (pixels if pixels.dtype == np.uint8 else unit_range(pixels, window)), meta
+
+
+def _cropped(frames: np.ndarray, meta: dict) -> tuple[np.ndarray, dict]:
+    """The tissue region of frames (W, H, N), and metadata that say where it lies in them."""
+    left, right, top, bottom = meta[TISSUE]
+    cropped, affine = frames[left:right, top:bottom], meta[MetaKeys.AFFINE].copy()
+    affine[:, 3] = affine @ (left, top, 0, 1)
+    changed = {MetaKeys.AFFINE: affine, MetaKeys.SPATIAL_SHAPE: np.asarray(cropped.shape), CROP: meta[TISSUE]}
+    return cropped, {**meta, **changed}
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
@@ -86,45 +98,3 @@ def luma(pixels: np.ndarray) -> np.ndarray:
     kind = np.uint32 if pixels.dtype == np.uint8 else np.float64
     weighted = sum(weight * pixels[..., channel].astype(kind) for channel, weight in enumerate(_LUMA))
     return ((weighted + 32768) >> 16).astype(np.uint8) if kind is np.uint32 else weighted / 65536
-
-
-def _decode_nifti(path: Path) -> tuple[np.ndarray, dict]:
-    """Pixels and metadata of a NIfTI file.
-
-    Colors are RGB24 or RGBA32 pixels, or the fifth dimension. A loop runs along the third or fourth.
-    """
-    volume = nibabel.load(path)
-    array = np.asanyarray(volume.dataobj)
-    if array.dtype.fields and {"R", "G", "B"} <= set(array.dtype.fields):
-        array = np.stack([array[name] for name in "RGB"], axis=-1)
-        shape, color = volume.shape, True
-    else:
-        color = array.ndim == 5 and array.shape[4] in (3, 4)
-        shape = (array.shape[:3] if array.shape[3] == 1 else array.shape[:4]) if color else array.shape
-        array = array[..., :3] if color else array
-    if array.dtype.kind not in "biuf":
-        raise Refused(f"has pixels of type {array.dtype}; expected gray or RGB: convert it.")
-    if not 2 <= len(shape) <= 4 or 0 in shape or (len(shape) == 4 and 1 not in shape[2:]):
-        raise Refused(
-            f"has shape {volume.shape}; expected an image (W, H), a loop (W, H, N), or RGB: save it as one of them."
-        )
-    frames = int(np.prod(shape[2:]))
-    pixels = array.reshape(*shape[:2], frames, *((3,) if color else ()))
-    return pixels, {**nifti_meta(volume, (*shape[:2], frames), shape), **_units(volume)}
-
-
-def _units(volume: nibabel.Nifti1Image) -> dict:
-    """Size of a pixel in mm and time of a frame in ms, where the header says so.
-
-    A size of 1 without a unit says nothing: files whose affine nobody set have it. Where the affine and the pixel sizes
-    of the header differ, the affine counts.
-    """
-    header = volume.header
-    length, time = header.get_xyzt_units()
-    zooms = header.get_zooms()
-    spacing = voxel_sizes(volume.affine)[:2] * _TO_MM[length]
-    is_set = length != "unknown" or not np.allclose(spacing, 1)
-    units = {SPACING: spacing} if is_set and np.all(spacing > 0) else {}
-    if len(zooms) > 3 and zooms[3] > 0 and time in _TO_MS:
-        units[FRAME_TIME] = float(zooms[3]) * _TO_MS[time]
-    return units

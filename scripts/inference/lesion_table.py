@@ -18,7 +18,8 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys as Keys
 from scipy.ndimage import label
 
-from ..data.dicom import SPACING
+from ..data.geometry import as_shown
+from ..data.regions import spacing_of
 from ..utils.files import atomic_path
 from ..utils.screen import tell
 from .masks import image_path
@@ -89,23 +90,22 @@ def measure(mask: np.ndarray, spacing: Sequence[float] | None = None) -> dict[st
 
 
 def rows_of(mask: torch.Tensor, class_names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a mask (W, H) or (W, H, N) with the metadata of its image (`filename_or_obj`, `spacing_mm` where it is
-    known).
+    """Rows of a mask with the metadata of its image (`filename_or_obj`, sizes of pixels where they are known).
 
     Args:
         mask: what ToStoredShaped gives.
         class_names: of the classes 1, 2, ...
     """
-    spacing = [round(float(length), 6) for length in mask.meta[SPACING]] if SPACING in mask.meta else None
-    pixels = mask.detach().cpu().numpy()
-    frames = pixels.reshape(*pixels.shape[:2], -1)
+    frames = as_shown(mask.detach().cpu().numpy(), mask.meta)
     for frame in range(frames.shape[2]):
         for c, name in enumerate(class_names, start=1):
+            inside = frames[:, :, frame] == c
+            spacing = spacing_of(inside, mask.meta)
             yield {
                 "file": image_path(mask).name,
                 "frame": frame,
                 "class": name,
-                **measure(frames[:, :, frame] == c, spacing),
+                **measure(inside, None if spacing is None else [round(length, 6) for length in spacing]),
             }
 
 

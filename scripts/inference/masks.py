@@ -16,11 +16,12 @@ import nibabel
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, SaveImaged
 from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image
 
-from ..data.dicom import SPACING
+from ..data.geometry import AXES, CROP, SPACING, STORED_AXES, as_stored, is_turned
 from ..utils.files import atomic_path
 from .dicom_seg import need_highdicom, write_segmentation
 from .outputs import AUTO_FORMAT, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
@@ -56,6 +57,19 @@ def image_path(mask: torch.Tensor) -> Path:
     return Path(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])
 
 
+def laid_as_stored(mask: torch.Tensor) -> torch.Tensor:
+    """A mask (1, W, H[, N]) of an image that was turned or cropped when it was read, as the file lies: in its shape and
+    with its affine. Other masks come back as they are.
+    """
+    meta = dict(getattr(mask, "meta", {}))
+    if not is_turned(meta):
+        return mask
+    stored = torch.as_tensor(as_stored(mask[0].detach().cpu().numpy(), meta))
+    meta.pop(CROP, None)
+    meta[STORED_AXES] = meta.pop(AXES, None)
+    return MetaTensor(stored, affine=meta[MetaKeys.ORIGINAL_AFFINE], meta=meta)
+
+
 class ToStoredShaped(MapTransform):
     """Class indices (1, W, H, N) -> uint8 in the shape of the stored image: what MONAI Label writes as it is.
 
@@ -66,8 +80,9 @@ class ToStoredShaped(MapTransform):
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
         for key in self.key_iterator(d):
-            mask = stored_mask(d[key], original_shape(d[key]))
-            d[key] = d[key].reshape(mask.shape).to(torch.uint8)
+            mask = laid_as_stored(d[key])
+            shape = stored_mask(mask, original_shape(mask)).shape
+            d[key] = mask.reshape(shape).to(torch.uint8)
         return d
 
 
@@ -124,6 +139,7 @@ class SaveMaskd(SaveImaged):
         return d
 
     def _save(self, mask: torch.Tensor) -> Path:
+        mask = laid_as_stored(mask)
         image, pixels = image_path(mask), stored_mask(mask, original_shape(mask))
         path = mask_path(image, self.output_dir, self.output_postfix, pixels.ndim > 2, self.output_format)
         if not self.overwrite:

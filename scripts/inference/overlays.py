@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.colors import to_rgb
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, SaveImaged
 from PIL import Image
+from PIL.GifImagePlugin import getdata, getheader
 from scipy.ndimage import binary_erosion
 
 from ..data.dicom import FRAME_TIME
+from ..data.geometry import as_shown
 from ..utils.colors import CLASS_COLORS, SOURCE_COLORS
 from ..utils.files import atomic_path
 from .frame_reader import FrameReader
@@ -81,12 +84,12 @@ class SaveOverlayd(SaveImaged):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[f"{key}_overlay"] = str(self._save(image_path(d[key]), d[key].detach().cpu().numpy()))
+            d[f"{key}_overlay"] = str(self._save(image_path(d[key]), d[key]))
         return d
 
-    def _save(self, image: Path, mask: np.ndarray) -> Path:
+    def _save(self, image: Path, mask: torch.Tensor) -> Path:
         pixels, meta = self.reader.colors(image)  # (W, H, N, 3)
-        masks = mask.reshape(pixels.shape[:3])
+        masks = as_shown(mask.detach().cpu().numpy(), mask.meta)  # (W, H, N)
         path = overlay_path(image, self.output_dir, pixels.shape[2] > 1)
         if not self.overwrite:
             refuse_existing(path)
@@ -105,6 +108,21 @@ def _frame(pixels: np.ndarray, mask: np.ndarray) -> Image.Image:
 
 
 def _save_loop(frames: list[Image.Image], milliseconds: float, path: Path) -> None:
-    for frame in frames:
-        frame.thumbnail((MAX_LOOP_SIDE, MAX_LOOP_SIDE))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(milliseconds), loop=0)
+    """Write every frame: Image.save would join frames that are equal. One that is as the last one takes a single pixel.
+
+    Args:
+        frames: of one size.
+        milliseconds: that a frame lasts. GIF counts hundredths of a second; the loop as a whole keeps its time.
+        path: of the GIF.
+    """
+    ends = [round(milliseconds * n / 10) for n in range(len(frames) + 1)]
+    pixels, drawn = b"", None
+    with open(path, "wb") as file:
+        for n, frame in enumerate(frames):
+            frame.thumbnail((MAX_LOOP_SIDE, MAX_LOOP_SIDE))
+            same = pixels == (pixels := frame.tobytes())
+            drawn = drawn.crop((0, 0, 1, 1)) if same else frame.convert("P", palette=Image.Palette.ADAPTIVE)
+            header = [] if n else getheader(drawn, info={"loop": 0})[0]
+            duration = 10 * (ends[n + 1] - ends[n])
+            file.writelines([*header, *getdata(drawn, duration=duration, include_color_table=True)])
+        file.write(b";")  # the end of a GIF

@@ -59,7 +59,7 @@ def require(package: str) -> ModuleType:
 
 def small_picture(path: Path, width: int = PANEL_WIDTH) -> Image.Image:
     """A PNG in RGB, at most `width` pixels wide."""
-    with Image.open(path) as picture:
+    with Image.open(path, formats=["PNG"]) as picture:
         picture = picture.convert("RGB")
     picture.thumbnail((width, 100 * width), Image.Resampling.LANCZOS)
     return picture

@@ -231,7 +231,7 @@ def check_inference(root: Path) -> None:
         flow = _inference(root, dataset_dir=str(images), output_dir=f"{folder}/masks")
         _check_properties(flow)
         flow.run()
-        masks = [Image.open(path).size for path in sorted(Path(folder, "masks").glob("*_mask.png"))]
+        masks = [Image.open(path, formats=["PNG"]).size for path in sorted(Path(folder, "masks").glob("*_mask.png"))]
     if masks != [(96, 96)] * 3:
         raise ValueError(f"three phantoms of 96 x 96 pixels gave masks of {masks}.")
 

@@ -1,6 +1,7 @@
 import os
 import threading
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -8,8 +9,9 @@ from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImag
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from scripts.data.dataset import ViewDataset, ViewLoader, ViewSampler
+from scripts.data.dataset import BASE, ViewDataset, ViewLoader, ViewSampler
 from scripts.data.transforms import LabelToClassesd, ToRowsFirstd, joint_augmentation
+from scripts.utils.digests import content_digest, json_digest
 
 KEYS = ("image", "label")
 
@@ -77,6 +79,20 @@ def test_views_depend_on_seed_index_and_epoch(data):
     assert torch.equal(first, views[0]["image"])
     for different in (views[1, 0], views[0, 1], other[0, 0]):
         assert not torch.equal(first, different["image"])
+
+
+def test_names_of_views_stay_where_reading_is_plain_and_name_the_rule_elsewhere(tmp_path):
+    picture = (7 * np.arange(30).reshape(5, 6)).astype(np.uint8)
+    affine, swapped = np.diag([0.1, 0.1, 1, 1]), np.diag([0.1, 0.1, 1, 1])[:, [1, 0, 2, 3]]
+    Image.fromarray(picture).save(tmp_path / "plain.png")
+    nibabel.save(nibabel.Nifti1Image(picture, affine), tmp_path / "plain.nii")
+    Image.fromarray(picture.astype(np.uint16)).save(tmp_path / "deep.png")
+    nibabel.save(nibabel.Nifti1Image(picture.astype(np.int16), affine), tmp_path / "deep.nii")
+    nibabel.save(nibabel.Nifti1Image(picture, swapped), tmp_path / "swapped.nii")
+    for path in sorted(tmp_path.iterdir()):
+        views = ViewDataset([{"image": str(path)}], preprocessing(), settings={"preprocessing": "p"})
+        same = views.view_key(0, BASE) == json_digest([content_digest(path.read_bytes()), "p"])
+        assert same == path.name.startswith("plain"), path
 
 
 def test_views_come_back_after_their_number(data):

@@ -108,11 +108,12 @@ def test_nifti_keeps_shape_and_affine_in_meta(gray, tmp_path, suffix, trailing):
         (np.array([[0, 65535]], ">u2"), [0, 1]),
         (np.array([[0.25, 0.5]], np.float32), [0.25, 0.5]),
         (np.array([[-100, 300]], np.int16), [0, 1]),
-        (np.array([[10.0, 20.0]], np.float64), [0, 1]),
-        (np.array([[7, 7]], np.int16), [0, 0]),
+        (np.array([[10.5, 20.5]], np.float64), [0, 1]),
+        (np.array([[-7, -7]], np.int16), [0, 0]),
+        (np.array([[0, 70000]], np.int32), [0, 1]),
     ],
 )
-def test_nifti_is_scaled_by_its_type(tmp_path, pixels, expected):
+def test_nifti_of_fractions_and_negative_values_is_stretched(tmp_path, pixels, expected):
     assert read_image(save_nifti(tmp_path / "a.nii", pixels))[0][0].tolist() == expected
 
 
@@ -134,6 +135,7 @@ def test_load_imaged_takes_the_readers_by_name(gray, tmp_path):
     "make, message",
     [
         (lambda p: save_nifti(p, np.zeros((4, 5, 6), np.uint8)), r"shape \(4, 5, 6\); expected \(W, H\)"),
+        (lambda p: save_nifti(p, np.zeros((40, 50, 3), np.uint8)), r"shape \(40, 50, 3\); expected \(W, H\)"),
         (lambda p: save_nifti(p, np.zeros((4, 5), np.complex64)), "one gray channel"),
         (lambda p: save_nifti(p, np.array([[np.nan, 1]], np.float32)), "nan or infinite"),
         (lambda p: p.write_bytes(b"no image"), r"a.nii cannot be read as an image"),

@@ -18,7 +18,7 @@ from scripts.inference.frame_reader import FrameReader, luma
 from scripts.inference.frames import FrameInferer, FramesToRowsFirstd, ResizeFramesd
 from scripts.utils.hardware import Hardware
 
-WIDTH, HEIGHT, FRAMES = 7, 5, 4
+WIDTH, HEIGHT, FRAMES = 7, 5, 6
 RGB24 = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
@@ -138,7 +138,7 @@ def test_nifti_that_is_no_image_is_refused(tmp_path, shape, dtype, message):
         (np.diag([0.1, 0.2, 1, 1]), "mm", (0.1, 0.2)),
         (np.diag([0.1, 0.2, 1, 1]), "unknown", (0.1, 0.2)),
         (np.diag([1e-4, 2e-4, 1, 1]), "meter", (0.1, 0.2)),
-        (np.array([[0, 0.2, 0, 5], [-0.1, 0, 0, 2], [0, 0, 1, 0], [0, 0, 0, 1]]), "unknown", (0.1, 0.2)),  # rotated
+        (np.array([[0, 0.2, 0, 5], [-0.1, 0, 0, 2], [0, 0, 1, 0], [0, 0, 0, 1]]), "unknown", (0.2, 0.1)),  # swapped
         (np.eye(4), "mm", (1, 1)),
         (np.eye(4), "unknown", None),
         (None, "unknown", None),

@@ -190,6 +190,27 @@ def test_overlay_of_a_loop_moves(tmp_path, loop):
     assert corners == [False, True, True]
 
 
+@pytest.mark.parametrize("order", [(0, 0, 1, 1, 1, 2, 0), (0, 0, 0, 0, 0)])
+def test_overlay_keeps_every_frame_and_the_time_of_the_loop(tmp_path, loop, order):
+    image = nibabel.Nifti1Image(loop[list(order)].transpose(2, 1, 0)[:, :, None], np.diag([0.1, 0.1, 1, 1]))
+    image.header.set_xyzt_units("mm", "msec")
+    image.header.set_zooms((0.1, 0.1, 1, 100 / 3))
+    nibabel.save(image, tmp_path / "a.nii")
+    item = {"pred": MetaTensor(torch.zeros(WIDTH, HEIGHT, 1, len(order)).to(torch.uint8))}
+    item["pred"].meta["filename_or_obj"] = tmp_path / "a.nii"
+    durations, frames = [], []
+    with Image.open(SaveOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"]) as movie:
+        assert movie.n_frames == len(order)
+        for n in range(len(order)):
+            movie.seek(n)
+            durations.append(movie.info["duration"])
+            frames.append(np.asarray(movie.convert("L")).astype(int))
+    assert set(durations) <= {30, 40}
+    assert sum(durations) == pytest.approx(len(order) * 100 / 3, abs=5)
+    for frame, number in zip(frames, order):
+        assert np.abs(frame - loop[number]).mean() < 8
+
+
 def test_large_loop_is_made_smaller(tmp_path):
     image = nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 256, (1024, 100, 2), dtype=np.uint8), np.eye(4))
     nibabel.save(image, tmp_path / "a.nii")
@@ -230,7 +251,7 @@ def test_dicom_still_gives_a_png_and_a_loop_a_nifti_in_its_place(pydicom, loop, 
 
 
 def test_mask_of_a_loop_without_a_scale_claims_none(pydicom, loop, tmp_path):
-    path = write_dicom(tmp_path / "a.dcm", loop)
+    path = write_dicom(tmp_path / "a.dcm", np.concatenate([loop, loop]))
     _, meta = FrameReader().decode(path)
     mask = rectangle(path, *meta["original_shape"], **meta)
     _, read = FrameReader().decode(SaveMaskd("pred", tmp_path / "out")({"pred": mask})["pred_path"])

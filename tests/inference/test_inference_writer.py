@@ -10,9 +10,12 @@ from PIL import Image
 
 from scripts.data.readers import GrayImageReader, read_image
 from scripts.data.transforms import ToRowsFirstd
+from scripts.inference.frame_reader import FrameReader
 from scripts.inference.inputs import list_images
+from scripts.inference.lesion_table import rows_of
 from scripts.inference.masks import SaveMaskd, ToStoredShaped, stored_mask
 from scripts.inference.outputs import mask_path
+from scripts.inference.overlays import SaveOverlayd
 from scripts.metrics import LogitsToClassesd
 from scripts.utils.files import atomic_path
 
@@ -121,6 +124,36 @@ def test_nifti_mask_has_shape_and_geometry_of_its_image(tmp_path, shape, suffix)
     for name in names:
         assert np.array_equal(mask.header[name], image.header[name]), name
     assert mask.header["cal_max"] == 0  # the display range was of gray values
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 1), (40, 1, 60), (1, 40, 60), (40, 60, 1, 6)])
+@pytest.mark.parametrize("reader", [GrayImageReader, FrameReader])
+def test_nifti_whose_axes_are_swapped_is_read_upright_and_its_mask_lies_in_the_file(tmp_path, shape, reader):
+    if reader is GrayImageReader and shape[-1] == 6:
+        pytest.skip("trainings read no loops")
+    rows, columns = (axis for axis, n in enumerate(shape[:3]) if n > 1)
+    affine = np.zeros((4, 4))
+    affine[[1, 0, 2, 3], [rows, columns, 3 - rows - columns, 3]] = -0.2, -0.1, 1, 1
+    pixels = np.broadcast_to(picture().reshape(*shape[:3], *[1] * (len(shape) - 3)), shape)
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(pixels), affine), tmp_path / "a.nii")
+    image, meta = reader().get_data(reader().read(tmp_path / "a.nii"))
+    assert np.array_equal(np.atleast_3d(image)[..., 0], picture().T / np.float32(255))
+    np.testing.assert_allclose(meta["spacing_mm"], (0.1, 0.2), rtol=1e-6)
+    bright = MetaTensor(torch.as_tensor(image > 0.5)[None].to(torch.uint8), affine=meta["affine"], meta=meta)
+    bright.meta["filename_or_obj"] = str(tmp_path / "a.nii")
+    for steps in ([], [ToStoredShaped("pred")]):
+        item = Compose([*steps, SaveMaskd("pred", tmp_path / "out", overwrite=True)])({"pred": bright})
+        mask = nibabel.load(item["pred_path"])
+        assert mask.shape == shape
+        assert np.array_equal(np.asarray(mask.dataobj), pixels > 128)
+        assert np.array_equal(mask.affine, nibabel.load(tmp_path / "a.nii").affine)
+    assert np.allclose(item["pred"].affine, affine)
+    (row, *_) = rows_of(item["pred"], ["lesion"])
+    assert [row[name] for name in ("x_min", "x_max", "y_min", "y_max")] == [30, 49, 5, 14]
+    assert row["area_mm2"] == pytest.approx(200 * 0.02)
+    shown = Image.open(SaveOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"])
+    assert shown.size == (60, 40)
+    assert np.ptp(np.asarray(shown.convert("RGB"))[5, 30:50].astype(int).min(0)) > 100  # the colored outline
 
 
 def test_nifti_without_any_orientation_code_stays_so(tmp_path):
