@@ -18,10 +18,9 @@ from scipy.ndimage import binary_erosion
 
 from ..data.dicom import FRAME_TIME
 from ..utils.colors import CLASS_COLORS, SOURCE_COLORS
-from ..utils.files import atomic_path
 from .frame_reader import FrameReader
 from .masks import image_path
-from .outputs import overlay_path, refuse_existing
+from .outputs import overlay_path, refuse_existing, writing
 
 OUTLINE_COLORS = (SOURCE_COLORS["student"], *CLASS_COLORS)  # of the classes 1, 2, ...
 MAX_LOOP_SIDE = 512  # pixels of a loop's longer side
@@ -59,10 +58,12 @@ class SaveOverlayd(SaveImaged):
         reader: reads the image to look at.
         output_dir: made when the first overlay is written.
         overwrite: replace an overlay that is already there.
+        dataset_dir: folder of the images, whose subfolders the overlays keep; None has none.
         allow_missing_keys: pass over keys that are not there.
 
     Raises:
         FileExistsError: an overlay is already there and overwrite is false.
+        OutputError: the disk or the folder refuses it.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class SaveOverlayd(SaveImaged):
         reader: FrameReader,
         output_dir: str | Path,
         overwrite: bool = False,
+        dataset_dir: str | Path | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.reader = reader
         self.output_dir = Path(output_dir)
         self.overwrite = overwrite
+        self.dataset_dir = dataset_dir
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -87,11 +90,11 @@ class SaveOverlayd(SaveImaged):
     def _save(self, image: Path, mask: np.ndarray) -> Path:
         pixels, meta = self.reader.colors(image)  # (W, H, N, 3)
         masks = mask.reshape(pixels.shape[:3])
-        path = overlay_path(image, self.output_dir, pixels.shape[2] > 1)
+        path = overlay_path(image, self.output_dir, pixels.shape[2] > 1, self.dataset_dir)
         if not self.overwrite:
             refuse_existing(path)
         frames = [_frame(pixels[:, :, n], masks[:, :, n]) for n in range(pixels.shape[2])]
-        with atomic_path(path) as partial:
+        with writing(path) as partial:
             if len(frames) == 1:
                 frames[0].save(partial)
             else:

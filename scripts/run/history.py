@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..utils.files import atomic_path
+from ..utils.tables import read_table, write_table
 
 HISTORY = "history.csv"
 KEY_METRIC = "val_mean_dice"
@@ -26,8 +25,7 @@ def read_history(folder: str | Path) -> list[Row]:
     path = Path(folder) / HISTORY
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [{key: float(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+    rows = [{key: float(text) for key, text in row.items() if text} for row in read_table(path)]
     return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
 
@@ -35,14 +33,10 @@ def append_row(folder: str | Path, row: Mapping[str, float]) -> None:
     """Add an epoch, in one step; rows of this epoch and later ones, which a killed run has left, are replaced."""
     path, texts = Path(folder) / HISTORY, []
     if path.is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            texts = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
+        texts = [old for old in read_table(path) if int(old["epoch"]) < row["epoch"]]
     rows = [*texts, row]
     columns = list(dict.fromkeys(name for one in rows for name in one))
-    with atomic_path(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(path, columns, rows)
 
 
 def read_curves(folder: str | Path) -> dict[str, list[float | None]]:

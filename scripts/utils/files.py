@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = BUNDLE_ROOT / "configs"
+_PARTIAL = ".partial-"  # folders of files that are being written; the name is short, since the file's may be long
 
 
 @contextmanager
@@ -24,10 +26,16 @@ def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_PARTIAL) as folder:
         partial = Path(folder) / path.name
         yield partial
         if flush:
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
+
+
+def remove_partials(folder: str | Path) -> None:
+    """Remove what killed programs were writing right in a folder; call it where no other program writes there."""
+    for partial in Path(folder).glob(f"{_PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
