@@ -58,10 +58,10 @@ class ProgressBar:
         return f"{files if done else NOTHING_KEPT}; go on with: {this_command(resume='True')}"
 
     def _fail(self, error: BaseException) -> None:
-        self.advising.close()
         if self.progress:
             self.progress.close()
-        raise error
+        with self.advising:  # which may add its advice
+            raise error
 
 
 class EpochSeed:

@@ -9,7 +9,7 @@ from ignite.engine import Engine
 from monai.engines import SupervisedEvaluator
 
 from ..utils.screen import printable
-from .failures import FAILURE, FILE, output_error, reason_of
+from .failures import FAILURE, FILE, reason_of, write_error
 from .output_folder import OutputFolder
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class FileEvaluator(SupervisedEvaluator):
 
         Raises:
             ValueError: files failed. Warnings name them; the others are segmented.
-            OutputError: the outputs cannot be written.
+            WriteError: the outputs cannot be written.
         """
         dataset = self.data_loader.dataset
         listed, self.failures = dataset.data, {}
@@ -65,17 +65,20 @@ class FileEvaluator(SupervisedEvaluator):
         try:
             return super()._iteration(engine, batchdata)
         except Exception as error:  # whatever it is, the other files can be segmented
-            if stop := output_error(error):
+            if stop := write_error(error):
                 raise stop from None
             self.failures[file] = reason_of(error, file)
             self.outputs.discard(file)
             return []
 
     def _name_failures(self, number: int) -> None:
-        for reason in self.failures.values():
+        reasons = list(self.failures.values())
+        if len(reasons) == 1:
+            raise ValueError(f"1 of {number} files was not segmented: {reasons[0]}")
+        for reason in reasons:
             logger.warning("%s", printable(reason))
-        if self.failures:
+        if reasons:
             raise ValueError(
-                f"{len(self.failures)} of {number} files were not segmented; the lines above name them. Mend them or "
-                "take them out, and run again with --resume True."
+                f"{len(reasons)} of {number} files were not segmented; the lines above name them. Mend them or take "
+                "them out, and run again with --resume True."
             )

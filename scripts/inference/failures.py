@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
+from ..utils.files import WriteError
+
 FILE, FAILURE = "file", "failure"  # of an item: its path, and why it is not segmented
-
-
-class OutputError(OSError):
-    """The disk or the folder of the outputs fails, and with it every file that follows."""
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -18,9 +17,13 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def output_error(error: Exception) -> OutputError | None:
-    """The failed output behind an error, if that was the reason."""
-    return next((cause for cause in causes(error) if isinstance(cause, OutputError)), None)
+def write_error(error: Exception) -> WriteError | None:
+    """What keeps this output, and those of all files that follow, from being written; None where it was another error.
+
+    A path that is too long for the file system is that file's fault.
+    """
+    found = next((cause for cause in causes(error) if isinstance(cause, WriteError)), None)
+    return found if found and found.errno != errno.ENAMETOOLONG else None
 
 
 def reason_of(error: Exception, file: str) -> str:

@@ -9,7 +9,7 @@ segmented is an item too: it has a reason in place of an image. docs/inference.m
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,9 @@ def _list(path: Path, recursive: bool, output_dir: Path | None) -> Listing:
     if path.is_file():
         if not is_image(path):
             raise ValueError(f"image path {path} is no supported image; expected {SUPPORTED}.")
-        return Listing([path], {}, Counter())
+        return Listing([path], {}, {}, [])
     listing = list_folder(path, recursive, output_dir)
-    passed_over = describe(listing.passed_over)
+    passed_over = describe(listing)
     if not listing.images and not listing.failures:
         more = f" ({passed_over})" if passed_over else ""
         raise ValueError(f"folder {path} holds no image{more}; expected files that end in {SUPPORTED}.")

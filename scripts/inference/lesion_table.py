@@ -18,10 +18,11 @@ from monai.utils import CommonKeys as Keys
 from scipy.ndimage import label
 
 from ..data.dicom import SPACING
+from ..utils.files import naming_path
 from ..utils.screen import tell
 from ..utils.tables import append_rows, write_table
 from .masks import image_path
-from .outputs import LESIONS_FILE, output_errors, relative_path
+from .outputs import LESIONS_FILE, relative_path
 
 COLUMNS = (
     "file",
@@ -147,7 +148,7 @@ class LesionTable:
         for item in engine.state.output:
             mask = item[self.key]
             name = name_in_table(image_path(mask), self.dataset_dir)
-            with output_errors(self.path):
+            with naming_path(self.path):
                 if not self.path.exists():
                     write_table(self.path, COLUMNS, [])
                 append_rows(self.path, COLUMNS, rows_of(mask, self.class_names, name))

@@ -22,8 +22,9 @@ from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image
 
 from ..data.dicom import SPACING, read_dataset
+from ..utils.files import atomic_path
 from .dicom_seg import need_highdicom, segmentation_of
-from .outputs import AUTO_FORMAT, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing, writing
+from .outputs import AUTO_FORMAT, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
 
 
 def stored_mask(mask: Any, shape: Sequence[int]) -> np.ndarray:
@@ -92,7 +93,7 @@ class SaveMaskd(SaveImaged):
 
     Raises:
         FileExistsError: a mask is already there and overwrite is false.
-        OutputError: the disk or the folder refuses it.
+        WriteError: the disk or the folder refuses it.
         ValueError: the mask has not the size of its image, scale_binary meets a third class, or highdicom is not
             installed.
     """
@@ -136,7 +137,7 @@ class SaveMaskd(SaveImaged):
         if self.scale_binary:
             pixels = _scaled(pixels, image)
         save = self._saver(image, pixels, mask, path.suffix)
-        with writing(path) as draft:
+        with atomic_path(path) as draft:
             save(draft)
         return path
 

@@ -18,15 +18,16 @@ from filelock import FileLock, Timeout
 from monai.utils import CommonKeys as Keys
 
 from ..utils.digests import file_digest
-from ..utils.files import remove_partials
+from ..utils.files import atomic_path, clear_leftovers, naming_path
 from ..utils.screen import tell
 from ..utils.tables import read_table, write_table
 from .failures import FAILURE
 from .lesion_table import COLUMNS, name_in_table
 from .masks import count_frames
-from .outputs import AUTO_FORMAT, LESIONS_FILE, output_errors, possible_outputs, refuse_existing, writing
+from .outputs import AUTO_FORMAT, LESIONS_FILE, possible_outputs, refuse_existing
 
 RUN_FILE, LOCK_FILE = "run.json", ".lock"
+PATIENCE = 15.0  # seconds: the processes of a data loader hold the lock some seconds longer than one that is killed
 Item = Mapping[str, str]
 
 
@@ -76,7 +77,7 @@ class OutputFolder:
         Raises:
             FileExistsError: an output is already there.
             ValueError: another run writes here, or the outputs are not those of this run.
-            OutputError: the folder cannot be written to.
+            WriteError: the folder cannot be written to.
         """
         images = [item[Keys.IMAGE] for item in items if FAILURE not in item]
         if not images:
@@ -86,18 +87,18 @@ class OutputFolder:
         with self._locked():
             self._check(images)
             for folder in {output.parent for image in images for output in self.outputs_of(image)}:
-                remove_partials(folder)
+                clear_leftovers(folder)
             done = self._go_on(images) if self.resume and self.record.is_file() else self._begin()
             yield [item for item in items if item[Keys.IMAGE] not in done]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = FileLock(self.path / LOCK_FILE, timeout=0)
+        lock = FileLock(self.path / LOCK_FILE)
         try:
-            with output_errors(self.path):
+            with naming_path(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
                 try:
-                    lock.acquire()  # the system gives it back when this process ends, however it does
+                    lock.acquire(timeout=PATIENCE)  # the system gives it back when this process ends, however it does
                 except Timeout:
                     raise ValueError(
                         f"another run writes into output_dir {self.path}; wait for its end, or choose another one."
@@ -131,7 +132,7 @@ class OutputFolder:
         """Remove the outputs of an image that has failed. Where outputs of an earlier run are replaced, they stay."""
         if not self.overwrite or self.resume:
             for output in self.outputs_of(image):
-                with output_errors(output):
+                with naming_path(output):
                     output.unlink(missing_ok=True)
 
     @cached_property
@@ -164,9 +165,9 @@ class OutputFolder:
 
     def _begin(self) -> set[str]:
         """Begin a new table before anything else: rows of an earlier run would count as those of this one."""
-        with output_errors(self.table):
+        with naming_path(self.table):
             write_table(self.table, COLUMNS, [])
-        with writing(self.record) as partial:
+        with atomic_path(self.record) as partial:
             partial.write_text(json.dumps(self._description, indent=4) + "\n", encoding="utf-8")
         return set()
 
@@ -177,7 +178,7 @@ class OutputFolder:
             rows_of[row["file"]].append(row)
         names = {image: name_in_table(image, self.dataset_dir) for image in images}
         done = {image for image, name in names.items() if self._is_done(image, rows_of.get(name, []))}
-        with output_errors(self.table):
+        with naming_path(self.table):
             write_table(
                 self.table, COLUMNS, [row for image in images if image in done for row in rows_of[names[image]]]
             )
@@ -188,7 +189,7 @@ class OutputFolder:
         """The rows; a last line that a kill has cut off is taken away."""
         if not self.table.is_file():
             return []
-        with output_errors(self.table), open(self.table, "rb+") as file:
+        with naming_path(self.table), open(self.table, "rb+") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
         return read_table(self.table)
 

@@ -13,15 +13,10 @@ Outputs of an image in a subfolder of dataset_dir go into the same subfolder of 
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ..data.dicom import SUFFIXES as DICOM
 from ..data.dicom import is_dicom
-from ..utils.files import atomic_path
-from .failures import OutputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUMES = (".nii.gz", ".nii")
@@ -137,33 +132,3 @@ def refuse_existing(path: Path) -> None:
             f"output {path} already exists; pass --resume True to go on with the run that wrote it or --overwrite True "
             "to replace it, or choose another output_dir."
         )
-
-
-@contextmanager
-def output_errors(path: str | Path) -> Iterator[None]:
-    """Names the output in what its disk or folder refuses.
-
-    Raises:
-        OutputError: the block failed to write.
-        ValueError: the path is too long for the file system.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise ValueError(f"output {path} has a path too long for the file system; rename its image.") from None
-        raise OutputError(
-            f"output {path} cannot be written ({error.strerror or error}); make room, or let this user write there. "
-            "What is written stays; then run again with --resume True."
-        ) from error
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A path to write an output to, see `atomic_path`; nothing but the writing belongs into the block.
-
-    Raises:
-        OutputError: the disk or the folder refuses it.
-    """
-    with output_errors(path), atomic_path(path) as partial:
-        yield partial

@@ -18,9 +18,10 @@ from scipy.ndimage import binary_erosion
 
 from ..data.dicom import FRAME_TIME
 from ..utils.colors import CLASS_COLORS, SOURCE_COLORS
+from ..utils.files import atomic_path
 from .frame_reader import FrameReader
 from .masks import image_path
-from .outputs import overlay_path, refuse_existing, writing
+from .outputs import overlay_path, refuse_existing
 
 OUTLINE_COLORS = (SOURCE_COLORS["student"], *CLASS_COLORS)  # of the classes 1, 2, ...
 MAX_LOOP_SIDE = 512  # pixels of a loop's longer side
@@ -63,7 +64,7 @@ class SaveOverlayd(SaveImaged):
 
     Raises:
         FileExistsError: an overlay is already there and overwrite is false.
-        OutputError: the disk or the folder refuses it.
+        WriteError: the disk or the folder refuses it.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class SaveOverlayd(SaveImaged):
         if not self.overwrite:
             refuse_existing(path)
         frames = [_frame(pixels[:, :, n], masks[:, :, n]) for n in range(pixels.shape[2])]
-        with writing(path) as partial:
+        with atomic_path(path) as partial:
             if len(frames) == 1:
                 frames[0].save(partial)
             else:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..utils.tables import read_table, write_table
+from ..utils.tables import write_table
 
 HISTORY = "history.csv"
 KEY_METRIC = "val_mean_dice"
@@ -25,7 +26,8 @@ def read_history(folder: str | Path) -> list[Row]:
     path = Path(folder) / HISTORY
     if not path.is_file():
         return []
-    rows = [{key: float(text) for key, text in row.items() if text} for row in read_table(path)]
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{key: float(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
     return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
 
@@ -33,7 +35,8 @@ def append_row(folder: str | Path, row: Mapping[str, float]) -> None:
     """Add an epoch, in one step; rows of this epoch and later ones, which a killed run has left, are replaced."""
     path, texts = Path(folder) / HISTORY, []
     if path.is_file():
-        texts = [old for old in read_table(path) if int(old["epoch"]) < row["epoch"]]
+        with open(path, newline="", encoding="utf-8") as file:
+            texts = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
     rows = [*texts, row]
     columns = list(dict.fromkeys(name for one in rows for name in one))
     write_table(path, columns, rows)

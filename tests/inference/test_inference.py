@@ -179,9 +179,7 @@ def test_second_run_is_refused_before_anything_is_computed(images, checkpoint, t
     before = {path.name: path.stat().st_mtime_ns for path in masks.iterdir() if path.name != LOCK_FILE}
     with pytest.raises(Exception) as error:
         infer(images, checkpoint, masks)
-    message = (
-        "lesions.csv already exists; pass --resume True to go on with the run that wrote it or --overwrite True to"
-    )
+    message = "lesions.csv already exists; pass --resume True to go on with the run that wrote it"
     assert message in str(root_cause(error.value))
     assert {path.name: path.stat().st_mtime_ns for path in masks.iterdir() if path.name != LOCK_FILE} == before
     infer(images, checkpoint, masks, overwrite=True)
@@ -216,12 +214,12 @@ def test_bad_input_is_refused_and_nothing_is_written(images, checkpoint, tmp_pat
     assert not (tmp_path / "masks").exists()
 
 
-def test_folder_of_masks_is_refused_file_by_file(images, checkpoint, tmp_path, caplog):
+def test_folder_of_masks_is_refused_file_by_file(images, checkpoint, tmp_path):
     Image.fromarray(np.uint8(np.asarray(picture()) > 128)).save(images / "label.png")
     with pytest.raises(Exception) as error:
         infer(images, checkpoint, tmp_path / "masks")
-    assert "1 of 6 files were not segmented" in str(root_cause(error.value))
-    assert "label.png looks like a mask, not like an ultrasound image" in caplog.text
+    assert "1 of 6 files was not segmented: file" in str(root_cause(error.value))
+    assert "label.png looks like a mask, not like an ultrasound image" in str(root_cause(error.value))
     assert not (tmp_path / "masks" / "label_mask.png").exists()
     infer(images / "label.png", checkpoint, tmp_path / "label", accept_masks=True)
     assert (tmp_path / "label" / "label_mask.png").is_file()
@@ -332,13 +330,12 @@ def test_folder_of_dicom_gives_dicom_seg(loops, student, checkpoint, tmp_path):
     assert (stored.transpose(2, 1, 0) == frame_masks(student, frames)).mean() > 0.99
 
 
-def test_dicom_of_another_modality_is_refused_unless_it_is_asked_for(images, checkpoint, tmp_path, caplog):
+def test_dicom_of_another_modality_is_refused_unless_it_is_asked_for(images, checkpoint, tmp_path):
     pytest.importorskip("pydicom", minversion="3", reason="DICOM needs the extra dicom")
     write_dicom(images / "z.dcm", np.asarray(picture()), modality="CT")
     with pytest.raises(Exception) as error:
         infer(images, checkpoint, tmp_path / "out")
-    assert "1 of 6 files were not segmented" in str(find_user_error(error.value))
-    assert "z.dcm has the modality CT, expected US" in caplog.text
+    assert "z.dcm has the modality CT, expected US" in str(find_user_error(error.value))
     infer(images, checkpoint, tmp_path / "all", modalities=["US", "CT"])
     assert (tmp_path / "all" / "z_mask.png").is_file()
 

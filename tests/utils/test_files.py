@@ -5,7 +5,7 @@ import os
 import pytest
 
 from scripts.utils import files
-from scripts.utils.files import BUNDLE_ROOT, atomic_path, remove_partials
+from scripts.utils.files import BUNDLE_ROOT, atomic_path
 
 
 def test_file_takes_its_name_when_the_block_ends(tmp_path):
@@ -35,23 +35,6 @@ def test_disk_is_waited_for_unless_it_need_not(tmp_path, monkeypatch, flush):
     with atomic_path(tmp_path / "report.txt", flush) as partial:
         partial.write_text("whole")
     assert flushed == ([5] if flush else [])
-
-
-def test_name_may_be_as_long_as_a_name_can_be(tmp_path):
-    with atomic_path(tmp_path / ("ü" * 125 + ".text")) as partial:
-        partial.write_text("whole")
-    assert [len(path.name.encode()) for path in tmp_path.iterdir()] == [255]
-
-
-def test_what_a_killed_program_was_writing_is_removed(tmp_path):
-    killed = atomic_path(tmp_path / "b.txt")
-    killed.__enter__().write_text("half")
-    (tmp_path / "a.txt").write_text("whole")
-    assert len(list(tmp_path.iterdir())) == 2
-    remove_partials(tmp_path)
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
-    with pytest.raises(FileNotFoundError):
-        killed.__exit__(None, None, None)
 
 
 def test_root_of_the_bundle_holds_its_configs():
