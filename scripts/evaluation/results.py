@@ -5,8 +5,6 @@ Rows are those of case_table.py.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ from typing import Any
 
 from ..metrics import AREAS, COUNTS, METRICS, UNITS
 from ..utils.files import atomic_path
+from ..utils.tables import read_table, table_text
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ def write_results(
     }
     for name, content in contents.items():
         with atomic_path(output_dir / name) as partial:
-            partial.write_text(content, encoding="utf-8", newline="")
+            partial.write_text(content, encoding="utf-8", errors="backslashreplace", newline="")
     logger.info("results written to %s: %s", output_dir, ", ".join(contents))
 
 
@@ -50,11 +49,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     areas = [*AREAS, *(key for key in names if key.endswith("_area_mm2"))]
     last = [key for key in dict.fromkeys([*areas, *COUNTS]) if key in names]
     between = [key for key in names if key not in first and key not in last]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, [*first, *between, *last], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return table_text([*first, *between, *last], rows)
 
 
 def results_text(summary: Mapping[str, Mapping[str, float]], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -89,8 +84,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a {METRICS_FILE} of an evaluation.")
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
+    lines = read_table(path)
     if not lines:
         raise ValueError(f"{path} has no rows; expected a {METRICS_FILE} of an evaluation.")
     for number, line in enumerate(lines, 1):

@@ -55,13 +55,13 @@ class ProgressBar:
 
     def _advice(self) -> str:
         done, files = self.progress.done if self.progress else 0, f"the outputs so far are kept in {self.output_dir}"
-        return f"{files if done else NOTHING_KEPT}; start again with: {this_command(overwrite='True')}"
+        return f"{files if done else NOTHING_KEPT}; go on with: {this_command(resume='True')}"
 
     def _fail(self, error: BaseException) -> None:
-        self.advising.close()
         if self.progress:
             self.progress.close()
-        raise error
+        with self.advising:  # which may add its advice
+            raise error
 
 
 class EpochSeed:

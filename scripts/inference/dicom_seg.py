@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..data.dicom import read_dataset
 from ..data.regions import pixel_spacing
 from ..utils.files import CONFIGS
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 REFERENCED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 COPIED = (  # into the SEG; they may be empty, and an anonymized file may lack them
@@ -63,14 +66,13 @@ def check_source(source: str | Path) -> None:
         )
 
 
-def write_segmentation(source: str | Path, mask: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
-    """Write the segments of a still, or of all frames of a loop in their order.
+def segmentation_of(source: str | Path, mask: np.ndarray, class_names: Sequence[str]) -> Dataset:
+    """The SEG of a still, or of all frames of a loop in their order; `save_as` writes it.
 
     Args:
         source: the DICOM image.
         mask: class indices (W, H) or (W, H, N).
         class_names: labels of the classes 1, 2, ...
-        path: of the SEG.
 
     Raises:
         ValueError: the image lacks what its SEG has to refer to, or highdicom refuses it for another reason.
@@ -82,7 +84,7 @@ def write_segmentation(source: str | Path, mask: np.ndarray, class_names: Sequen
         segmentation = _segmentation(read_dataset(source), segments[:1], class_names)
         if len(segments) > 1:
             _extend(segmentation, segments)
-        segmentation.save_as(path)
+        return segmentation
     # highdicom and pydicom have no error of their own
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -7,7 +7,6 @@ Legend: W columns, H rows, N frames. Masks are class indices.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ from scipy.ndimage import label
 
 from ..data.geometry import as_shown
 from ..data.regions import spacing_of
-from ..utils.files import atomic_path
+from ..utils.files import naming_path
 from ..utils.screen import tell
+from ..utils.tables import append_rows, write_table
 from .masks import image_path
-from .outputs import LESIONS_FILE
+from .outputs import LESIONS_FILE, relative_path
 
 COLUMNS = (
     "file",
@@ -89,12 +89,13 @@ def measure(mask: np.ndarray, spacing: Sequence[float] | None = None) -> dict[st
     }
 
 
-def rows_of(mask: torch.Tensor, class_names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a mask with the metadata of its image (`filename_or_obj`, sizes of pixels where they are known).
+def rows_of(mask: torch.Tensor, class_names: Sequence[str], file: str) -> Iterator[dict[str, Any]]:
+    """Rows of a mask with the metadata of its image (sizes of pixels where they are known).
 
     Args:
         mask: what ToStoredShaped gives.
         class_names: of the classes 1, 2, ...
+        file: name of the image in the table.
     """
     frames = as_shown(mask.detach().cpu().numpy(), mask.meta)
     for frame in range(frames.shape[2]):
@@ -102,26 +103,40 @@ def rows_of(mask: torch.Tensor, class_names: Sequence[str]) -> Iterator[dict[str
             inside = frames[:, :, frame] == c
             spacing = spacing_of(inside, mask.meta)
             yield {
-                "file": image_path(mask).name,
+                "file": file,
                 "frame": frame,
                 "class": name,
                 **measure(inside, None if spacing is None else [round(length, 6) for length in spacing]),
             }
 
 
+def name_in_table(image: str | Path, dataset_dir: str | Path | None) -> str:
+    """How the table calls an image: its path in the folder of all images, with slashes."""
+    return relative_path(image, dataset_dir).as_posix()
+
+
 class LesionTable:
-    """Writes output_dir/lesions.csv while an evaluator runs: the rows of an image are there as soon as it is segmented.
+    """Adds to output_dir/lesions.csv while an evaluator runs: the rows of an image are there as soon as it is
+    segmented. `OutputFolder` begins the table.
 
     Args:
         output_dir: of the table.
         class_names: of the classes 1, 2, ...
         key: of the masks in the evaluator's output.
+        dataset_dir: folder of the images, to name them; None takes the files' names alone.
     """
 
-    def __init__(self, output_dir: str | Path, class_names: Sequence[str], key: str = Keys.PRED) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path,
+        class_names: Sequence[str],
+        key: str = Keys.PRED,
+        dataset_dir: str | Path | None = None,
+    ) -> None:
         self.path = Path(output_dir) / LESIONS_FILE
         self.class_names = list(class_names)
         self.key = key
+        self.dataset_dir = dataset_dir
         self.files = 0
 
     def attach(self, engine: Engine) -> None:
@@ -131,24 +146,19 @@ class LesionTable:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Let the next image begin a new table."""
+        """Begin to count."""
         self.files = 0
 
     def __call__(self, engine: Engine) -> None:
-        """Add the rows of the images of this iteration."""
+        """Add the rows of the images of this iteration, none where it failed."""
         for item in engine.state.output:
-            self._write(list(rows_of(item[self.key], self.class_names)))
+            mask = item[self.key]
+            name = name_in_table(image_path(mask), self.dataset_dir)
+            with naming_path(self.path):
+                if not self.path.exists():
+                    write_table(self.path, COLUMNS, [])
+                append_rows(self.path, COLUMNS, rows_of(mask, self.class_names, name))
             self.files += 1
-
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        if self.files:
-            with open(self.path, "a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, COLUMNS).writerows(rows)
-            return
-        with atomic_path(self.path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
 
     def finish(self, engine: Engine) -> None:
         """Print where the outputs are."""

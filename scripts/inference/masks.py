@@ -8,7 +8,8 @@ Arrays are in MONAI's layout: W columns first, then H rows, then N frames.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from monai.transforms import MapTransform, SaveImaged
 from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image
 
+from ..data.dicom import read_dataset
 from ..data.geometry import AXES, CROP, SPACING, STORED_AXES, as_stored, is_turned
 from ..utils.files import atomic_path
-from .dicom_seg import need_highdicom, write_segmentation
+from .dicom_seg import need_highdicom, segmentation_of
 from .outputs import AUTO_FORMAT, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
 
 
@@ -102,10 +104,12 @@ class SaveMaskd(SaveImaged):
         class_names: of the foreground, for DICOM SEG.
         scale_binary: write 255 for the foreground, to look at; two classes only.
         overwrite: replace a mask that is already there.
+        dataset_dir: folder of the images, whose subfolders the masks keep; None has none.
         allow_missing_keys: pass over keys that are not there.
 
     Raises:
         FileExistsError: a mask is already there and overwrite is false.
+        WriteError: the disk or the folder refuses it.
         ValueError: the mask has not the size of its image, scale_binary meets a third class, or highdicom is not
             installed.
     """
@@ -119,6 +123,7 @@ class SaveMaskd(SaveImaged):
         class_names: Sequence[str] = ("lesion",),
         scale_binary: bool = False,
         overwrite: bool = False,
+        dataset_dir: str | Path | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
@@ -131,6 +136,7 @@ class SaveMaskd(SaveImaged):
         self.class_names = tuple(class_names)
         self.scale_binary = scale_binary
         self.overwrite = overwrite
+        self.dataset_dir = dataset_dir
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -141,19 +147,24 @@ class SaveMaskd(SaveImaged):
     def _save(self, mask: torch.Tensor) -> Path:
         mask = laid_as_stored(mask)
         image, pixels = image_path(mask), stored_mask(mask, original_shape(mask))
-        path = mask_path(image, self.output_dir, self.output_postfix, pixels.ndim > 2, self.output_format)
+        loop = pixels.ndim > 2
+        path = mask_path(image, self.output_dir, self.output_postfix, loop, self.output_format, self.dataset_dir)
         if not self.overwrite:
             refuse_existing(path)
         if self.scale_binary:
             pixels = _scaled(pixels, image)
-        with atomic_path(path) as partial:
-            if path.suffix == ".png":
-                Image.fromarray(pixels.reshape(pixels.shape[:2]).T.copy()).save(partial)  # (W, H) -> (H, W)
-            elif path.suffix == ".dcm":
-                write_segmentation(image, pixels, self.class_names, partial)
-            else:
-                nibabel.save(_volume(image, pixels, mask), partial)
+        save = self._saver(image, pixels, mask, path.suffix)
+        with atomic_path(path) as draft:
+            save(draft)
         return path
+
+    def _saver(self, image: Path, pixels: np.ndarray, mask: torch.Tensor, suffix: str) -> Callable[[Path], None]:
+        """A function that writes the mask, after what it needs of the image has been read."""
+        if suffix == ".png":
+            return Image.fromarray(pixels.reshape(pixels.shape[:2]).T.copy()).save  # (W, H) -> (H, W)
+        if suffix == ".dcm":
+            return segmentation_of(image, pixels, self.class_names).save_as
+        return partial(nibabel.save, _volume(image, pixels, mask))
 
 
 def _scaled(pixels: np.ndarray, image: Path) -> np.ndarray:
@@ -183,3 +194,16 @@ def _like(source: nibabel.Nifti1Image, pixels: np.ndarray) -> nibabel.Nifti1Imag
     header.set_intent("none")
     header.set_data_dtype(np.uint8)
     return type(source)(pixels, source.affine, header)
+
+
+def count_frames(path: str | Path, num_classes: int) -> int:
+    """Frames of a mask that SaveMaskd has written, from its header.
+
+    Args:
+        path: of the mask.
+        num_classes: of a DICOM SEG, without the background.
+    """
+    path = Path(path)
+    if path.suffix == ".dcm":
+        return int(read_dataset(path).NumberOfFrames) // num_classes
+    return 1 if path.suffix == ".png" else int(np.prod(nibabel.load(path).shape[2:]))

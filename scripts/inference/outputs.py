@@ -7,6 +7,8 @@
 | a DICOM still | NAME_mask.png, NAME_overlay.png |
 | a DICOM loop | NAME_mask.nii.gz, NAME_overlay.gif |
 | DICOM with output_format dicom_seg | NAME_mask.dcm and the overlay |
+
+Outputs of an image in a subfolder of dataset_dir go into the same subfolder of output_dir.
 """
 
 from __future__ import annotations
@@ -28,11 +30,37 @@ def is_image(path: str | Path) -> bool:
     return not name.startswith(".") and (name.lower().endswith(PICTURES + VOLUMES) or is_dicom(path))
 
 
-def output_path(image: str | Path, output_dir: str | Path, postfix: str, suffix: str) -> Path:
-    """output_dir/NAME_postfix.suffix, where NAME is the image's name without its ending."""
-    name = Path(image).name
+def relative_path(image: str | Path, dataset_dir: str | Path | None) -> Path:
+    """Path of an image in the folder of all images: its name alone where that is the image itself, or None.
+
+    Raises:
+        ValueError: the image lies elsewhere.
+    """
+    image = Path(image)
+    if dataset_dir is None or image == Path(dataset_dir):
+        return Path(image.name)
+    relative = image.relative_to(dataset_dir)
+    if ".." in relative.parts:
+        raise ValueError(f"image {image} does not lie in {dataset_dir}; give its own folder as dataset_dir.")
+    return relative
+
+
+def output_path(
+    image: str | Path, output_dir: str | Path, postfix: str, suffix: str, dataset_dir: str | Path | None = None
+) -> Path:
+    """output_dir/SUBFOLDER/NAME_postfix.suffix, where NAME is the image's name without its ending.
+
+    Args:
+        image: file.
+        output_dir: folder.
+        postfix: of the name.
+        suffix: of the name.
+        dataset_dir: folder of the images, whose subfolders the outputs keep; None has none.
+    """
+    relative = relative_path(image, dataset_dir)
+    name = relative.name
     ending = next((s for s in PICTURES + VOLUMES + DICOM if name.lower().endswith(s)), "")
-    return Path(output_dir) / f"{name[: len(name) - len(ending)]}_{postfix}{suffix}"
+    return Path(output_dir) / relative.parent / f"{name[: len(name) - len(ending)]}_{postfix}{suffix}"
 
 
 def mask_path(
@@ -41,6 +69,7 @@ def mask_path(
     postfix: str = "mask",
     loop: bool = False,
     output_format: str = AUTO_FORMAT,
+    dataset_dir: str | Path | None = None,
 ) -> Path:
     """Where the mask of an image goes, see the table of this module.
 
@@ -50,6 +79,7 @@ def mask_path(
         postfix: of the name.
         loop: the image is a DICOM with several frames.
         output_format: one of OUTPUT_FORMATS.
+        dataset_dir: as in `output_path`.
     """
     name = Path(image).name.lower()
     if name.endswith(VOLUMES):
@@ -58,20 +88,27 @@ def mask_path(
         suffix = ".png"
     else:
         suffix = ".dcm" if output_format == DICOM_SEG else ".nii.gz" if loop else ".png"
-    return output_path(image, output_dir, postfix, suffix)
+    return output_path(image, output_dir, postfix, suffix, dataset_dir)
 
 
-def overlay_path(image: str | Path, output_dir: str | Path, loop: bool = False) -> Path:
+def overlay_path(
+    image: str | Path, output_dir: str | Path, loop: bool = False, dataset_dir: str | Path | None = None
+) -> Path:
     """Where the overlay of an image goes, see the table of this module."""
-    return output_path(image, output_dir, "overlay", ".gif" if loop else ".png")
+    return output_path(image, output_dir, "overlay", ".gif" if loop else ".png", dataset_dir)
 
 
 def possible_outputs(
-    image: str | Path, output_dir: str | Path, postfix: str = "mask", output_format: str = AUTO_FORMAT
+    image: str | Path,
+    output_dir: str | Path,
+    postfix: str = "mask",
+    output_format: str = AUTO_FORMAT,
+    dataset_dir: str | Path | None = None,
 ) -> list[Path]:
     """Every file that one image may give, as a still and as a loop. Masks come first."""
-    masks = [mask_path(image, output_dir, postfix, loop, output_format) for loop in (False, True)]
-    return list(dict.fromkeys(masks + [overlay_path(image, output_dir, loop) for loop in (False, True)]))
+    masks = [mask_path(image, output_dir, postfix, loop, output_format, dataset_dir) for loop in (False, True)]
+    overlays = [overlay_path(image, output_dir, loop, dataset_dir) for loop in (False, True)]
+    return list(dict.fromkeys(masks + overlays))
 
 
 def check_output_format(output_format: str) -> None:
@@ -92,5 +129,6 @@ def refuse_existing(path: Path) -> None:
     """
     if path.exists():
         raise FileExistsError(
-            f"output {path} already exists; remove it, choose another output_dir, or pass --overwrite True."
+            f"output {path} already exists; pass --resume True to go on with the run that wrote it or --overwrite True "
+            "to replace it, or choose another output_dir."
         )

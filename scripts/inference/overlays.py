@@ -62,10 +62,12 @@ class SaveOverlayd(SaveImaged):
         reader: reads the image to look at.
         output_dir: made when the first overlay is written.
         overwrite: replace an overlay that is already there.
+        dataset_dir: folder of the images, whose subfolders the overlays keep; None has none.
         allow_missing_keys: pass over keys that are not there.
 
     Raises:
         FileExistsError: an overlay is already there and overwrite is false.
+        WriteError: the disk or the folder refuses it.
     """
 
     def __init__(
@@ -74,12 +76,14 @@ class SaveOverlayd(SaveImaged):
         reader: FrameReader,
         output_dir: str | Path,
         overwrite: bool = False,
+        dataset_dir: str | Path | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.reader = reader
         self.output_dir = Path(output_dir)
         self.overwrite = overwrite
+        self.dataset_dir = dataset_dir
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
@@ -90,7 +94,7 @@ class SaveOverlayd(SaveImaged):
     def _save(self, image: Path, mask: torch.Tensor) -> Path:
         pixels, meta = self.reader.colors(image)  # (W, H, N, 3)
         masks = as_shown(mask.detach().cpu().numpy(), mask.meta)  # (W, H, N)
-        path = overlay_path(image, self.output_dir, pixels.shape[2] > 1)
+        path = overlay_path(image, self.output_dir, pixels.shape[2] > 1, self.dataset_dir)
         if not self.overwrite:
             refuse_existing(path)
         frames = [_frame(pixels[:, :, n], masks[:, :, n]) for n in range(pixels.shape[2])]

@@ -6,6 +6,7 @@ MONAI sets whatever `--id value` it is given, and an id that nothing reads chang
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 import json
@@ -22,7 +23,7 @@ from monai.bundle import ConfigParser
 from ..utils.files import CONFIGS
 from .errors import is_command_line, prepare_command_line
 from .monai_label import labeling_overrides
-from .references import RESERVED
+from .references import REFERENCE, RESERVED
 from .signatures import target_parameters
 
 # ids that `monai.bundle run --tracking` adds
@@ -34,6 +35,7 @@ PLAIN_SECTIONS = ("preprocessing", "train", "validate", "test")
 LOSS = "@distillation"
 VIEW_KEYS = (["mode"], ["views"])  # of the distillation; the views of the images follow them, whatever the loss
 POINTERS = {"dataset_dir": ("@data::dataset_dir", "data::dataset_dir")}
+PATHS = ("dataset_dir", "output_dir", "checkpoint")  # ids of inference.json with a path
 TYPES = {"bool": bool, "int": int, "float": (int, float)}
 
 
@@ -111,6 +113,7 @@ def check_config(config: dict) -> None:
     _check_plain_sections(config)
     _check_pointers(config)
     _check_classes(config)
+    _check_path_texts(config)
 
 
 @lru_cache
@@ -209,6 +212,25 @@ def _check_classes(config: dict) -> None:
                 f"{section}::num_classes is {number}, but data::num_classes is {wanted}; "
                 "pass --data::num_classes alone, which teacher, student and loss follow."
             )
+
+
+def _check_path_texts(config: dict) -> None:
+    """A folder may be called $RECYCLE.BIN: MONAI would run its name as Python."""
+    for name in PATHS:
+        value = config.get(name)
+        if isinstance(value, str) and value[:1] == "$" and not _is_expression(value[1:]):
+            raise ValueError(
+                f"{name} is {value!r}, which MONAI's configuration would run as Python; write ./ before the name."
+            )
+
+
+def _is_expression(text: str) -> bool:
+    """Whether a text is Python that refers to another id of the configuration."""
+    try:
+        ast.parse(REFERENCE.sub("reference", text), mode="eval")
+    except (SyntaxError, ValueError):
+        return False
+    return REFERENCE.search(text) is not None
 
 
 def _check_type(id: str, value: Any, annotation: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from ..utils.files import BUNDLE_ROOT
-from ..utils.screen import keep_early_records, show_messages
+from ..utils.screen import keep_early_records, printable, show_messages
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def _brief_excepthook(kind: type, error: BaseException, traceback: TracebackType
         sys.__excepthook__(kind, error, traceback)
         return
     logger.debug("the run ended", exc_info=(kind, error, traceback))
-    print(f"error: {cause}", file=sys.stderr)
+    print(f"error: {printable(str(cause))}", file=sys.stderr)
 
 
 def find_user_error(error: BaseException | None) -> BaseException | None:
@@ -90,7 +90,7 @@ def run_program(name: str, work: Callable[[], int], kept: str = "") -> int:
         cause = find_user_error(error)
         if cause is None:
             raise
-        print(f"{name}: {cause}", file=sys.stderr)
+        print(f"{name}: {printable(str(cause))}", file=sys.stderr)
         return 1
     finally:
         for number, handler in former.items():
@@ -134,7 +134,9 @@ def _stop(owner: int, number: int, frame: FrameType | None) -> None:
     advice = _current_advice()
     logger.info("stopped by %s", signal.Signals(number).name)
     logging.disable(logging.ERROR)  # what libraries say on the way out
-    os.write(sys.__stderr__.fileno(), f"\nstopped: {advice}\n".encode())  # print could be interrupted in itself
+    os.write(
+        sys.__stderr__.fileno(), f"\nstopped: {printable(advice)}\n".encode()
+    )  # print could be interrupted in itself
     raise SystemExit(128 + number)
 
 

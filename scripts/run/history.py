@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..utils.files import atomic_path
+from ..utils.tables import write_table
 
 HISTORY = "history.csv"
 KEY_METRIC = "val_mean_dice"
@@ -39,10 +39,7 @@ def append_row(folder: str | Path, row: Mapping[str, float]) -> None:
             texts = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
     rows = [*texts, row]
     columns = list(dict.fromkeys(name for one in rows for name in one))
-    with atomic_path(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(path, columns, rows)
 
 
 def read_curves(folder: str | Path) -> dict[str, list[float | None]]:

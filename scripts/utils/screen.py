@@ -8,6 +8,7 @@ minute.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections import deque
@@ -19,11 +20,20 @@ from tqdm import tqdm
 SCREEN = logging.getLogger("scripts.screen")
 INTERVAL = 60.0  # seconds between two lines where there is no terminal
 Item = TypeVar("Item")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # also line ends and changes of direction
+
+
+def printable(text: str) -> str:
+    r"""A text as one line that every terminal and file takes: control characters and bytes that are no UTF-8, which a
+    file's name can hold, become escapes such as \n, \x1b and \udcfc.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def tell(message: str) -> None:
-    """Print a message, and keep it in the log."""
-    SCREEN.info(message)
+    """Print a message, and keep it in the log; see `printable` for its lines."""
+    SCREEN.info("\n".join(map(printable, message.split("\n"))))
 
 
 def show_messages() -> None:

@@ -19,9 +19,10 @@ from PIL import Image
 
 from scripts.data.readers import read_image, read_mask
 from scripts.data.segment import segment
+from scripts.inference.output_folder import LOCK_FILE, RUN_FILE
 from scripts.metrics import case_metrics
 from scripts.networks.tinyusfm import TinyUSFMSeg
-from scripts.run.errors import _brief_excepthook, find_user_error
+from scripts.run.errors import find_user_error
 
 NETWORK = {
     "_target_": "scripts.networks.tinyusfm.TinyUSFMSeg",
@@ -30,6 +31,7 @@ NETWORK = {
     **TINY,
 }
 WIDTH, HEIGHT = 70, 50
+OF_THE_RUN = {"lesions.csv", RUN_FILE, LOCK_FILE}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_masks_have_the_size_of_their_images_and_the_classes_of_the_evaluation(i
     names = {path.name for path in (tmp_path / "masks").iterdir()}
     masks = {"color_mask.png", "flat_mask.nii.gz", "gray_mask.png", "photo_mask.png", "slice_mask.nii.gz"}
     overlays = {f"{name}_overlay.png" for name in ("color", "flat", "gray", "photo", "slice")}
-    assert names == {*masks, *overlays, "lesions.csv"}
+    assert names == {*masks, *overlays, *OF_THE_RUN}
     for name, image in (("color", "color.png"), ("gray", "gray.png"), ("photo", "photo.jpg")):
         with Image.open(tmp_path / "masks" / f"{name}_mask.png") as mask:
             assert (mask.mode, mask.size) == ("L", (WIDTH, HEIGHT))
@@ -182,14 +184,14 @@ def test_several_classes_give_class_indices(images, tmp_path):
 def test_second_run_is_refused_before_anything_is_computed(images, checkpoint, tmp_path):
     masks = tmp_path / "masks"
     infer(images / "slice.nii.gz", checkpoint, masks)
-    before = {path.name: path.stat().st_mtime_ns for path in masks.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in masks.iterdir() if path.name != LOCK_FILE}
     with pytest.raises(Exception) as error:
         infer(images, checkpoint, masks)
-    message = "slice_mask.nii.gz already exists; remove it, choose another output_dir, or pass --overwrite True"
+    message = "lesions.csv already exists; pass --resume True to go on with the run that wrote it"
     assert message in str(root_cause(error.value))
-    assert {path.name: path.stat().st_mtime_ns for path in masks.iterdir()} == before
+    assert {path.name: path.stat().st_mtime_ns for path in masks.iterdir() if path.name != LOCK_FILE} == before
     infer(images, checkpoint, masks, overwrite=True)
-    assert len(list(masks.iterdir())) == 5 + 5 + 1
+    assert len(list(masks.iterdir())) == 5 + 5 + len(OF_THE_RUN)
     assert len(read_rows(masks / "lesions.csv")) == 5
 
 
@@ -199,7 +201,7 @@ def test_second_run_is_refused_before_anything_is_computed(images, checkpoint, t
         ({"checkpoint": "no.pt"}, "checkpoint no.pt does not exist"),
         ({"dataset_dir": "nowhere"}, "image path nowhere does not exist; give an image file or a folder of images"),
         ({"dataset_dir": "$@bundle_root + '/images'"}, "image path .*images does not exist"),  # the config's default
-        ({"output_format": "dicom_seg"}, "output_format dicom_seg is for DICOM images, but .*color.png is none"),
+        ({"output_format": "dicom_seg"}, "5 of 5 files were not segmented; the lines above name them"),
         ({"output_format": "nrrd"}, "output_format must be one of auto, dicom_seg, got 'nrrd'"),
         ({"modalities": "US"}, "modalities must be a list such as .*, got 'US'"),
         ({"class_names": ["a", "b"]}, "class_names must name the 1 classes without the background"),
@@ -220,24 +222,15 @@ def test_bad_input_is_refused_and_nothing_is_written(images, checkpoint, tmp_pat
     assert not (tmp_path / "masks").exists()
 
 
-def test_one_unreadable_image_ends_the_run_before_any_mask_is_written(images, checkpoint, tmp_path, capsys):
-    (images / "z.png").write_bytes(b"none")
-    with pytest.raises(Exception) as error:
-        infer(images, checkpoint, tmp_path / "masks")
-    _brief_excepthook(error.type, error.value, error.tb)
-    shown = capsys.readouterr().err.splitlines()[-1]
-    assert re.match("error: file .*z.png cannot be read as an image", shown)
-    assert not (tmp_path / "masks").exists()
-
-
-def test_folder_of_masks_is_refused_and_nothing_is_written(images, checkpoint, tmp_path):
+def test_folder_of_masks_is_refused_file_by_file(images, checkpoint, tmp_path):
     Image.fromarray(np.uint8(np.asarray(picture()) > 128)).save(images / "label.png")
     with pytest.raises(Exception) as error:
         infer(images, checkpoint, tmp_path / "masks")
+    assert "1 of 6 files was not segmented: file" in str(root_cause(error.value))
     assert "label.png looks like a mask, not like an ultrasound image" in str(root_cause(error.value))
-    assert not (tmp_path / "masks").exists()
-    infer(images / "label.png", checkpoint, tmp_path / "masks", accept_masks=True)
-    assert (tmp_path / "masks" / "label_mask.png").is_file()
+    assert not (tmp_path / "masks" / "label_mask.png").exists()
+    infer(images / "label.png", checkpoint, tmp_path / "label", accept_masks=True)
+    assert (tmp_path / "label" / "label_mask.png").is_file()
 
 
 # loops and DICOM
@@ -280,7 +273,7 @@ def test_loop_is_segmented_frame_by_frame(loops, student, checkpoint, tmp_path, 
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"{stem}_mask.nii.gz",
         f"{stem}_overlay.gif",
-        "lesions.csv",
+        *OF_THE_RUN,
     }
     mask, expected = nibabel.load(tmp_path / "out" / f"{stem}_mask.nii.gz"), frame_masks(student, frames)
     pixels = np.asarray(mask.dataobj)
@@ -335,7 +328,7 @@ def test_folder_of_dicom_gives_dicom_seg(loops, student, checkpoint, tmp_path):
         "IM_0001_overlay.gif",
         "loop_overlay.gif",
         "still_overlay.png",
-        "lesions.csv",
+        *OF_THE_RUN,
     }
     segmentation, image = (
         highdicom.seg.segread(tmp_path / "out" / "loop_mask.dcm"),
@@ -345,15 +338,14 @@ def test_folder_of_dicom_gives_dicom_seg(loops, student, checkpoint, tmp_path):
     assert (stored.transpose(2, 1, 0) == frame_masks(student, frames)).mean() > 0.99
 
 
-def test_dicom_of_another_modality_ends_the_run_unless_it_is_asked_for(images, checkpoint, tmp_path):
+def test_dicom_of_another_modality_is_refused_unless_it_is_asked_for(images, checkpoint, tmp_path):
     pytest.importorskip("pydicom", minversion="3", reason="DICOM needs the extra dicom")
     write_dicom(images / "z.dcm", np.asarray(picture()), modality="CT")
     with pytest.raises(Exception) as error:
         infer(images, checkpoint, tmp_path / "out")
     assert "z.dcm has the modality CT, expected US" in str(find_user_error(error.value))
-    assert not (tmp_path / "out").exists()
-    infer(images, checkpoint, tmp_path / "out", modalities=["US", "CT"])
-    assert (tmp_path / "out" / "z_mask.png").is_file()
+    infer(images, checkpoint, tmp_path / "all", modalities=["US", "CT"])
+    assert (tmp_path / "all" / "z_mask.png").is_file()
 
 
 @pytest.mark.parametrize(

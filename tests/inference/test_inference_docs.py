@@ -23,6 +23,7 @@ from scripts.export import formats as export_formats
 from scripts.export.__main__ import main as export
 from scripts.export.formats import FORMATS
 from scripts.inference.lesion_table import COLUMNS
+from scripts.inference.output_folder import LOCK_FILE, RUN_FILE
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
 PAGE = (ROOT / "docs" / "inference.md").read_text()
@@ -78,7 +79,10 @@ def segment(folder, words: list[str]) -> None:
     flow.initialize()
     flow.run()
     suffix = ".dcm" if options.get("output_format") == "dicom_seg" else ".png"
-    assert {path.name for path in (folder / "masks").iterdir()} == {f"a_mask{suffix}", "a_overlay.png", "lesions.csv"}
+    assert {path.name for path in (folder / "masks").iterdir()} == {
+        *(f"a_mask{suffix}", "a_overlay.png", "lesions.csv"),
+        *(RUN_FILE, LOCK_FILE),
+    }
     classes = [row.split(",")[2] for row in (folder / "masks" / "lesions.csv").read_text().splitlines()[1:]]
     assert classes == options.get("class_names", ["lesion"])
 

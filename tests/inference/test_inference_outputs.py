@@ -1,7 +1,9 @@
 """What stands beside a mask: overlays, lesions.csv, DICOM SEG, and the refusals before anything is written."""
 
 import csv
+import re
 import sys
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,14 +13,16 @@ from conftest import SHARED
 from dicom_files import region, write_dicom
 from ignite.engine import Engine
 from monai.data import MetaTensor
+from monai.transforms import Compose
 from PIL import Image
 
 from scripts.data.phantoms import make_phantom
 from scripts.inference.dicom_seg import COPIED
 from scripts.inference.frame_reader import FrameReader
-from scripts.inference.inputs import list_images, looks_like_mask
+from scripts.inference.inputs import ImageFiles, list_images, looks_like_mask
 from scripts.inference.lesion_table import COLUMNS, LesionTable, foreground_names, measure, rows_of
 from scripts.inference.masks import SaveMaskd, ToStoredShaped
+from scripts.inference.output_folder import OutputFolder
 from scripts.inference.outputs import mask_path, overlay_path, possible_outputs
 from scripts.inference.overlays import SaveOverlayd, draw_outlines
 
@@ -84,7 +88,9 @@ def test_empty_mask_is_a_row_too_and_mm2_stays_empty_where_unknown():
 @pytest.mark.parametrize("shape, frames", [((), 1), ((1,), 1), ((3,), 3), ((1, 3), 3)])
 def test_rows_are_one_a_frame_and_class(shape, frames):
     rows = list(
-        rows_of(rectangle("x/a.nii", WIDTH, HEIGHT, *shape, spacing_mm=torch.tensor([0.1, 0.2])), ["nerve", "vessel"])
+        rows_of(
+            rectangle("a", WIDTH, HEIGHT, *shape, spacing_mm=torch.tensor([0.1, 0.2])), ["nerve", "vessel"], "a.nii"
+        )
     )
     assert [(row["file"], row["frame"], row["class"]) for row in rows] == [
         ("a.nii", frame, name) for frame in range(frames) for name in ("nerve", "vessel")
@@ -115,7 +121,7 @@ def test_table_has_the_rows_of_a_file_as_soon_as_it_is_segmented(tmp_path):
     assert lengths == [0, 1, 2]
     assert [row["file"] for row in read_rows(tmp_path)] == ["a.png", "b.png"]
     run(["c.png"])
-    assert [row["file"] for row in read_rows(tmp_path)] == ["c.png"]  # a run begins anew
+    assert [row["file"] for row in read_rows(tmp_path)] == ["a.png", "b.png", "c.png"]
 
 
 def read_rows(folder) -> list[dict]:
@@ -324,8 +330,6 @@ def test_dicom_that_lacks_what_a_seg_needs_is_named(pydicom, highdicom, loop, tm
     with pytest.raises(ValueError, match=message):
         SaveMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": rectangle(source)})
     assert not list((tmp_path / "out").iterdir())
-    with pytest.raises(ValueError, match=message):  # before anything runs
-        list_images(source, output_dir=tmp_path / "run", output_format="dicom_seg", read=FrameReader().decode)
 
 
 def test_what_highdicom_refuses_is_named(pydicom, highdicom, loop, tmp_path, monkeypatch):
@@ -389,13 +393,18 @@ def test_names_of_the_outputs(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a_mask.png", "a_mask.nii.gz", "a_overlay.png", "a_overlay.gif", "lesions.csv"])
-def test_any_existing_output_is_refused_before_anything_runs(tmp_path, name):
+def test_any_existing_output_is_refused_before_anything_is_written(tmp_path, name):
     (tmp_path / "a.dcm").touch()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).touch()
-    with pytest.raises(FileExistsError, match=f"output .*{name} already exists; remove it, .* pass --overwrite True"):
-        list_images(tmp_path, output_dir=tmp_path / "out")
-    assert len(list_images(tmp_path, output_dir=tmp_path / "out", overwrite=True)) == 1
+    images = [{"image": str(tmp_path / "a.dcm")}]
+    places = (tmp_path / "out", tmp_path, tmp_path / "a.dcm", ["lesion"])
+    message = f"output .*{name} already exists; pass --resume True .* or --overwrite True"
+    with pytest.raises(FileExistsError, match=message), OutputFolder(*places).opened(images):
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    with OutputFolder(*places, overwrite=True).opened(images) as left:
+        assert left == images
 
 
 @pytest.mark.parametrize("name", ["file", "file/deeper/out"])
@@ -405,7 +414,7 @@ def test_file_in_place_of_the_output_folder_is_refused_before_anything_runs(tmp_
     with pytest.raises(
         FileExistsError, match=f"output_dir .*{name} is no folder, since .*file is a file; give a folder"
     ):
-        list_images(tmp_path / "a.png", output_dir=tmp_path / name, overwrite=True)
+        list_images(tmp_path / "a.png", output_dir=tmp_path / name)
 
 
 def test_path_that_monai_has_made_a_number_is_refused(tmp_path):
@@ -415,27 +424,26 @@ def test_path_that_monai_has_made_a_number_is_refused(tmp_path):
         list_images(tmp_path, output_dir=1.5)
 
 
-def test_images_whose_outputs_would_replace_others_are_refused(tmp_path):
-    for name in ("a.png", "a.nii.gz"):
+def failures(path, **options) -> dict[str, str]:
+    """Reasons by the name of the image, of those that have one."""
+    items = list_images(path, **options)
+    return {Path(item["image"]).name: item["failure"] for item in items if "failure" in item}
+
+
+def test_images_whose_outputs_would_replace_others_are_bad_files(tmp_path):
+    for name in ("a.png", "a.nii.gz", "b.png"):
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="images .*a.nii.gz and .*a.png would both give a_overlay.png; rename one"):
-        list_images(tmp_path)
-    (tmp_path / "a.nii.gz").rename(tmp_path / "a_mask.png")
-    with pytest.raises(
-        ValueError, match="the output a_mask.png of .*a.png would replace an image; choose another output_dir"
-    ):
-        list_images(tmp_path, output_dir=tmp_path, overwrite=True)
-    assert len(list_images(tmp_path, output_dir=tmp_path / "out")) == 2
+    found = failures(tmp_path)
+    assert set(found) == {"a.png", "a.nii.gz"}
+    assert re.search("images .*a.nii.gz and .*a.png would both give a_overlay.png; rename one", found["a.png"])
 
 
-def test_dicom_seg_of_a_png_is_refused(tmp_path):
+def test_dicom_seg_of_a_png_is_a_bad_file(tmp_path):
     for name in ("a.dcm", "b.png"):
         (tmp_path / name).touch()
-    with pytest.raises(
-        ValueError, match="output_format dicom_seg is for DICOM images, but .*b.png is none; take it out"
-    ):
-        list_images(tmp_path, output_format="dicom_seg")
-    assert len(list_images(tmp_path / "a.dcm", output_format="dicom_seg")) == 1
+    found = failures(tmp_path, output_format="dicom_seg")
+    assert set(found) == {"b.png"}
+    assert re.search("output_format dicom_seg is for DICOM images, but .*b.png is none; take it out", found["b.png"])
 
 
 # masks where images are wanted
@@ -457,10 +465,9 @@ def label_images(folder) -> dict:
     "name", ["indices.png", "scaled.png", "bits.png", "color.png", "compressed.jpg", "black.png", "loop.nii.gz"]
 )
 def test_mask_in_place_of_an_image_is_refused_unless_it_is_accepted(tmp_path, name):
-    path = label_images(tmp_path)[name]
-    with pytest.raises(ValueError, match=f"file .*{name} looks like a mask, .* pass --accept_masks True"):
-        list_images(path, output_dir=tmp_path / "out", read=FrameReader().decode)
-    assert len(list_images(path, output_dir=tmp_path / "out", read=FrameReader().decode, accept_masks=True)) == 1
+    files = ImageFiles([{"image": str(label_images(tmp_path)[name])}], Compose([]), FrameReader().decode)
+    assert re.search(f"file .*{name} looks like a mask, .* pass --accept_masks True", files[0]["failure"])
+    assert "failure" not in ImageFiles(files.data, Compose([]), FrameReader().decode, accept_masks=True)[0]
 
 
 def test_phantoms_are_no_masks():

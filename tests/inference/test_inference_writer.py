@@ -8,13 +8,13 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Resized, SaveImaged
 from PIL import Image
 
-from scripts.data.readers import GrayImageReader, read_image
+from scripts.data.readers import GrayImageReader
 from scripts.data.transforms import ToRowsFirstd
 from scripts.inference.frame_reader import FrameReader
 from scripts.inference.inputs import list_images
 from scripts.inference.lesion_table import rows_of
-from scripts.inference.masks import SaveMaskd, ToStoredShaped, stored_mask
-from scripts.inference.outputs import mask_path
+from scripts.inference.masks import SaveMaskd, ToStoredShaped, count_frames, stored_mask
+from scripts.inference.outputs import mask_path, overlay_path
 from scripts.inference.overlays import SaveOverlayd
 from scripts.metrics import LogitsToClassesd
 from scripts.utils.files import atomic_path
@@ -217,40 +217,32 @@ def test_folder_lists_supported_images_sorted(tmp_path):
 def test_bad_image_paths_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="image path .*nothing does not exist"):
         list_images(tmp_path / "nothing")
-    with pytest.raises(
-        ValueError, match="holds no image; expected files right in it, not in its folders, that end in .png"
-    ):
+    with pytest.raises(ValueError, match="holds no image; expected files that end in .png"):
         list_images(tmp_path)
     (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match="a.txt is no supported image; expected .png, .*, .nii.gz, .nii, .dcm"):
         list_images(tmp_path / "a.txt")
 
 
-def test_two_images_of_one_mask_name_are_refused(tmp_path):
-    (tmp_path / "a.png").touch()
-    (tmp_path / "a.jpg").touch()
-    with pytest.raises(ValueError, match="a.jpg and .*a.png would both give a_mask.png"):
-        list_images(tmp_path)
-
-
-def test_existing_masks_are_refused_before_anything_runs(tmp_path):
-    (tmp_path / "a.png").touch()
-    (tmp_path / "masks").mkdir()
-    (tmp_path / "masks" / "a_mask.png").touch()
-    with pytest.raises(FileExistsError, match="a_mask.png already exists"):
-        list_images(tmp_path, output_dir=tmp_path / "masks")
-    assert len(list_images(tmp_path, output_dir=tmp_path / "masks", overwrite=True)) == 1
-
-
-def test_unreadable_image_is_refused_before_anything_runs(tmp_path):
-    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"none")
-    with pytest.raises(ValueError, match="b.png cannot be read as an image"):
-        list_images(tmp_path, output_dir=tmp_path / "masks", read=read_image)
-    assert len(list_images(tmp_path, read=read_image)) == len(list_images(tmp_path, output_dir=tmp_path / "masks")) == 2
-
-
 def test_mask_names():
     assert mask_path("x/a.b.png", "out").as_posix() == "out/a.b_mask.png"
     assert mask_path("x/a.NII.GZ", "out", "seg").as_posix() == "out/a_seg.nii.gz"
     assert mask_path("x/a.nii", "out").as_posix() == "out/a_mask.nii.gz"
+
+
+def test_outputs_keep_the_subfolders_and_never_leave_the_folder():
+    assert mask_path("x/b/c/a.png", "out", dataset_dir="x").as_posix() == "out/b/c/a_mask.png"
+    assert overlay_path("x/b/a.nii", "out", True, "x").as_posix() == "out/b/a_overlay.gif"
+    assert mask_path("x/a.png", "out", dataset_dir="x/a.png").as_posix() == "out/a_mask.png"
+    assert mask_path("x/../../a.png", "out").as_posix() == "out/a_mask.png"
+    for image in ("x/../../a.png", "y/a.png"):
+        with pytest.raises(ValueError, match="a.png"):
+            mask_path(image, "out", dataset_dir="x")
+
+
+def test_frames_of_a_mask_are_read_from_its_header(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    for shape, frames in {(3, 4): 1, (3, 4, 1): 1, (3, 4, 5): 5, (3, 4, 1, 6): 6}.items():
+        nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
+        assert count_frames(tmp_path / "a.nii.gz", 1) == frames
+    assert count_frames(tmp_path / "a.png", 2) == 1

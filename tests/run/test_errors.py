@@ -86,6 +86,16 @@ def test_command_line_shows_a_users_error_in_one_line_and_a_fault_with_its_trace
     assert "invalid literal for int()" in shown
 
 
+def test_users_error_is_one_line_whatever_the_name_of_its_file(quiet, capsys):
+    def work() -> int:
+        check_num_classes("a\nb\x1b\udcfc")
+
+    error = caught(work)
+    error.args = ("file a\nb\x1b\udcfc is bad",)
+    _brief_excepthook(type(error), error, error.__traceback__)
+    assert capsys.readouterr().err == "error: file a\\nb\\x1b\\udcfc is bad\n"
+
+
 def test_hook_is_set_for_monai_on_the_command_line_alone(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     monkeypatch.setattr(errors, "handle_signals", dict)

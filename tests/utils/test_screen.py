@@ -9,7 +9,16 @@ import pytest
 from tqdm import tqdm
 
 from scripts.utils import screen
-from scripts.utils.screen import Progress, duration, keep_early_records, show_messages, take_early_records, tell, track
+from scripts.utils.screen import (
+    Progress,
+    duration,
+    keep_early_records,
+    printable,
+    show_messages,
+    take_early_records,
+    tell,
+    track,
+)
 
 
 @pytest.fixture
@@ -188,3 +197,23 @@ def test_early_records_of_a_long_program_are_the_latest_thousand():
     for number in range(1200):
         kept.emit(logging.makeLogRecord({"msg": str(number)}))
     assert [kept.records[0].msg, kept.records[-1].msg, len(kept.records)] == ["200", "1199", 1000]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Ümläut 像.png", "Ümläut 像.png"),
+        ("a\nb\r.png", "a\\nb\\r.png"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("M\udcfcller", "M\\udcfcller"),
+        ("a\u2028b\u202egnp", "a\\u2028b\\u202egnp"),
+    ],
+)
+def test_name_of_a_file_becomes_one_line_that_can_be_printed(text, shown):
+    assert printable(text) == shown
+    shown.encode()
+
+
+def test_told_lines_stay_lines_and_can_be_printed(told):
+    tell("two files:\nM\udcfcller\x07.png")
+    assert told() == ["two files:\nM\\udcfcller\\x07.png"]

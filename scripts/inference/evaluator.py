@@ -1,0 +1,84 @@
+"""MONAI's evaluator for a folder of files: it goes on past a file that fails, and names it at the end."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ignite.engine import Engine
+from monai.engines import SupervisedEvaluator
+
+from ..utils.screen import printable
+from .failures import FAILURE, FILE, reason_of, write_error
+from .output_folder import OutputFolder
+
+logger = logging.getLogger(__name__)
+
+
+class FileEvaluator(SupervisedEvaluator):
+    """Segments the files of an `ImageFiles`, one by one, into a folder that no other run writes to meanwhile.
+
+    A file may fail in reading, in the network or in what is made of its mask. Its outputs are taken away, the engine's
+    output is [], and `failures` has the reason by its path.
+
+    Args:
+        outputs: folder of the outputs.
+        kwargs: of SupervisedEvaluator.
+
+    Raises:
+        ValueError: the data loader makes batches of several files.
+    """
+
+    def __init__(self, outputs: OutputFolder, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if self.data_loader.batch_size != 1:
+            raise ValueError(
+                f"dataloader::batch_size must be 1, got {self.data_loader.batch_size}: files are segmented one by one; "
+                "inferer::frames of a loop go through the network together."
+            )
+        self.outputs = outputs
+        self.failures: dict[str, str] = {}
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Segment every file that is not segmented yet.
+
+        Raises:
+            ValueError: files failed. Warnings name them; the others are segmented.
+            WriteError: the outputs cannot be written.
+        """
+        dataset = self.data_loader.dataset
+        listed, self.failures = dataset.data, {}
+        with self.outputs.opened(listed) as items:
+            try:
+                dataset.data, self.state.epoch_length = items, len(items)
+                if items:
+                    super().run(global_epoch)
+            finally:
+                dataset.data = listed
+        self._name_failures(len(listed))
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict | list:
+        (file,) = batchdata[FILE]
+        if FAILURE in batchdata:
+            self.failures[file] = batchdata[FAILURE][0]
+            return []
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:  # whatever it is, the other files can be segmented
+            if stop := write_error(error):
+                raise stop from None
+            self.failures[file] = reason_of(error, file)
+            self.outputs.discard(file)
+            return []
+
+    def _name_failures(self, number: int) -> None:
+        reasons = list(self.failures.values())
+        if len(reasons) == 1:
+            raise ValueError(f"1 of {number} files was not segmented: {reasons[0]}")
+        for reason in reasons:
+            logger.warning("%s", printable(reason))
+        if reasons:
+            raise ValueError(
+                f"{len(reasons)} of {number} files were not segmented; the lines above name them. Mend them or take "
+                "them out, and run again with --resume True."
+            )
