@@ -1,7 +1,10 @@
-"""Files that are whole or not there: written beside their name, flushed to the disk, then renamed."""
+"""Files that are whole or not there: written beside their name, flushed to the disk, then renamed; and texts of any
+system.
+"""
 
 from __future__ import annotations
 
+import codecs
 import os
 import tempfile
 from collections.abc import Iterator
@@ -31,3 +34,17 @@ def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
+
+
+def read_text(path: str | Path) -> str:
+    """A text file as Unicode, whichever system wrote it: UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        ValueError: another encoding.
+    """
+    content = Path(path).read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
