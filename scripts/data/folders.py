@@ -206,31 +206,29 @@ def _check_all_have_masks(
     without = [case for case in images if case not in masks]
     if not without:
         return
-    case = without[0]
-    wanted = case.rpartition("/")[0::2]
-    name = "/".join(part for part in (wanted[0], pattern.replace(CASE, wanted[1])) if part)
-    near = difflib.get_close_matches(name, list(mask_stems), 1, 0.3)
+    folder, slash, name = without[0].rpartition("/")
+    wanted = f"{folder}{slash}{pattern.replace(CASE, name)}"
+    near = difflib.get_close_matches(wanted, list(mask_stems), 1, 0)
     hint = f"; the nearest is {mask_stems[near[0]].name}" if near else ""
-    remedy = _better_patterns(images, mask_stems, stem_of(images[case].name), near[0]) if near else ""
+    remedy = _better_patterns(images, mask_stems, stem_of(images[without[0]].name), near[0]) if near else ""
     raise ValueError(
-        f"image {images[case]} has no mask {name}.* ({len(without)} of {len(images)} images have none){hint}; "
+        f"image {images[without[0]]} has no mask {wanted}.* ({len(without)} of {len(images)} images have none){hint}; "
         f"{remedy or 'add the masks or remove the images'}."
     )
 
 
 def _better_patterns(images: Mapping[str, Path], mask_stems: Mapping[str, Path], image: str, mask: str) -> str:
     """The options that give every image a mask; "" where these two names do not tell any."""
-    mask = re.sub(f"{_NUMBER}$", "", mask.rpartition("/")[2]) if mask not in images else mask
-    part = difflib.SequenceMatcher(None, image, mask, autojunk=False).find_longest_match()
-    patterns = [name[:at] + CASE + name[at + part.size :] for name, at in ((image, part.a), (mask, part.b))]
-    if not part.size:
-        return ""
-    cases = {_case_of(stem_of(path.name), patterns[0]) for path in images.values()}
-    known = {_case_of(stem.rpartition("/")[2], patterns[1], _NUMBER) for stem in mask_stems}
-    if None in cases or not cases <= known:
-        return ""
-    options = [(name, value) for name, value in zip(("--image_name", "--mask_name"), patterns) if value != CASE]
-    return "pass " + " ".join(f"{option} '{value}'" for option, value in options)
+    name = mask.rpartition("/")[2]
+    for candidate in (name, re.sub(f"{_NUMBER}$", "", name)):
+        part = difflib.SequenceMatcher(None, image, candidate, autojunk=False).find_longest_match()
+        patterns = [text[:at] + CASE + text[at + part.size :] for text, at in ((image, part.a), (candidate, part.b))]
+        cases = {_case_of(stem_of(path.name), patterns[0]) for path in images.values()}
+        known = {_case_of(stem.rpartition("/")[2], patterns[1], _NUMBER) for stem in mask_stems}
+        if part.size and None not in cases and cases <= known:
+            options = [(name, value) for name, value in zip(("--image_name", "--mask_name"), patterns) if value != CASE]
+            return "pass " + " ".join(f"{option} '{value}'" for option, value in options)
+    return ""
 
 
 def _elsewhere(dataset_dir: Path, image_dir: Path, mask_dir: Path, left_out: Collection[Path]) -> dict[Path, str]:
