@@ -125,9 +125,9 @@ def read_masks(
         several = [paths for paths in poor if len(paths) > 1]
         names = ", ".join(path.name for path in (several or poor)[0])
         what = (
-            f"{len(several)} images have several masks ({names})"
+            f"{len(several)} of {len(masks)} images have several masks ({names})"
             if several
-            else (f"{len(poor)} masks are colored or compressed ({names})")
+            else (f"{len(poor)} of {len(masks)} masks are colored or compressed ({names})")
         )
         raise ValueError(f"{what}; pass --clean_masks DIR to write one mask of class values for each of them there.")
     return [ready for ready, _ in facts], [classes for _, classes in facts]
@@ -239,7 +239,7 @@ def _alike_notes(cases: list[dict], alike: list[list[int]]) -> list[str]:
         for group in alike
         if len({str(cases[index].get("patient", cases[index]["image"])) for index in group}) > 1
     ]
-    told = f"{len(names)} groups of images look alike; each group stays in one list: {_some(names, '; ')}"
+    told = f"images that look alike stay in one list (groups: {len(names)}): {_some(names, '; ')}"
     return [told] if names else []
 
 
