@@ -8,6 +8,7 @@ Label.
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
@@ -131,7 +132,7 @@ class CaseLists:
             if missing:
                 raise FileNotFoundError(
                     f"{key} file {missing[0]} does not exist ({len(missing)} of {len(items)} {key} files are missing); "
-                    f"check {self._origin}."
+                    f"check {self._origin}{_nearest(missing[0])}."
                 )
 
 
@@ -262,6 +263,13 @@ def _check_case(item: dict, num_classes: int) -> CheckedCase:
         )
     check_label_values(mask, num_classes, item["label"])
     return CheckedCase(pixels, foreground_classes(mask, num_classes))
+
+
+def _nearest(path: str) -> str:
+    """The file of the most similar name in a missing file's folder, as the end of a message."""
+    folder, name = os.path.split(path)
+    near = difflib.get_close_matches(name, os.listdir(folder), 1) if os.path.isdir(folder) else []
+    return f"; the nearest file there is {near[0]}" if near else ""
 
 
 def _common_folder(cases: list[dict]) -> Path:

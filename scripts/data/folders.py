@@ -77,6 +77,10 @@ def find_pairs(dataset_dir: Path, names: Names) -> Pairs:
             option that helps.
     """
     image_dir, mask_dir = _folders(dataset_dir, names)
+    if image_dir == mask_dir and names.mask is None:
+        raise ValueError(
+            f"{image_dir} is the folder of images and masks; tell them apart with --mask_name '{{}}_mask'."
+        )
     image_name = names.image or (NNUNET_NAME if image_dir.name == NNUNET_DIR else CASE)
     mask_name = names.mask or CASE
     left_out = {names.left_out} - {None}

@@ -255,6 +255,15 @@ def test_missing_file_is_named(folder, key, file):
         folder.load()
 
 
+def test_nearest_file_to_a_missing_one_is_named(folder):
+    shutil.move(folder.path / "i4.png", folder.path / "i4.PNG")
+    with pytest.raises(FileNotFoundError, match="i4.png does not exist .*; the nearest file there is i4.PNG"):
+        folder.load()
+    folder.content["validation"][0]["image"] = "nowhere/i4.png"
+    with pytest.raises(FileNotFoundError, match=r"nowhere/i4.png does not exist .*dataset.json\.$"):
+        folder.load()
+
+
 @pytest.mark.parametrize("file", ["i4.png", "l4.png"])
 def test_unreadable_file_is_named(folder, file):
     (folder.path / file).write_bytes(b"none")

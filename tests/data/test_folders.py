@@ -80,6 +80,13 @@ def test_folder_without_images_names_the_folders_there_and_the_option(make):
         find_pairs(folder, Names(image_dir="ultrasound"))
 
 
+def test_images_and_masks_of_one_folder_need_a_pattern(make):
+    folder = make("us/a.png", "us/a_gt.png")
+    with pytest.raises(ValueError, match="us is the folder of images and masks; tell them apart with --mask_name"):
+        find_pairs(folder, Names("us", "us"))
+    assert pairs_of(folder, Names("us", mask="{}_gt"))[0] == {"a": ["us/a.png", "us/a_gt.png"]}
+
+
 def test_folders_can_be_named(make):
     folder = make("us/a.png", "gt/a.png", "other/x.png")
     assert pairs_of(folder, Names("us", "gt")) == ({"a": ["us/a.png", "gt/a.png"]}, "1 passed over: 1 in other")
