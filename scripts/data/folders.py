@@ -212,13 +212,19 @@ def _check_all_have_masks(
         return
     folder, slash, name = without[0].rpartition("/")
     wanted = f"{folder}{slash}{pattern.replace(CASE, name)}"
-    near = difflib.get_close_matches(wanted, list(mask_stems), 1, 0)
-    hint = f"; the nearest is {mask_stems[near[0]].name}" if near else ""
-    remedy = _better_patterns(images, mask_stems, stem_of(images[without[0]].name), near[0]) if near else ""
+    near = _nearest(wanted, mask_stems)
+    hint = f"; the nearest is {mask_stems[near].name}" if near else ""
+    remedy = _better_patterns(images, mask_stems, stem_of(images[without[0]].name), near) if near else ""
     raise ValueError(
         f"image {images[without[0]]} has no mask {wanted}.* ({len(without)} of {len(images)} images have none){hint}; "
         f"{remedy or 'add the masks or remove the images'}."
     )
+
+
+def _nearest(name: str, stems: Collection[str]) -> str | None:
+    """The shortest that begins with the name, or else the most similar."""
+    longer = [stem for stem in stems if stem.startswith(name)]
+    return min(longer, key=len) if longer else next(iter(difflib.get_close_matches(name, stems, 1, 0)), None)
 
 
 def _better_patterns(images: Mapping[str, Path], mask_stems: Mapping[str, Path], image: str, mask: str) -> str:
@@ -228,7 +234,8 @@ def _better_patterns(images: Mapping[str, Path], mask_stems: Mapping[str, Path],
         part = difflib.SequenceMatcher(None, image, candidate, autojunk=False).find_longest_match()
         patterns = [text[:at] + CASE + text[at + part.size :] for text, at in ((image, part.a), (candidate, part.b))]
         cases = {_case_of(stem_of(path.name), patterns[0]) for path in images.values()}
-        known = {_case_of(stem.rpartition("/")[2], patterns[1], _NUMBER) for stem in mask_stems}
+        masks = [stem.rpartition("/")[2] for stem in mask_stems]
+        known = {_case_of(stem, patterns[1], number) for stem in masks for number in ("", _NUMBER)}
         if part.size and None not in cases and cases <= known:
             options = [(name, value) for name, value in zip(("--image_name", "--mask_name"), patterns) if value != CASE]
             return "pass " + " ".join(f"{option} '{value}'" for option, value in options)
