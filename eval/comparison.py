@@ -55,8 +55,8 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     plan = replace(plan, starts=_starts(options.earlier.get("arms", {}), options.seeds))
     check_plan(plan)
     data = plan.workflow(STUDENT, 0).parser.get_parsed_content("data")  # a missing test list is refused here
-    sizes = f"{len(data.training)} training, {len(data.validation)} validation, {len(data.test)} test cases"
-    tell(f"{data.name}: {sizes}")
+    sizes = {**data.sizes, "test": len(data.test)}
+    tell(f"{data.name}: {', '.join(f'{size} {split}' for split, size in sizes.items())} cases")
     problems = open_comparison(options, plan, data.digest)
     if (plan.output_dir / METRICS_FILE).is_file():
         if options.train:
@@ -256,7 +256,7 @@ def _evaluate_all(runs: Mapping[tuple[str, int], dict[str, Any]], options: argpa
         curves,
         options.margin,
         _about(runs, options),
-        [*_former_reading(options.continue_from), *_left_out(runs, plan), *problems],
+        [*_former_reading(options.continue_from), *_left_out(runs, plan), *data.notes, *problems],
     )
     draw = CaseDrawer(dataset, arms, num_classes, device, autocast, data.labels[1:])
     page = write_report_with_cases(report, evaluation.rows, draw, plan.output_dir)

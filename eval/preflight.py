@@ -88,7 +88,8 @@ def look(plan: Plan, control: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     dataset, num_classes = parser.get_parsed_content("test::dataset"), parser.get_parsed_content("data::num_classes")
     device, hardware = parser.get_parsed_content("device"), parser.get_parsed_content("hardware")
     measured = evaluate(dataset, arms, num_classes, device, hardware.autocast())
-    report = compile_report(measured.rows, measured.reliability, "Preflight on the validation list")
+    notes = parser.get_parsed_content("data").notes
+    report = compile_report(measured.rows, measured.reliability, "Preflight on the validation list", problems=notes)
     return report, judge(report, _temperature(arms[0], dataset, device, hardware))
 
 

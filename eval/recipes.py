@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from scripts.data.datalist_file import read_datalist
 from scripts.utils.files import BUNDLE_ROOT, atomic_path
 from scripts.utils.machine import describe_machine, git_revision, list_versions, without_folders
 from scripts.utils.options import CONTROL, STUDENT
@@ -125,10 +126,10 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Result
 
 def write_datalist(options: argparse.Namespace) -> Path:
     """The data set's lists, the training list cut to the first images; paths stay below the data set's folder."""
-    content = json.loads((options.dataset_dir / "dataset.json").read_text())
+    content = read_datalist(options.dataset_dir / "dataset.json")
     path = options.output_dir.resolve() / "dataset.json"
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps({**content, "training": content["training"][: options.num_images]}))
+        partial.write_text(json.dumps({**content, "training": content.get("training", [])[: options.num_images]}))
     return path
 
 

@@ -2,40 +2,51 @@
 
     python -m scripts.make_datalist --dataset_dir BUSBRA --output BUSBRA/dataset.json
     python -m scripts.make_datalist --dataset_dir MYDATA --output MYDATA/dataset.json --format folders
+    python -m scripts.make_datalist --dataset_dir BUSI --output BUSI/dataset.json --format folders --recursive \\
+        --mask_name '{}_mask' --clean_masks clean_masks
 
 `busbra` reads Images/bus_XXXX-s.png, Masks/mask_XXXX-s.png and bus_data.csv with patient, pathology and more for each
-case. `folders` reads images/ and masks/ (or labels/) with equal file names before the suffix. --patient_regex finds
-the patient in that name: its first group, or the whole match. Without it every image is its own patient.
+case. `folders` reads images/ and masks/ (or labels/, or nnU-Net's imagesTr/ and labelsTr/); options name other folders
+and other names, see data/folders.py. --patient_regex finds the patient in an image's name, with the subfolders before
+it: its first group, or the whole match. Without it patients are not told apart, and every image counts as one.
 
-Splits are by patient, and stratified by pathology where it is known. Patients that share a byte-identical image stay
-together. BUS-BRA's official valid_* folds are not used: they put the left and the right breast of one patient into
-training and validation. Paths in the datalist are relative to the dataset folder.
+Splits are by patient, and stratified by pathology where it is known. Patients whose images look alike, such as one
+picture in two encodings, stay together. BUS-BRA's official valid_* folds are not used: they put the left and the right
+breast of one patient into training and validation. Paths in the datalist are relative to the dataset folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
+import os
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
+from PIL import Image
 
-from .data.splits import SPLITS, check_identical_files, check_patients, identical_files
+from .data.classes import default_names, missing_class_notes
+from .data.folders import Names, Pairs, find_pairs
+from .data.look_alikes import look_alikes
+from .data.mask_files import Color, clean_mask, examine
+from .data.splits import SPLITS, check_patients, map_in_threads, split_by_patient
 from .run.errors import run_program
-from .utils.files import atomic_path
+from .utils.files import atomic_path, read_text
 from .utils.options import check_num_classes
+from .utils.passed_over import describe_passed_over
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
+MAX_NAMED = 5
+_BUSBRA = Names("Images", "Masks", "bus_{}", "mask_{}")
 _BUSBRA_COLUMNS = {"Pathology": "pathology", "BIRADS": "birads", "Device": "device", "Side": "side"}
 
 
-def busbra_cases(dataset_dir: Path) -> list[dict]:
-    """Cases of a BUS-BRA download with patient, pathology, birads, device and side from bus_data.csv.
+def busbra_cases(dataset_dir: Path) -> tuple[list[dict], Pairs]:
+    """Cases of a BUS-BRA download with patient, pathology, birads, device and side from bus_data.csv, without labels.
 
     Raises:
         FileNotFoundError: when Images/, Masks/ or bus_data.csv is missing.
@@ -44,142 +55,82 @@ def busbra_cases(dataset_dir: Path) -> list[dict]:
     table = dataset_dir / "bus_data.csv"
     if not table.is_file():
         raise FileNotFoundError(f"{table} does not exist; expected a BUS-BRA download, or pass --format folders.")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        rows = {row["ID"]: row for row in reader} if "ID" in (reader.fieldnames or []) else {}
+    text = read_text(table)
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)  # a spreadsheet may have written it anew
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = {row["ID"]: row for row in reader} if "ID" in (reader.fieldnames or []) else {}
     missing = sorted({"ID", "Case"} - set(reader.fieldnames or []))
     if missing:
         raise ValueError(f"{table} has no column {', '.join(missing)}; expected BUS-BRA's ID and Case.")
-    pairs = _pairs(dataset_dir, ("Images",), ("Masks",), lambda stem: stem.replace("bus_", "mask_", 1))
-    unlisted = [stem for stem, _, _ in pairs if stem not in rows]
+    pairs = find_pairs(dataset_dir, _BUSBRA)
+    stems = {case: _BUSBRA.image.format(case) for case in pairs.images}
+    unlisted = [stem for stem in stems.values() if stem not in rows]
     if unlisted:
         raise ValueError(f"image {unlisted[0]} has no row in {table} ({len(unlisted)} images have none); add its row.")
-    return [_case(image, label, rows[stem]) for stem, image, label in pairs]
+    return [_busbra_case(pairs.images[case], rows[stem]) for case, stem in stems.items()], pairs
 
 
-def _case(image: str, label: str, row: dict) -> dict:
+def _busbra_case(image: Path, row: dict) -> dict:
     if not row["Case"]:
         raise ValueError(f"bus_data.csv has no Case (patient) for {row['ID']}; add it.")
     metadata = {name: row[column] for column, name in _BUSBRA_COLUMNS.items() if row.get(column)}
     if metadata.get("birads", "").isdecimal():
         metadata["birads"] = int(metadata["birads"])
     patient = int(row["Case"]) if row["Case"].isdecimal() else row["Case"]
-    return {"image": image, "label": label, "patient": patient, **metadata}
+    return {"image": image, "patient": patient, **metadata}
 
 
-def folder_cases(dataset_dir: Path, patient_regex: str | None = None) -> list[dict]:
-    """Cases of images/ and masks/ (or labels/); the patient is found in the image's stem, or is the stem.
+def folder_cases(dataset_dir: Path, names: Names, patient_regex: str | None = None) -> tuple[list[dict], Pairs]:
+    """Cases of folders, without labels; the patient is found in the image's name.
 
     Raises:
         FileNotFoundError: when a folder is missing.
         ValueError: when an image has no mask or the expression does not match.
     """
     try:
-        pattern = re.compile(patient_regex or "^.*$")
+        pattern = re.compile(patient_regex) if patient_regex else None
     except re.error as error:
         raise ValueError(f"--patient_regex {patient_regex!r} is no regular expression: {error}.") from None
-    cases = []
-    for stem, image, label in _pairs(dataset_dir, ("images", "Images"), ("masks", "Masks", "labels", "Labels")):
-        match = pattern.search(stem)
+    pairs = find_pairs(dataset_dir, names)
+    cases: list[dict] = [{"image": image} for image in pairs.images.values()]
+    for name, case in zip(pairs.images, cases) if pattern else ():
+        match = pattern.search(name)
         if match is None:
-            raise ValueError(f"--patient_regex {patient_regex!r} does not match the image name {stem!r}.")
-        cases.append({"image": image, "label": label, "patient": match[1] if match.lastindex else match[0]})
-    return cases
+            raise ValueError(f"--patient_regex {patient_regex!r} does not match the image name {name!r}.")
+        case["patient"] = match[1] if match.lastindex else match[0]
+    return cases, pairs
 
 
-def _pairs(
-    dataset_dir: Path, image_dirs: tuple[str, ...], mask_dirs: tuple[str, ...], mask_stem: Callable[[str], str] = str
-) -> list[tuple[str, str, str]]:
-    """(stem, image, mask) of every image, paths relative to the dataset folder."""
-    images = _files(_first_dir(dataset_dir, image_dirs))
-    masks = _files(_first_dir(dataset_dir, mask_dirs))
-    if not images:
-        raise ValueError(
-            f"folder {_first_dir(dataset_dir, image_dirs)} holds no image; expected {', '.join(IMAGE_SUFFIXES)}."
-        )
-    without = [path for stem, path in images.items() if mask_stem(stem) not in masks]
-    if without:
-        raise ValueError(
-            f"image {without[0]} has no mask {mask_stem(_stem(without[0]))}.* ({len(without)} of {len(images)} images "
-            "have none); add the masks or remove the images."
-        )
-    relative = {stem: path.relative_to(dataset_dir).as_posix() for stem, path in images.items()}
-    return [(stem, relative[stem], masks[mask_stem(stem)].relative_to(dataset_dir).as_posix()) for stem in relative]
-
-
-def _first_dir(dataset_dir: Path, names: tuple[str, ...]) -> Path:
-    for name in names:
-        if (dataset_dir / name).is_dir():
-            return dataset_dir / name
-    raise FileNotFoundError(f"{dataset_dir} has no folder {' or '.join(names)}; check --dataset_dir and --format.")
-
-
-def _stem(path: Path) -> str:
-    return path.name[: -len(next(suffix for suffix in IMAGE_SUFFIXES[::-1] if path.name.lower().endswith(suffix)))]
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and path.name.lower().endswith(IMAGE_SUFFIXES):
-            if _stem(path) in files:
-                raise ValueError(f"{path} and {files[_stem(path)]} have the same name; expected one file a case.")
-            files[_stem(path)] = path
-    return files
-
-
-def split_by_patient(cases: list[dict], dataset_dir: Path, val: float, test: float, seed: int) -> dict[str, list[dict]]:
-    """The three splits. Every patient is in one of them, and so are patients that share a byte-identical image.
-
-    Patients are shuffled and dealt out pathology by pathology, each to the split that lacks most of its share.
+def read_masks(
+    masks: Sequence[Sequence[Path]], num_classes: int, colors: Sequence[Color], clean: bool
+) -> tuple[list[bool], list[frozenset[int]]]:
+    """Of each image, whether its mask can stay as it is, and the foreground classes that it shows.
 
     Args:
-        cases: with "image" relative to `dataset_dir`, "patient" and, optionally, "pathology".
-        dataset_dir: folder of the dataset.
-        val: fraction of the patients for validation.
-        test: fraction of the patients for the test.
-        seed: of the shuffling.
+        masks: of each image.
+        num_classes: with the background.
+        colors: see `clean_mask`.
+        clean: whether masks that cannot stay are going to be written anew.
 
     Raises:
-        ValueError: when the fractions leave no training or a split that was asked for is empty.
+        ValueError: a mask that is none, or that would have to be written anew.
     """
-    if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
-        raise ValueError(f"--val must be above 0, --test at least 0 and their sum below 1, got {val} and {test}.")
-    groups = _groups(cases, dataset_dir)
-    rng = np.random.default_rng(seed)
-    order = sorted(rng.permutation(len(groups)), key=lambda index: str(groups[index][0].get("pathology")))
-    splits: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    shares, counts = np.array([1 - val - test, val, test]), np.zeros(3)
-    for dealt, index in enumerate(order, start=1):
-        needy = int(np.argmax(shares * dealt - counts))
-        counts[needy] += 1
-        splits[SPLITS[needy]] += groups[index]
-    empty = [split for split in SPLITS if not splits[split] and (split != "test" or test > 0)]
-    if empty:
-        raise ValueError(
-            f"{len(cases)} images of {len(groups)} separate patients leave the split {empty[0]} empty; "
-            "expected at least one patient in each: add cases or change --val and --test."
+    try:
+        facts = map_in_threads(partial(examine, num_classes=num_classes, colors=colors), masks)
+    except ValueError as error:  # it names config ids
+        raise ValueError(str(error).replace("data::", "--")) from None
+    poor = [paths for paths, (ready, _) in zip(masks, facts) if not ready]
+    if poor and not clean:
+        several = [paths for paths in poor if len(paths) > 1]
+        names = ", ".join(path.name for path in (several or poor)[0])
+        what = (
+            f"{len(several)} of {len(masks)} images have several masks ({names})"
+            if several
+            else (f"{len(poor)} of {len(masks)} masks are colored or compressed ({names})")
         )
-    return {split: sorted(items, key=lambda item: item["image"]) for split, items in splits.items()}
-
-
-def _groups(cases: list[dict], dataset_dir: Path) -> list[list[dict]]:
-    """Cases that belong together: of one patient, or of patients that share a byte-identical image."""
-    root = {str(case["patient"]): str(case["patient"]) for case in cases}
-
-    def find(patient: str) -> str:
-        while root[patient] != patient:
-            patient = root[patient]
-        return patient
-
-    patient_of = {str(dataset_dir / case["image"]): str(case["patient"]) for case in cases}
-    for copies in identical_files(patient_of):
-        for path in copies[1:]:
-            root[find(patient_of[path])] = find(patient_of[copies[0]])
-    groups = defaultdict(list)
-    for case in cases:
-        groups[find(str(case["patient"]))].append(case)
-    return list(groups.values())
+        raise ValueError(f"{what}; pass --clean_masks DIR to write one mask of class values for each of them there.")
+    return [ready for ready, _ in facts], [classes for _, classes in facts]
 
 
 def make_datalist(splits: dict[str, list[dict]], name: str, labels: list[str]) -> dict:
@@ -209,49 +160,138 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _make(options: argparse.Namespace) -> int:
     try:
-        splits = _run(options)
+        splits, remarks = _run(options)
     except (ValueError, OSError) as error:
         print(f"make_datalist: {error}", file=sys.stderr)
         return 1
     for split in SPLITS:
-        patients = len({str(case["patient"]) for case in splits[split]})
-        print(f"{split}: {len(splits[split])} images of {patients} patients")
+        patients = {str(case["patient"]) for case in splits[split] if "patient" in case}
+        print(f"{split}: {len(splits[split])} images" + (f" of {len(patients)} patients" if patients else ""))
+    print(*remarks, sep="\n", end="\n" if remarks else "")
     print(f"wrote {options.output}; use it with")
-    print(f"  --data::dataset_dir {options.dataset_dir} --data::datalist {options.output.resolve()}")
+    outside = _leads_out(options.dataset_dir, splits)
+    allow = " --data::allow_outside true" if outside else ""
+    print(f"  --data::dataset_dir {options.dataset_dir} --data::datalist {options.output.resolve()}{allow}")
     return 0
 
 
-def _run(options: argparse.Namespace) -> dict[str, list[dict]]:
+def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]:
+    """The lists as they were written, and what the user should know of them."""
     if not options.dataset_dir.is_dir():
         raise FileNotFoundError(f"--dataset_dir {options.dataset_dir} is no folder.")
     if options.output.exists() and not options.overwrite:
         raise ValueError(f"--output {options.output} exists; pass --overwrite to replace it.")
     if not options.output.resolve().parent.is_dir():
         raise FileNotFoundError(f"--output {options.output} lies in no existing folder; create it first.")
-    labels = _class_names(options.num_classes, options.labels)
+    names = _class_names(options.num_classes, options.labels)
+    colors = _colors(options.mask_colors, options.num_classes)
+    clean_dir = _clean_dir(options)
     if options.format == "busbra":
-        cases = busbra_cases(options.dataset_dir)
+        cases, pairs = busbra_cases(options.dataset_dir)
     else:
-        cases = folder_cases(options.dataset_dir, options.patient_regex)
-    splits = split_by_patient(cases, options.dataset_dir, options.val, options.test, options.seed)
-    absolute = {
-        split: [{**case, "image": str(options.dataset_dir / case["image"])} for case in items]
-        for split, items in splits.items()
-    }
-    check_patients(absolute)
-    check_identical_files(absolute)
-    write_json(make_datalist(splits, options.name or options.dataset_dir.resolve().name, labels), options.output)
-    return splits
+        folders = Names(
+            *(options.image_dir, options.mask_dir, options.image_name, options.mask_name, options.recursive), clean_dir
+        )
+        cases, pairs = folder_cases(options.dataset_dir, folders, options.patient_regex)
+    masks = [pairs.masks[case] for case in pairs.images]
+    ready, classes = read_masks(masks, options.num_classes, colors, clean_dir is not None)
+    labels = [paths[0] if ok else clean_dir / f"{case}.png" for case, paths, ok in zip(pairs.images, masks, ready)]
+    cases = [_relative(case, label, options.dataset_dir) for case, label in zip(cases, labels)]
+    alike = look_alikes(list(pairs.images.values()))
+    splits = split_by_patient(cases, alike, options.val, options.test, options.seed)
+    check_patients(splits)
+    for path, paths in ((label, paths) for label, paths, ok in zip(labels, masks, ready) if not ok):
+        _write_mask(clean_mask(paths, options.num_classes, colors), options.num_classes, path)
+    write_json(make_datalist(splits, options.name or options.dataset_dir.resolve().name, names), options.output)
+    by_image = {case["image"]: shown for case, shown in zip(cases, classes)}
+    shown = {split: {c for item in items for c in by_image[item["image"]]} for split, items in splits.items() if items}
+    return splits, [
+        *([f"{len(ready) - sum(ready)} masks written to {clean_dir}"] if not all(ready) else []),
+        *_passed_over_notes(pairs.passed_over, options.dataset_dir),
+        *_alike_notes(cases, alike),
+        *_patient_notes(cases),
+        *(f"warning: {note}" for note in missing_class_notes(shown, names)),
+    ]
+
+
+def _relative(case: dict, label: Path, dataset_dir: Path) -> dict:
+    image = case.pop("image")
+    paths = {"image": image, "label": label}
+    return {**{key: path.relative_to(dataset_dir).as_posix() for key, path in paths.items()}, **case}
+
+
+def _write_mask(mask, num_classes: int, path: Path) -> None:
+    """As PNG; two classes as 0 and 255, which can be looked at."""
+    with atomic_path(path) as partial_path:
+        Image.fromarray(mask * 255 if num_classes == 2 else mask).save(partial_path)
+
+
+def _passed_over_notes(passed_over: dict[Path, str], dataset_dir: Path) -> list[str]:
+    summary = describe_passed_over(passed_over.values())
+    alone = [path.relative_to(dataset_dir).as_posix() for path, why in passed_over.items() if why.startswith("masks")]
+    return [summary] * bool(summary) + [f"masks without an image: {_some(alone)}"] * bool(alone)
+
+
+def _alike_notes(cases: list[dict], alike: list[list[int]]) -> list[str]:
+    """Of images that look alike and are not of one known patient."""
+    names = [
+        " = ".join(cases[index]["image"] for index in group)
+        for group in alike
+        if len({str(cases[index].get("patient", cases[index]["image"])) for index in group}) > 1
+    ]
+    told = f"images that look alike stay in one list (groups: {len(names)}): {_some(names, '; ')}"
+    return [told] if names else []
+
+
+def _patient_notes(cases: list[dict]) -> list[str]:
+    if all("patient" in case for case in cases):
+        return []
+    return [
+        "warning: patients were not told apart, so one patient may be in two lists; find them in the file names with "
+        "--patient_regex"
+    ]
+
+
+def _leads_out(dataset_dir: Path, splits: dict[str, list[dict]]) -> bool:
+    """Whether a link leads to files outside of the folder, which trainings refuse unless they are told."""
+    folder = dataset_dir.resolve()
+    paths = [dataset_dir / item[key] for items in splits.values() for item in items for key in ("image", "label")]
+    return not all(Path(os.path.realpath(path)).is_relative_to(folder) for path in paths)
+
+
+def _some(names: list[str], between: str = ", ") -> str:
+    return between.join([*names[:MAX_NAMED], *([f"and {len(names) - MAX_NAMED} more"] if names[MAX_NAMED:] else [])])
 
 
 def _class_names(num_classes: int, labels: str | None) -> list[str]:
     check_num_classes(num_classes, "--num_classes")
     if labels is None:
-        names = ["lesion"] if num_classes == 2 else [f"class {index}" for index in range(1, num_classes)]
-        return ["background", *names]
+        return ["background", "lesion"] if num_classes == 2 else default_names(num_classes)
     if len(labels.split(",")) != num_classes:
         raise ValueError(f"--labels must name {num_classes} classes with background, comma separated, got {labels!r}.")
     return [label.strip() for label in labels.split(",")]
+
+
+def _colors(text: str | None, num_classes: int) -> list[Color]:
+    if text is None:
+        return []
+    words = [word.strip().lstrip("#") for word in text.split(",")]
+    if len(words) != num_classes or not all(re.fullmatch("[0-9a-fA-F]{6}", word) for word in words):
+        raise ValueError(
+            f"--mask_colors must hold {num_classes} colors such as 000000,ff0000, the background first, got {text!r}."
+        )
+    return [tuple(bytes.fromhex(word)) for word in words]
+
+
+def _clean_dir(options: argparse.Namespace) -> Path | None:
+    if options.clean_masks is None:
+        return None
+    folder = options.dataset_dir / options.clean_masks
+    if not Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(options.dataset_dir)):
+        raise ValueError(f"--clean_masks {options.clean_masks} must be a folder in --dataset_dir.")
+    if folder.is_dir() and any(folder.iterdir()) and not options.overwrite:
+        raise ValueError(f"--clean_masks {folder} is not empty; pass --overwrite to replace the masks in it.")
+    return folder
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -262,11 +302,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_classes", type=int, default=2, help="with background")
     parser.add_argument("--labels", help="class names from background on, comma separated")
     parser.add_argument("--name", help="name of the data set; the folder's name if left out")
-    parser.add_argument("--patient_regex", help="finds the patient in an image's name (folders)")
     parser.add_argument("--val", type=float, default=0.1, help="fraction of the patients")
     parser.add_argument("--test", type=float, default=0.2, help="fraction of the patients")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument(
+        "--clean_masks",
+        metavar="DIR",
+        help="folder in --dataset_dir for masks that cannot be used as they are: several of one image are merged, "
+        "colors become class values, JPEG masks black and white",
+    )
+    parser.add_argument("--mask_colors", help="color of each class, such as 000000,ff0000, the background first")
+    folders = parser.add_argument_group("of --format folders")
+    folders.add_argument("--image_dir", help="folder of the images in --dataset_dir")
+    folders.add_argument("--mask_dir", help="folder of the masks, may be the same")
+    folders.add_argument("--image_name", help="pattern of their names without suffix, such as '{}_0000'")
+    folders.add_argument("--mask_name", help="likewise, such as '{}_mask'")
+    folders.add_argument("--recursive", action="store_true", help="read subfolders too")
+    folders.add_argument("--patient_regex", help="finds the patient in an image's name")
     return parser
 
 

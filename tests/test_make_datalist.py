@@ -4,12 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, SHARED
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from scripts.data.datalist import SegmentationData
 from scripts.make_datalist import main
@@ -118,11 +118,26 @@ def test_folders_find_the_patient_in_the_name(plain):
     assert len(SegmentationData(plain).training) == 14
 
 
-def test_without_an_expression_every_image_is_a_patient(plain):
+def test_without_an_expression_patients_are_not_told_apart_and_it_says_so(plain, capsys):
     (plain / "masks").rename(plain / "labels")
     _, content = run(plain, "--format", "folders")
-    assert content["training"][0]["patient"] == Path(content["training"][0]["image"]).stem
+    assert [len(content[split]) for split in ("training", "validation", "test")] == [14, 2, 4]
+    assert set(content["training"][0]) == {"image", "label"}
     assert content["training"][0]["label"].startswith("labels/")
+    assert "warning: patients were not told apart" in capsys.readouterr().out
+    run(plain, "--format", "folders", "--patient_regex", r"^p\d+", output="b.json")
+    assert "told apart" not in capsys.readouterr().out
+
+
+def test_expression_sees_the_subfolders(plain):
+    for path in [*(plain / "images").iterdir(), *(plain / "masks").iterdir()]:
+        home = path.parent / path.name.partition("_")[0]
+        home.mkdir(exist_ok=True)
+        path.rename(home / path.name)
+    _, content = run(plain, "--format", "folders", "--recursive", "--patient_regex", "^(.+)/")
+    assert patients(content, "training") | patients(content, "validation") | patients(content, "test") == {
+        f"p{number}" for number in range(10)
+    }
 
 
 def test_suffixes_of_image_and_mask_may_differ(plain):
@@ -171,6 +186,127 @@ def test_image_without_mask_is_refused(busbra, plain, capsys):
     assert "p3_1.png has no mask p3_1.* (1 of 20 images have none)" in message
     (busbra / "Masks" / "mask_0003-l.png").unlink()
     assert "bus_0003-l.png has no mask mask_0003-l.*" in refused(capsys, busbra)
+
+
+def test_what_is_left_out_is_counted(plain, capsys):
+    save(plain / "masks" / "q1.png", 50)
+    for name in ("a.webp", "b.webp", "old/c.png"):
+        (plain / "images" / name).parent.mkdir(exist_ok=True)
+        (plain / "images" / name).touch()
+    run(plain, "--format", "folders")
+    shown = capsys.readouterr().out
+    assert "4 passed over: 2 .webp, 1 in subfolders, 1 masks without an image\n" in shown
+    assert "masks without an image: masks/q1.png\n" in shown
+
+
+@pytest.fixture
+def several(plain):
+    """p0_0 has two masks, p1_0 a JPEG and p2_0 a red one."""
+    lesion = np.zeros((20, 24), np.uint8)
+    lesion[12:, 16:] = 255
+    Image.fromarray(lesion).save(plain / "masks" / "p0_0_1.png")
+    (plain / "masks" / "p1_0.png").unlink()
+    Image.fromarray(lesion).save(plain / "masks" / "p1_0.jpg", quality=50)
+    Image.fromarray(lesion[..., None] * np.array([1, 0, 0], np.uint8)).save(plain / "masks" / "p2_0.png")
+    return plain
+
+
+def test_several_masks_are_refused_with_the_option_that_merges_them(several, capsys):
+    message = refused(capsys, several, "--format", "folders")
+    assert (
+        "1 of 20 images have several masks (p0_0.png, p0_0_1.png); pass --clean_masks DIR to write one mask" in message
+    )
+    (several / "masks" / "p0_0_1.png").unlink()
+    assert "2 of 20 masks are colored or compressed (p1_0.jpg); pass --clean_masks" in refused(
+        capsys, several, "--format", "folders"
+    )
+
+
+def test_cleaned_masks_are_used_and_the_others_stay(several, capsys):
+    code, content = run(several, "--format", "folders", "--clean_masks", "clean")
+    assert code == 0
+    labels = {item["image"]: item["label"] for split in ("training", "validation", "test") for item in content[split]}
+    cleaned = {image: label for image, label in labels.items() if label.startswith("clean/")}
+    assert cleaned == {f"images/p{n}_0.png": f"clean/p{n}_0.png" for n in range(3)}
+    merged = np.asarray(Image.open(several / "clean" / "p0_0.png"))
+    assert (merged[12:, 16:] == 255).all()
+    assert merged[0, 0] == 255
+    assert "3 masks written to" in capsys.readouterr().out
+    SegmentationData(several)
+
+
+def test_folder_of_cleaned_masks_is_not_read_and_not_overwritten(several, capsys):
+    run(several, "--format", "folders", "--clean_masks", "masks/clean")
+    assert "is not empty; pass --overwrite" in refused(
+        capsys, several, "--format", "folders", "--clean_masks", "masks/clean", output="b.json"
+    )
+    code, content = run(several, "--format", "folders", "--clean_masks", "masks/clean", "--overwrite")
+    assert (code, sum(len(content[split]) for split in ("training", "validation", "test"))) == (0, 20)
+    assert "passed over" not in capsys.readouterr().out
+    for folder in ("../elsewhere", str(several.parent)):
+        assert "must be a folder in --dataset_dir" in refused(
+            capsys, several, "--format", "folders", "--clean_masks", folder, output="b.json"
+        )
+
+
+def test_colors_of_classes_are_checked(several, capsys):
+    for colors in ("000000", "000000,red", "000000,ff0000,00ff00"):
+        assert "--mask_colors must hold 2 colors such as" in refused(
+            capsys, several, "--format", "folders", "--mask_colors", colors
+        )
+
+
+def test_values_that_are_no_classes_are_refused(plain, capsys):
+    Image.fromarray(np.eye(20, 24, dtype=np.uint8) * 7).save(plain / "masks" / "p3_0.png")
+    message = refused(capsys, plain, "--format", "folders")
+    assert "p3_0.png holds the values 0, 7; expected 0 and 1, or 0 and 255, for --num_classes 2" in message
+
+
+def test_class_that_no_mask_shows_is_told(plain, capsys):
+    run(plain, "--format", "folders", "--num_classes", 3, "--labels", "background,nerve,vessel")
+    assert "warning: No mask of any list shows class 2 (vessel)" in capsys.readouterr().out
+
+
+def test_picture_in_another_encoding_stays_in_the_same_list_and_is_told(plain, capsys):
+    speckle = gaussian_filter(np.random.default_rng(99).random((20, 24)), 1)
+    picture = Image.fromarray(np.uint8(255 * (speckle - speckle.min()) / np.ptp(speckle)))
+    for number, suffix in enumerate((".jpg", ".bmp", ".png")):
+        name = f"p{number}_0"
+        (plain / "images" / f"{name}.png").unlink()
+        picture.save(plain / "images" / (name + suffix))
+    for seed in range(5):
+        _, content = run(plain, "--format", "folders", "--seed", seed, "--overwrite")
+        homes = [s for s in content if isinstance(content[s], list) for i in content[s] if i["image"][7:11] == "p0_0"]
+        others = [s for s in content if isinstance(content[s], list) for i in content[s] if i["image"][7:11] == "p2_0"]
+        assert homes == others
+    told = "images that look alike stay in one list (groups: 1): images/p0_0.jpg = images/p1_0.bmp = images/p2_0.png\n"
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_table_may_come_from_windows(busbra, encoding, delimiter):
+    _, content = run(busbra)
+    table = busbra / "bus_data.csv"
+    lines = [line.partition(',"[')[0].replace(",", delimiter) for line in table.read_text().splitlines()]
+    table.write_bytes("\r\n".join(lines).encode(encoding))
+    assert run(busbra, output="b.json")[1] == content
+
+
+def test_table_in_another_encoding_is_named(busbra, capsys):
+    table = busbra / "bus_data.csv"
+    table.write_bytes(table.read_text().replace("carcinoma", "carcinôma").encode("cp1252"))
+    assert "bus_data.csv is no UTF-8 text (" in refused(capsys, busbra)
+
+
+def test_linked_images_are_told_to_the_training(plain, tmp_path, capsys):
+    (plain / "images").rename(tmp_path / "storage")
+    (plain / "images").symlink_to(tmp_path / "storage")
+    run(plain, "--format", "folders")
+    assert capsys.readouterr().out.rstrip().endswith("dataset.json --data::allow_outside true")
+    with pytest.raises(ValueError, match="leads out of data::dataset_dir"):
+        SegmentationData(plain)
+    SegmentationData(plain, allow_outside=True)
 
 
 def test_existing_output_is_kept_without_overwrite(plain, capsys):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigWorkflow
 
+from scripts.data.datalist_file import locate, read_datalist
 from scripts.data.dataset import ViewDataset
 from scripts.data.phantoms import write_phantom_dataset
 from scripts.run.workflow import build_workflow
@@ -38,7 +39,7 @@ def write_datalists(settings: Settings, dataset_dir: str | None = None) -> None:
         )
         dataset_dir = write_phantom_dataset(phantoms, *counts, seed=settings.seed, size=settings.teacher_size)
     source = Path(dataset_dir).expanduser().resolve()
-    content = json.loads((source / "dataset.json").read_text())
+    content = read_datalist(source / "dataset.json")
     target = settings.folder / "cases"
     target.mkdir()
     for count in settings.image_counts:
@@ -48,13 +49,12 @@ def write_datalists(settings: Settings, dataset_dir: str | None = None) -> None:
 
 
 def _first(content: dict, split: str, source: Path, count: int) -> list[dict]:
-    count = count if split == "training" else min(count, len(content[split]))
-    if not 0 < count <= len(content[split]):
-        raise ValueError(
-            f"dataset_dir {source} has {len(content[split])} {split} cases, expected at least {max(count, 1)}."
-        )
+    cases = content.get(split, [])
+    count = count if split == "training" else min(count, len(cases))
+    if not 0 < count <= len(cases):
+        raise ValueError(f"dataset_dir {source} has {len(cases)} {split} cases, expected at least {max(count, 1)}.")
     paths = ("image", "label")
-    return [{**case, **{key: str(source / case[key]) for key in paths}} for case in content[split][:count]]
+    return [{**case, **{key: locate(case[key], source) for key in paths}} for case in cases[:count]]
 
 
 def workflow(settings: Settings, overrides: dict[str, Any], *overlays: str) -> ConfigWorkflow:
@@ -68,6 +68,7 @@ def workflow(settings: Settings, overrides: dict[str, Any], *overlays: str) -> C
     data = {
         "data::dataset_dir": str(settings.folder / "cases"),
         "data::datalist": f"{settings.num_images}.json",
+        "data::allow_outside": True,
         "data::img_size": settings.img_size,
         "hardware::gpu_ids": [0] if settings.device == "cuda" else [],
         "training::seed": settings.seed,

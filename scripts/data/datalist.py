@@ -1,28 +1,42 @@
 """The config section "data": lists of cases, checked before the first batch.
 
-`SegmentationData` reads them from a datalist, the JSON of the Medical Segmentation Decathlon that
-monai.data.load_decathlon_datalist reads, with the lists training, validation and test. An item has "image", "label"
-and, optionally, "patient" and other metadata. Paths are relative to the dataset folder. `GivenCases` gets its lists
-from a program such as MONAI Label.
+`SegmentationData` reads them from a datalist, the JSON of the Medical Segmentation Decathlon, with the lists training,
+validation and test, of which a run needs those that it reads. An item has "image", "label" and, optionally, "patient"
+and other metadata. Paths are relative to the dataset folder. `GivenCases` gets its lists from a program such as MONAI
+Label.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
+import logging
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from monai.data import load_decathlon_datalist
 from monai.utils import MetaKeys
 
-from ..utils.digests import text_digest
+from ..utils.digests import array_digest, text_digest
 from ..utils.options import check_img_size, check_num_classes
+from .classes import check_label_values, foreground_classes, missing_class_notes
+from .datalist_file import check_inside, class_names, load_list, read_datalist
 from .geometry import Place, flips_to_match
 from .readers import read_image, read_mask
-from .splits import SPLITS, check_identical_files, check_patients, map_in_threads
-from .transforms import check_label_values
+from .splits import SPLITS, check_identical_files, check_listed_once, check_patients, check_same_pixels, map_in_threads
+
+logger = logging.getLogger(__name__)
+
+
+class CheckedCase(NamedTuple):
+    """What the check of a case has seen.
+
+    pixels: a digest of the image's gray values. classes: the foreground classes of its mask; None without a mask.
+    """
+
+    pixels: str
+    classes: frozenset[int] | None
 
 
 class CaseLists:
@@ -37,9 +51,11 @@ class CaseLists:
         img_size: side of the student's square input, in pixels.
         check: decode every file once, see `check_files`; the lists themselves are always checked.
 
+    `notes` are sentences for whoever reads results: classes that no mask of a list shows, as far as files were checked.
+
     Raises:
         FileNotFoundError: when an image or a label is missing.
-        ValueError: when a patient or an image is in two lists, or a file is not usable.
+        ValueError: when a patient or an image is in two lists, an image twice in one, or a file is not usable.
     """
 
     def __init__(
@@ -58,8 +74,10 @@ class CaseLists:
         self.labels = labels
         self.num_classes = num_classes
         self.img_size = img_size
+        self.notes: list[str] = []
         check_patients(splits)
         self._check_existence()
+        check_listed_once(splits)
         check_identical_files(splits)
         if check:
             self.check_files()
@@ -81,19 +99,31 @@ class CaseLists:
         return self._splits["test"]
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Number of cases by list."""
+        return {split: len(items) for split, items in self._splits.items()}
+
+    @property
     def digest(self) -> str:
         """A hash, in hex, of the lists with all that they say of each case; paths below `dataset_dir` without it."""
         text = json.dumps(self._splits, sort_keys=True, default=str)
         return text_digest(text.replace(json.dumps(f"{self.dataset_dir}{os.sep}")[1:-1], ""), 8)
 
     def check_files(self) -> None:
-        """Decode every image and label once.
+        """Decode every image and label once, and warn of classes that a list lacks.
 
         Raises:
             ValueError: when a file cannot be read, a label has another size than its image or a value outside
-                num_classes.
+                num_classes, or two lists hold images of the same pixels.
         """
-        map_in_threads(partial(_check_case, num_classes=self.num_classes), self._items())
+        checked = iter(map_in_threads(partial(_check_case, num_classes=self.num_classes), self._items()))
+        cases = {split: [next(checked) for _ in self._splits[split]] for split in SPLITS}
+        check_same_pixels(self._splits, [case.pixels for split in self._splits for case in cases[split]])
+        masks = {split: [case.classes for case in cases[split] if case.classes is not None] for split in SPLITS}
+        occurring = {split: frozenset().union(*classes) for split, classes in masks.items() if classes}
+        self.notes = missing_class_notes(occurring, self.labels)
+        for note in self.notes:
+            logger.warning("%s", note)
 
     def _items(self) -> list[dict]:
         return [item for split in SPLITS for item in self._splits[split]]
@@ -105,7 +135,7 @@ class CaseLists:
             if missing:
                 raise FileNotFoundError(
                     f"{key} file {missing[0]} does not exist ({len(missing)} of {len(items)} {key} files are missing); "
-                    f"check {self._origin}."
+                    f"check {self._origin}{_nearest(missing[0])}."
                 )
 
 
@@ -118,7 +148,9 @@ class SegmentationData(CaseLists):
         num_classes: number of classes; the background counts. [2 or more]
         img_size: side in pixels of the square images that student and teacher get; the teacher resizes them to its own.
             [multiple of 16]
-        check: decode every file once, see `check_files`; the lists themselves are always checked.
+        check: decode every file once, see `check_files`; the lists themselves are always checked. [true, false]
+        allow_outside: take images and labels that do not lie in `dataset_dir`, directly or through a link. Otherwise
+            such a path is refused: a datalist from somebody else could read any file. [true, false]
 
     Raises:
         FileNotFoundError: when the folder, the datalist, an image or a label is missing.
@@ -132,16 +164,36 @@ class SegmentationData(CaseLists):
         num_classes: int = 2,
         img_size: int = 224,
         check: bool = True,
+        allow_outside: bool = False,
     ) -> None:
         check_num_classes(num_classes)
         check_img_size(img_size)
         folder = _existing_dir(dataset_dir)
         self.datalist = folder / Path(datalist).expanduser()
-        content = _read_json(self.datalist)
-        labels = _class_names(content.get("labels"), num_classes, self.datalist)
-        splits = {split: _load(content, split, self.datalist, folder) for split in SPLITS}
+        content = read_datalist(self.datalist)
+        labels = class_names(content.get("labels"), num_classes, self.datalist)
+        splits = {split: load_list(content, split, self.datalist, folder) for split in SPLITS}
+        self._keys = sorted(content)
+        if not any(splits.values()):
+            raise ValueError(self._lacks("training"))
+        if not allow_outside:
+            check_inside(splits, folder, self.datalist)
         origin = f"data::dataset_dir and the paths in {self.datalist}"
         super().__init__(splits, folder, origin, labels, num_classes, img_size, check)
+
+    @property
+    def training(self) -> list[dict]:
+        """The training cases.
+
+        Raises:
+            ValueError: there are none. Only a training needs them, so only here; likewise the validation cases.
+        """
+        return self._needed("training")
+
+    @property
+    def validation(self) -> list[dict]:
+        """The validation cases."""
+        return self._needed("validation")
 
     @property
     def test(self) -> list[dict]:
@@ -164,6 +216,18 @@ class SegmentationData(CaseLists):
             )
         return cases
 
+    def _needed(self, split: str) -> list[dict]:
+        if not self._splits[split]:
+            raise ValueError(self._lacks(split))
+        return self._splits[split]
+
+    def _lacks(self, split: str) -> str:
+        reason = "an empty list" if split in self._keys else f"only the keys {', '.join(self._keys)}"
+        return (
+            f"datalist {self.datalist} has no {split} cases: expected a list {split!r}, found {reason}; build one with "
+            "python -m scripts.make_datalist."
+        )
+
 
 class GivenCases(CaseLists):
     """The cases of a program that has lists of its own, such as MONAI Label's studies. There are no test cases.
@@ -185,44 +249,29 @@ class GivenCases(CaseLists):
         if not training and not validation:
             raise ValueError("training and validation are empty, expected at least one case; label a study first.")
         splits = {"training": training, "validation": validation, "test": []}
-        labels, folder = _class_names(None, num_classes), _common_folder([*training, *validation])
+        labels, folder = class_names(None, num_classes), _common_folder([*training, *validation])
         super().__init__(splits, folder, "the studies in MONAI Label", labels, num_classes, img_size, check=True)
 
 
-def _load(content: dict[str, Any], split: str, datalist: Path, dataset_dir: Path) -> list[dict]:
-    """One list of a datalist, with absolute paths. A missing test list is empty."""
-    if not content.get(split):
-        if split == "test":
-            return []
-        reason = "an empty list" if split in content else f"only the keys {', '.join(sorted(content))}"
-        raise ValueError(
-            f"datalist {datalist} has no {split} cases: expected a list {split!r}, found {reason}; "
-            "build one with python -m scripts.make_datalist."
-        )
-    for number, item in enumerate(content[split]):
-        _check_item(item, f"item {number} of {split} in {datalist}", label_required=split != "test")
-    return load_decathlon_datalist(datalist, data_list_key=split, base_dir=dataset_dir)
-
-
-def _check_item(item: Any, place: str, label_required: bool) -> None:
-    if isinstance(item, str) and not label_required:  # the decathlon's test lists are bare paths
-        return
-    if not isinstance(item, dict) or not isinstance(item.get("image"), str):
-        raise ValueError(f"{place} must be an object with an 'image' path, got {item!r}; correct data::datalist.")
-    if not isinstance(item.get("label", "" if not label_required else None), str):
-        raise ValueError(f"{place} must have a 'label' path, got {item!r}; correct data::datalist.")
-
-
-def _check_case(item: dict, num_classes: int) -> None:
+def _check_case(item: dict, num_classes: int) -> CheckedCase:
     image, image_meta = read_image(item["image"])
+    pixels = array_digest(image, str(image.shape))
     if "label" not in item:
-        return
+        return CheckedCase(pixels, None)
     mask, mask_meta = read_mask(item["label"])
     flips_to_match(
         Place.read(item["image"], image.shape, image_meta.get(MetaKeys.AFFINE), image_meta),
         Place.read(item["label"], mask.shape, mask_meta.get(MetaKeys.AFFINE), mask_meta),
     )
     check_label_values(mask, num_classes, item["label"])
+    return CheckedCase(pixels, foreground_classes(mask, num_classes))
+
+
+def _nearest(path: str) -> str:
+    """The file of the most similar name in a missing file's folder, as the end of a message."""
+    folder, name = os.path.split(path)
+    near = difflib.get_close_matches(name, os.listdir(folder), 1) if os.path.isdir(folder) else []
+    return f"; the nearest file there is {near[0]}" if near else ""
 
 
 def _common_folder(cases: list[dict]) -> Path:
@@ -237,37 +286,3 @@ def _existing_dir(dataset_dir: str | Path | None) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"data::dataset_dir {path} is no folder; pass --data::dataset_dir PATH.")
     return path
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"data::datalist {path} does not exist; build one with python -m scripts.make_datalist or pass "
-            "--data::datalist NAME."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"data::datalist {path} is not readable JSON: {error}; correct it or build a new one."
-        ) from None
-    if not isinstance(content, dict) or not all(isinstance(content.get(split, []), list) for split in SPLITS):
-        raise ValueError(f"data::datalist {path} must be an object with the lists {', '.join(SPLITS)}.")
-    return content
-
-
-def _class_names(labels: dict[str, str] | None, num_classes: int, datalist: Path | None = None) -> list[str]:
-    """Names by class index, from {"0": "background", "1": "lesion"}; "class 1" where the datalist names none."""
-    if not labels:
-        return ["background", *(f"class {index}" for index in range(1, num_classes))]
-    if not isinstance(labels, dict) or not all(str(key).isdecimal() for key in labels):
-        raise ValueError(
-            f'labels in {datalist} must map class index to name, as {{"0": "background"}}, got {labels!r}.'
-        )
-    names = {0: "background", **{int(key): str(name) for key, name in labels.items()}}
-    if set(names) != set(range(num_classes)):
-        raise ValueError(
-            f"data::num_classes is {num_classes}, but {datalist} names {max(names) + 1} classes "
-            f"({', '.join(names[index] for index in sorted(names))}); pass --data::num_classes {max(names) + 1}."
-        )
-    return [names[index] for index in range(num_classes)]

@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from numbers import Real
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
@@ -18,9 +16,9 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform, Transposed
 from monai.utils import CommonKeys, ImageMetaKey
 
+from .classes import check_label_values
 from .geometry import Place, flips_to_match
 
-MAX_LISTED = 10
 _SWAP_AXES = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
 
 
@@ -66,33 +64,6 @@ def _place(tensor: MetaTensor) -> Place:
     height, width = tensor.shape[-2:]
     affine = (tensor.affine @ _SWAP_AXES.to(tensor.affine)).numpy()  # of (H, W) to that of (W, H)
     return Place.read(str(tensor.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "")), (width, height), affine, tensor.meta)
-
-
-def check_label_values(mask: torch.Tensor | np.ndarray, num_classes: int, name: str | Path) -> None:
-    """Refuses a mask whose values are no classes: 0 and 1, or 0 and 255, for two classes; else 0..num_classes-1.
-
-    Args:
-        mask: stored values, of any shape.
-        num_classes: number of classes with background.
-        name: the mask's file, for the message.
-
-    Raises:
-        ValueError: naming the file and its values.
-    """
-    high = mask.max()
-    if num_classes == 2:
-        wrong = high not in (0, 1, 255) or ((mask != 0) & (mask != high)).any()
-        expected = "0 and 1, or 0 and 255, for data::num_classes 2"
-    else:
-        wrong = mask.min() < 0 or high >= num_classes or (mask != mask.round()).any()
-        expected = f"class indices 0..{num_classes - 1} for data::num_classes {num_classes}"
-    if wrong:
-        values = [f"{value:g}" for value in torch.as_tensor(mask).unique().tolist()]
-        more = f" and {len(values) - MAX_LISTED} more" if len(values) > MAX_LISTED else ""
-        raise ValueError(
-            f"label {name} holds the values {', '.join(values[:MAX_LISTED])}{more}; expected {expected}: "
-            "correct the mask or data::num_classes."
-        )
 
 
 class LabelToClassesd(MapTransform):

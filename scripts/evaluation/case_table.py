@@ -174,7 +174,7 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return ["There are no cases: nothing was measured."]
     runs = _group(rows)
-    notes = [_patients_note(rows), one_seed_note([arm for arm, seeds in runs.items() if len(seeds) == 1])]
+    notes = [patients_note(rows), one_seed_note([arm for arm, seeds in runs.items() if len(seeds) == 1])]
     notes += [note for arm, seeds in runs.items() for note in _empty_notes(arm, seeds)]
     num_patients = len({_patient(row) for row in rows})
     if num_patients < FEW_PATIENTS:
@@ -184,14 +184,18 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     return [note for note in notes if note]
 
 
-def _patients_note(rows: Sequence[Row]) -> str:
+def patients_note(rows: Sequence[Row]) -> str:
+    """A sentence on cases whose patient is not known; empty where all are."""
     cases = {row["case"]: row for row in rows}
     missing = [case for case, row in cases.items() if _patient(row)[0] == "case"]
     if not missing:
         return ""
+    told = f"{len(missing)} of {plural(len(cases), 'case')} without a patient ({_some(missing)})"
+    if len(missing) == len(cases):
+        told = f"Patients were not told apart: no case names its patient ({plural(len(cases), 'case')})"
     return (
-        f"{len(missing)} of {plural(len(cases), 'case')} without a patient ({_some(missing)}), each counted as one of "
-        "its own: if some share a patient, the intervals are too narrow; add patient to the datalist."
+        f"{told}, each counted as one of its own: if some share a patient, the intervals are too narrow; add patient "
+        "to the datalist."
     )
 
 

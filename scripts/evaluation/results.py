@@ -14,6 +14,7 @@ from typing import Any
 from ..metrics import AREAS, COUNTS, METRICS, UNITS
 from ..utils.files import atomic_path
 from ..utils.tables import read_table, table_text
+from .case_table import patients_note
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,11 @@ METRICS_FILE = "metrics.csv"
 
 
 def write_results(
-    rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Mapping[str, float]], output_dir: Path
+    rows: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Mapping[str, float]],
+    output_dir: Path,
+    class_names: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the three files, each in one step.
 
@@ -30,11 +35,13 @@ def write_results(
         rows: of all arms.
         summary: of each arm, see `SegmentationMetrics.summary`.
         output_dir: made when it is not there.
+        class_names: of the foreground classes.
+        notes: on the data.
     """
     contents = {
         METRICS_FILE: table(rows),
         "summary.json": json.dumps(summary, indent=4) + "\n",
-        "test_results.txt": results_text(summary, rows),
+        "test_results.txt": results_text(summary, rows, class_names, notes),
     }
     for name, content in contents.items():
         with atomic_path(output_dir / name) as partial:
@@ -52,14 +59,23 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return table_text([*first, *between, *last], rows)
 
 
-def results_text(summary: Mapping[str, Mapping[str, float]], rows: Sequence[Mapping[str, Any]]) -> str:
-    """The readable results: a column an arm with means and counts, then the worst cases by Dice."""
+def results_text(
+    summary: Mapping[str, Mapping[str, float]],
+    rows: Sequence[Mapping[str, Any]],
+    class_names: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """The readable results: a column an arm with means and counts, the worst cases by Dice, and what to know of the
+    data.
+    """
     names = list(summary)
     shared = [key for key in summary[names[0]] if key != "num_cases" and key not in COUNTS]
     ordered = [key for metric in METRICS for key in (metric, f"{metric}_mm") if key in shared]
     ordered += [key for key in shared if key not in ordered]
-    lines = [f"{summary[names[0]]['num_cases']} cases at their original size", "", _line("mean over all cases", names)]
-    lines += [_line(UNITS.get(key, key), [f"{summary[name][key]:.4f}" for name in names]) for key in ordered]
+    lines = [f"{summary[names[0]]['num_cases']} cases at their original size"]
+    lines += [f"classes: {', '.join(class_names)} (and background)"] if class_names else []
+    lines += ["", _line("mean over all cases", names)]
+    lines += [_line(_title(key, class_names), [f"{summary[name][key]:.4f}" for name in names]) for key in ordered]
     lines += ["", _line("masks without a pixel (of a class)", names)]
     lines += [_line(key.replace("_", " "), [str(summary[name][key]) for name in names]) for key in COUNTS]
     lines += [
@@ -68,7 +84,19 @@ def results_text(summary: Mapping[str, Mapping[str, float]], rows: Sequence[Mapp
     for name in names:
         worst = sorted((row for row in rows if row["arm"] == name), key=lambda row: row["dice"])[:NUM_WORST]
         lines += ["", f"worst by Dice, {name}", *(f"  {row['dice']:.4f}  {row['case']}" for row in worst)]
+    remarks = [note for note in (*notes, patients_note(rows)) if note]
+    lines += ["", *(f"warning: {remark}" for remark in remarks)] if remarks else []
     return "\n".join(lines) + "\n"
+
+
+def _title(key: str, class_names: Sequence[str]) -> str:
+    """A metric with its unit, and of one class with the class's name."""
+    metric, _, number = key.partition("_class")
+    title = UNITS.get(metric, metric)
+    if not number:
+        return title
+    name = class_names[int(number) - 1] if int(number) <= len(class_names) else f"class {number}"
+    return f"{title}, {name}"
 
 
 def _line(title: str, values: Sequence[str]) -> str:

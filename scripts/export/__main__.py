@@ -59,7 +59,13 @@ def _run(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     check_num_classes(options.num_classes, "--num_classes")
     student = read_student(options.checkpoint, options.img_size, options.num_classes)
     cases, calibration, source = read_cases(
-        options.dataset_dir, options.datalist, options.split, options.num_images, options.img_size, options.num_classes
+        options.dataset_dir,
+        options.datalist,
+        options.split,
+        options.num_images,
+        options.img_size,
+        options.num_classes,
+        options.allow_outside,
     )
     print(f"checking on {len(cases)} images: {source}")
     about = {
@@ -99,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     # the option's former name
     parser.add_argument("--dataset_dir", help="images to check on; generated phantoms if left out")
     parser.add_argument("--datalist", default="dataset.json")
+    parser.add_argument("--allow_outside", action="store_true", help="take images that lie outside of --dataset_dir")
     parser.add_argument("--split", choices=SPLITS, default="validation", help="the list to check on")
     parser.add_argument("--num_images", type=int, default=128, help="to check on, and to calibrate on")
     parser.add_argument("--img_size", type=int, default=224, help="of the student, in pixels")

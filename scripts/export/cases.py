@@ -33,7 +33,13 @@ class Case(NamedTuple):
 
 
 def read_cases(
-    dataset_dir: str | None, datalist: str, split: str, count: int, img_size: int, num_classes: int
+    dataset_dir: str | None,
+    datalist: str,
+    split: str,
+    count: int,
+    img_size: int,
+    num_classes: int,
+    allow_outside: bool = False,
 ) -> tuple[list[Case], list[Case], str]:
     """Cases to check on, cases to calibrate on, and a text that says what the first are.
 
@@ -44,6 +50,7 @@ def read_cases(
         count: of cases, at most, for each.
         img_size: side of the images, in pixels.
         num_classes: with the background.
+        allow_outside: as in `SegmentationData`.
 
     Raises:
         FileNotFoundError: as `SegmentationData`, with the program's options in the place of config ids.
@@ -53,11 +60,13 @@ def read_cases(
         source = "generated phantoms, since no --dataset_dir is given; they say little about real images"
         return phantom_cases(count, img_size), phantom_cases(count, img_size, CALIBRATION_SEED), source
     try:
-        data = SegmentationData(dataset_dir, datalist, num_classes, img_size)
-        items = getattr(data, split)
+        data = SegmentationData(dataset_dir, datalist, num_classes, img_size, allow_outside=allow_outside)
+        lists = getattr(data, split), data.training
     except (ValueError, OSError) as error:  # it names config ids
-        raise ValueError(str(error).replace("--data::", "--").replace("data::", "--")) from None
-    checked, calibration = (dataset_cases(part, count, img_size, num_classes) for part in (items, data.training))
+        raise ValueError(
+            str(error).replace("--data::", "--").replace("data::", "--").replace("outside true", "outside")
+        ) from None
+    checked, calibration = (dataset_cases(part, count, img_size, num_classes) for part in lists)
     return checked, calibration, f"list {split} of {data.name}"
 
 

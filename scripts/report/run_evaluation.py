@@ -49,6 +49,7 @@ def run_evaluation(
     class_names: Sequence[str] = (),
     margin: float = 0.02,
     seed: int = 0,
+    notes: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Evaluate networks on a data set, write the results and print a summary.
 
@@ -61,10 +62,11 @@ def run_evaluation(
         img_size: side of the networks' input, data::img_size.
         num_panels: cases to draw, spread evenly over the list.
         autocast: context in which the networks run.
-        class_names: of the foreground classes, for the panels.
+        class_names: of the foreground classes.
         margin: mean Dice by which a student may be below its teacher and still count as non-inferior.
             [0 or more]
         seed: of the training of the student or control, for the tables.
+        notes: on the data, for the results and the report.
 
     Returns:
         By network `SegmentationMetrics.summary`: num_cases, means over all cases, and counts of empty masks.
@@ -80,7 +82,7 @@ def run_evaluation(
         if idist.get_rank() == 0:
             draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
             draw_samples(draw, len(dataset), num_panels, Path(output_dir) / "visualizations")
-            _write(measured, summary, draw, Path(output_dir), margin, seed)
+            _write(measured, summary, draw, Path(output_dir), margin, seed, notes)
         idist.barrier()
     return summary
 
@@ -92,11 +94,14 @@ def _write(
     output_dir: Path,
     margin: float,
     seed: int,
+    notes: Sequence[str],
 ) -> None:
     """The files of an evaluation, and what is printed of it."""
-    write_results(measured.rows, summary, output_dir)
+    write_results(measured.rows, summary, output_dir, draw.class_names, notes)
     curves = {judged_arm(list(summary)): {str(seed): read_curves(output_dir)}}
-    report = compile_report(measured.rows, measured.reliability, title="Evaluation", curves=curves, margin=margin)
+    report = compile_report(
+        measured.rows, measured.reliability, title="Evaluation", curves=curves, margin=margin, problems=notes
+    )
     path = write_report_with_cases(report, measured.rows, draw, output_dir)
     tell(summary_text(report, path))
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from ..data.datalist import SPLITS, SegmentationData
+from ..data.datalist_file import locate, read_datalist
 from ..utils.digests import bytes_digest, file_digest
 from ..utils.files import atomic_path
 from ..utils.machine import DIRTY, describe_machine, git_revision, list_versions
@@ -90,10 +91,10 @@ def _plain(value: Any, config: Mapping[str, Any]) -> Any:
 
 def data_hashes(data: SegmentationData) -> dict[str, str]:
     """Hashes of the datalist's file, of its lists (`SegmentationData.digest`), and of all images and labels."""
-    content, digests = json.loads(data.datalist.read_text(encoding="utf-8")), []
+    content, digests = read_datalist(data.datalist), []
     for item in (item for split in SPLITS for item in content.get(split, [])):
         names = [item] if isinstance(item, str) else [item["image"], item.get("label")]
-        digests += [bytes.fromhex(file_digest(data.dataset_dir / name)) if name else b"none" for name in names]
+        digests += [bytes.fromhex(file_digest(locate(name, data.dataset_dir))) if name else b"none" for name in names]
     return {
         "data.datalist_sha256": file_digest(data.datalist),
         "data.lists": data.digest,

@@ -1,4 +1,5 @@
-"""Files that are whole or not there: written beside their name, flushed to the disk, then renamed.
+"""Files that are whole or not there: written beside their name, flushed to the disk, then renamed; and texts of any
+system.
 
 What a killed process has begun lies in a folder .NAME.xxxxxxxx beside the name. Its writer holds a lock in it, which
 dies with the process: `clear_leftovers` takes away what nobody writes any more.
@@ -6,6 +7,7 @@ dies with the process: `clear_leftovers` takes away what nobody writes any more.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import re
@@ -166,3 +168,17 @@ def _clear(folder: Path) -> bool:
         return True
     except OSError:  # Timeout is one
         return False
+
+
+def read_text(path: str | Path) -> str:
+    """A text file as Unicode, whichever system wrote it: UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        ValueError: another encoding.
+    """
+    content = Path(path).read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None

@@ -112,10 +112,114 @@ def test_1_bit_and_nifti_masks_are_fine(folder):
 def test_empty_split_is_refused(folder, split):
     folder.content[split] = []
     with pytest.raises(ValueError, match=f"has no {split} cases: .* found an empty list; .*make_datalist"):
-        folder.load()
+        getattr(folder.load(), split)
     del folder.content[split]
     with pytest.raises(ValueError, match=f"has no {split} cases: .* found only the keys labels"):
+        getattr(folder.load(), split)
+
+
+def test_test_list_alone_is_enough_to_evaluate(folder):
+    del folder.content["training"], folder.content["validation"]
+    data = folder.load()
+    assert [len(data.test), *data.sizes.values()] == [2, 0, 0, 2]
+
+
+def test_datalist_without_any_case_is_refused(folder):
+    folder.content = {"training": [], "test": []}
+    with pytest.raises(ValueError, match="has no training cases: .* found an empty list"):
         folder.load()
+
+
+@pytest.mark.parametrize("spelling", ["i1.png", "./i1.png", "sub/../i1.png", "link.png"])
+def test_case_that_a_list_names_twice_is_refused(folder, spelling):
+    (folder.path / "sub").mkdir()
+    (folder.path / "link.png").symlink_to(folder.path / "i1.png")
+    folder.content["training"].append({**folder.content["training"][1], "image": spelling})
+    with pytest.raises(ValueError, match=r".png is twice in the list training \(items 1 and 4\), .*; take one"):
+        folder.load()
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif"])
+def test_same_pixels_in_two_lists_are_refused(folder, suffix):
+    Image.open(folder.path / "i0.png").convert("RGB").save(folder.path / f"anew{suffix}")
+    folder.content["test"][1]["image"] = f"anew{suffix}"
+    with pytest.raises(
+        ValueError, match=rf"i0.png \(training\) and image .*anew{suffix} \(test\) show the same pixels"
+    ):
+        folder.load()
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+@pytest.mark.parametrize("kind", ["parent", "absolute", "link", "linked folder"])
+def test_path_that_leads_out_of_the_folder_is_refused_unless_allowed(folder, tmp_path_factory, key, kind):
+    item = folder.content["training"][2]
+    outside = tmp_path_factory.mktemp("outside")
+    name = item[key]
+    shutil.move(folder.path / name, outside / name)
+    if kind == "link":
+        (folder.path / name).symlink_to(outside / name)
+    elif kind == "linked folder":
+        (folder.path / "away").symlink_to(outside)
+    spellings = {"parent": f"../{outside.name}/{name}", "absolute": str(outside / name), "link": name}
+    item[key] = spellings.get(kind, f"away/{name}")
+    if kind == "parent":
+        item[key] = os.path.relpath(outside / name, folder.path)
+    message = rf"{name} in datalist .*dataset.json leads out of .* \(1 of 16 paths do\); .*--data::allow_outside true"
+    with pytest.raises(ValueError, match=message):
+        folder.load()
+    assert len(folder.load(allow_outside=True).training) == 4
+
+
+def test_absolute_path_and_link_inside_of_the_folder_are_fine(folder):
+    (folder.path / "linked").symlink_to(folder.path)
+    folder.content["training"][0]["image"] = str(folder.path / "i0.png")
+    folder.content["training"][1]["image"] = "linked/i1.png"
+    assert len(folder.load().training) == 4
+
+
+def test_null_character_in_a_path_is_refused(folder):
+    folder.content["training"][0]["image"] = "i0\0.png"
+    with pytest.raises(ValueError, match="item 0 of training in .* has a path with a null character"):
+        folder.load()
+
+
+def test_metadata_that_names_a_folder_stays_as_it_is(folder):
+    (folder.path / "benign").mkdir()
+    assert folder.load().training[0]["pathology"] == "benign"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_datalist_may_come_from_windows(folder, encoding):
+    for name in ("images", "labels"):
+        (folder.path / name).mkdir()
+    for items in (folder.content["training"], folder.content["validation"], folder.content["test"]):
+        for item in items:
+            for key in ("image", "label"):
+                shutil.move(folder.path / item[key], folder.path / f"{key}s" / item[key])
+                item[key] = f"{key}s/{item[key]}"
+    expected = folder.load().digest
+    text = json.dumps(folder.content, indent=1).replace("s/", "s\\\\").replace("\n", "\r\n")
+    (folder.path / "dataset.json").write_bytes(text.encode(encoding))
+    data = SegmentationData(folder.path)
+    assert data.training[0]["image"] == str(folder.path / "images" / "i0.png")
+    assert data.digest == expected
+
+
+def test_backslash_in_a_name_stays_one_where_there_is_such_a_file(folder):
+    shutil.move(folder.path / "i0.png", folder.path / "a\\b.png")
+    folder.content["training"][0]["image"] = "a\\b.png"
+    assert folder.load().training[0]["image"] == str(folder.path / "a\\b.png")
+
+
+def test_class_that_no_mask_of_a_list_shows_is_told_before_the_training(folder, caplog):
+    for number in (4, 5):
+        folder.mask(f"l{number}.png", [0])
+    data = folder.load()
+    assert len(data.notes) == 1
+    assert data.notes[0].startswith("No mask of the list validation shows class 1 (lesion): ")
+    assert data.notes[0] in caplog.text
+    folder.mask("l4.png", [0, 1])
+    assert folder.load().notes == []
 
 
 def test_patient_in_two_splits_is_refused(folder):
@@ -148,6 +252,15 @@ def test_copies_in_one_split_are_fine(folder):
 def test_missing_file_is_named(folder, key, file):
     (folder.path / file).unlink()
     with pytest.raises(FileNotFoundError, match=rf"{key} file .*{file} does not exist \(1 of 8 {key} files"):
+        folder.load()
+
+
+def test_nearest_file_to_a_missing_one_is_named(folder):
+    shutil.move(folder.path / "i4.png", folder.path / "i4.PNG")
+    with pytest.raises(FileNotFoundError, match="i4.png does not exist .*; the nearest file there is i4.PNG"):
+        folder.load()
+    folder.content["validation"][0]["image"] = "nowhere/i4.png"
+    with pytest.raises(FileNotFoundError, match=r"nowhere/i4.png does not exist .*dataset.json\.$"):
         folder.load()
 
 

@@ -101,6 +101,13 @@ def test_report_names_trained_seeds_that_it_leaves_out_and_tells_the_runs_of_giv
     assert again["curves"]["control"] == report["curves"]["control"]
     assert again["arms"]["control"] == report["arms"]["control"]
 
+    alone = tmp_path / "test_alone.json"
+    alone.write_text(json.dumps({"test": json.loads(lists(arguments))["test"]}))
+    arguments[1] = str(tmp_path / "alone")
+    checkpoint = ["--checkpoint", f"control:1={state['control']['1']['checkpoint']}"]
+    assert main([*arguments, *checkpoint, "--data::datalist", str(alone)]) == 0
+    assert read_report(tmp_path / "alone")["arms"]["control"] == report["arms"]["control"]
+
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_arm_killed_in_an_epoch_ends_as_the_whole_one(overrides, tmp_path, monkeypatch, epoch):

@@ -1,8 +1,11 @@
 """The table of an evaluation: written, read again, and refused where it is none."""
 
+import re
+
 import pytest
 
-from scripts.evaluation.results import read_rows, table
+from scripts.evaluation.results import read_rows, results_text, table
+from scripts.metrics import COUNTS
 
 ROW = {
     "case": "007.png",
@@ -41,6 +44,23 @@ def test_patients_stay_what_they_are_called(tmp_path, patient):
 def test_unknown_patient_stays_unknown(tmp_path):
     (tmp_path / "metrics.csv").write_text(table([{**ROW, "patient": ""}]))
     assert read_rows(tmp_path / "metrics.csv")[0]["patient"] == ""
+
+
+SUMMARY = {"student": {"num_cases": 1, "dice": 0.5, "dice_class1": 0.6, "dice_class2": 0.4, **dict.fromkeys(COUNTS, 0)}}
+
+
+def test_text_names_the_classes():
+    text = results_text(SUMMARY, [ROW], ["nerve", "vessel"])
+    assert "classes: nerve, vessel (and background)\n" in text
+    assert re.search(r"^dice, vessel +0.4000$", text, re.MULTILINE)
+    assert re.search(r"^dice, class 2 +0.4000$", results_text(SUMMARY, [ROW]), re.MULTILINE)
+
+
+def test_text_ends_with_what_is_to_know_of_the_data():
+    assert results_text(SUMMARY, [ROW], notes=["No mask shows it."]).endswith("\n\nwarning: No mask shows it.\n")
+    text = results_text(SUMMARY, [{**ROW, "patient": ""}])
+    assert "\n\nwarning: Patients were not told apart: no case names its patient (1 case), each counted" in text
+    assert "warning" not in results_text(SUMMARY, [ROW])
 
 
 @pytest.mark.parametrize(

@@ -437,10 +437,11 @@ def test_bad_datalist_is_refused(checkpoint, phantoms, tmp_path, refused):
         "none.json does not exist; build one with python -m scripts.make_datalist or pass --datalist NAME"
         in refused(call(datalist="none.json"))
     )
-    (tmp_path / "list.json").write_text(
-        json.dumps({"training": [{"image": "images/gone.png", "label": "x"}], "validation": []})
-    )
+    content = json.loads((phantoms / "dataset.json").read_text())
+    (tmp_path / "list.json").write_text(json.dumps({**content, "validation": []}))
     assert "has no validation cases" in refused(call(datalist=tmp_path / "list.json"))
+    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": "../a.png", "label": "../b.png"}]}))
+    assert "or pass --allow_outside if you trust" in refused(call(datalist=tmp_path / "list.json"))
     assert not (tmp_path / "out").exists()
 
 

@@ -429,6 +429,18 @@ def test_evaluation_of_the_control_needs_one_more_overlay(student_overrides, run
     assert {row["arm"] for row in read_rows(run_folder / "metrics.csv")} == {"control"}
 
 
+def test_test_list_alone_can_be_evaluated(student_overrides, phantoms, run_folder, tmp_path):
+    folder = tmp_path / "phantoms"
+    shutil.copytree(phantoms, folder)
+    content = json.loads((folder / "dataset.json").read_text())
+    cases = [{key: case[key] for key in ("image", "label")} for case in content["test"]]
+    (folder / "dataset.json").write_text(json.dumps({"labels": content["labels"], "test": cases}))
+    run({**student_overrides, "data::dataset_dir": str(folder)}, "evaluate.json", run_id="evaluating")
+    assert {row["arm"] for row in read_rows(run_folder / "metrics.csv")} == {"student", "teacher"}
+    assert "Patients were not told apart" in (run_folder / "test_results.txt").read_text()
+    assert "Patients were not told apart" in (run_folder / "report.html").read_text()
+
+
 @pytest.mark.skipif(not (ROOT / "models" / "model.pt").is_file(), reason="models/model.pt is not there")
 def test_evaluation_builds_the_student_without_a_warning(student_overrides, caplog):
     student_overrides["student::checkpoint"] = str(ROOT / "models" / "model.pt")

@@ -102,7 +102,7 @@ def test_problems_and_unknown_patients_are_warnings():
     rows = [row(case, patient="") for case in range(4)]
     warnings = compile_report(rows, {}, "A", problems=["the control is lost"])["warnings"]
     assert warnings[0] == "the control is lost"
-    assert any("4 of 4 cases without a patient" in warning for warning in warnings)
+    assert any("no case names its patient (4 cases)" in warning for warning in warnings)
     assert "Arm student has one seed: the spread between seeds is unknown." in warnings
 
 

@@ -48,6 +48,15 @@ def test_results_are_written_for_every_case_and_network(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
+def test_notes_on_the_data_are_in_the_results_and_in_the_report(tmp_path):
+    note = "No mask of the list training shows class 1 (lesion)."
+    run_evaluation(cases(1), {"student": Threshold()}, tmp_path, 2, img_size=64, class_names=["lesion"], notes=[note])
+    assert f"warning: {note}" in (tmp_path / "test_results.txt").read_text()
+    assert "classes: lesion (and background)" in (tmp_path / "test_results.txt").read_text()
+    assert note in json.loads((tmp_path / "report.json").read_text())["warnings"]
+    assert note in (tmp_path / "report.html").read_text()
+
+
 def test_results_text_can_be_read(tmp_path):
     items = cases(7)
     items[4]["label"] = torch.zeros_like(items[4]["label"])

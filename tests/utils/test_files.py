@@ -1,11 +1,11 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and texts of any system."""
 
 import os
 
 import pytest
 
 from scripts.utils import files
-from scripts.utils.files import BUNDLE_ROOT, atomic_path
+from scripts.utils.files import BUNDLE_ROOT, atomic_path, read_text
 
 
 def test_file_takes_its_name_when_the_block_ends(tmp_path):
@@ -39,3 +39,16 @@ def test_disk_is_waited_for_unless_it_need_not(tmp_path, monkeypatch, flush):
 
 def test_root_of_the_bundle_holds_its_configs():
     assert (BUNDLE_ROOT / "configs" / "train.json").is_file()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_text_is_read_whichever_system_wrote_it(tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "a.csv").write_bytes(f"{mark}Größe\r\n".encode(encoding))
+    assert read_text(tmp_path / "a.csv") == "Größe\r\n"
+
+
+def test_text_in_another_encoding_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes("Größe".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"a.csv is no UTF-8 text \(.* at byte 2\); save it as UTF-8"):
+        read_text(tmp_path / "a.csv")
