@@ -16,7 +16,7 @@ import numpy as np
 from monai.utils import MetaKeys, SpaceKeys
 
 from .brightness import unit_range
-from .geometry import SHAPE, SPACING
+from .geometry import FRAME_TIME, SHAPE, SPACING
 from .refusals import Refused, check_pixel_count
 from .regions import REGIONS, TISSUE, calibrated_regions, pixel_spacing, tissue_box
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".dcm", ".dicom")
 MODALITIES = ("US",)
-FRAME_TIME = "frame_time_ms"  # in the metadata, where it is known
 
 
 def is_dicom(path: str | Path) -> bool:

@@ -18,6 +18,7 @@ STORED_AXES = "stored_axes"  # in the metadata of a mask: the same, of one that 
 CROP = "crop"  # in the metadata: first and last + 1 column, first and last + 1 row of what was read
 ORIENTED = "oriented"  # in the metadata: true where the file says how its axes lie
 SHAPE = "original_shape"  # in the metadata: of the stored array, without colors
+FRAME_TIME = "frame_time_ms"  # in the metadata: how long a frame lasts, where it is known
 SPACING = "spacing_mm"  # in the metadata: width and height of a pixel, where they are known
 TOLERANCE = 0.5  # pixels by which the corners of an image and its label may differ
 

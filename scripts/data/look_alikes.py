@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from PIL import Image, ImageOps
 
+from .nifti import is_nifti, read_values
+from .pictures import open_picture
+from .refusals import Refused
 from .splits import map_in_threads
 
 SIDE = 16  # of the hash, in bits
@@ -21,7 +23,6 @@ SIDE = 16  # of the hash, in bits
 # images of different patients differ in 58 or more, neighboring frames of a recording in 12 to 60.
 MOST_BITS = 40
 BLOCK = 1024  # pictures compared at once
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 
 
 def look_alikes(paths: Sequence[str | Path]) -> list[list[int]]:
@@ -57,6 +58,8 @@ def picture_hash(path: str | Path) -> np.ndarray:
 
     try:
         gray = _gray(Path(path))
+    except Refused as error:
+        raise ValueError(f"file {path} {error}") from None
     except Exception as error:
         raise ValueError(
             f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out."
@@ -66,11 +69,10 @@ def picture_hash(path: str | Path) -> np.ndarray:
 
 def _gray(path: Path) -> np.ndarray:
     """uint8, from the smallest to the largest value of the picture."""
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        volume = np.asanyarray(nibabel.load(path).dataobj)
-        pixels = volume.reshape(volume.shape[:2]).T
+    if is_nifti(path):
+        pixels = read_values(path).T
     else:
-        with Image.open(path, formats=FORMATS) as picture:
+        with open_picture(path) as picture:
             upright = ImageOps.exif_transpose(picture)
             wide = upright.mode.startswith("I") or upright.mode == "F"
             pixels = np.asarray(upright if wide else upright.convert("L"))

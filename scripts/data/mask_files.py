@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from .classes import MAX_LISTED, check_label_values, foreground_classes
+from .nifti import is_nifti, read_values
+from .pictures import open_picture
+from .refusals import Refused
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 HALF = 128  # of 256 grays: from here on a compressed pixel is white
 Color = tuple[int, int, int]
 
@@ -67,20 +68,17 @@ def stored_values(path: Path) -> np.ndarray:
         ValueError: the file cannot be read.
     """
     try:
-        return _nifti(path) if path.name.lower().endswith((".nii", ".nii.gz")) else _picture(path)
+        return read_values(path).T.astype(np.float32) if is_nifti(path) else _picture(path)
+    except Refused as error:
+        raise ValueError(f"file {path} {error}") from None
     except Exception as error:
         raise ValueError(
             f"file {path} cannot be read as a mask ({type(error).__name__}: {error}); replace it or take it out."
         ) from error
 
 
-def _nifti(path: Path) -> np.ndarray:
-    volume = np.asanyarray(nibabel.load(path).dataobj)
-    return volume.reshape(volume.shape[:2]).T.astype(np.float32)
-
-
 def _picture(path: Path) -> np.ndarray:
-    with Image.open(path, formats=FORMATS) as picture:
+    with open_picture(path) as picture:
         picture = ImageOps.exif_transpose(picture)
         if picture.mode in ("1", "L", "P", "F") or picture.mode.startswith("I"):
             return np.asarray(picture).astype(np.float32)

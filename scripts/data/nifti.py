@@ -1,5 +1,7 @@
 """NIfTI as frames (W, H, N), upright, with the size of their pixels.
 
+Needs neither torch nor MONAI until the metadata are made, so that `scripts.make_datalist` starts at once.
+
 Legend: W columns, H rows, N frames.
 """
 
@@ -11,13 +13,11 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from monai.utils import MetaKeys, SpaceKeys
 from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from .dicom import FRAME_TIME
-from .geometry import AXES, ORIENTED, SHAPE, SPACING
+from .geometry import AXES, FRAME_TIME, ORIENTED, SHAPE, SPACING
 from .refusals import Refused, check_pixel_count
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -47,6 +47,17 @@ def read_nifti(path: Path, still: bool = False) -> tuple[np.ndarray, dict]:
     Raises:
         Refused: it is no still and no loop for certain, has pixels that are no numbers, or claims more than the limit.
     """
+    array, volume, axes, shape = _frames(path, still)
+    return array, _meta(volume, axes, shape, array.shape[:3])
+
+
+def read_values(path: Path) -> np.ndarray:
+    """The values (W, H) of a still, upright. Raises what `read_nifti` raises."""
+    return _frames(path, still=True)[0][..., 0]
+
+
+def _frames(path: Path, still: bool) -> tuple[np.ndarray, nibabel.Nifti1Image, tuple[int, int, int], tuple[int, ...]]:
+    """The array of `read_nifti`, its volume, the order of its axes, and its stored shape without colors."""
     volume = nibabel.load(path)
     check_pixel_count(math.prod(volume.shape))
     kind = volume.get_data_dtype()
@@ -70,8 +81,7 @@ def read_nifti(path: Path, still: bool = False) -> tuple[np.ndarray, dict]:
     padded = (*shape, *[1] * (4 - len(shape)))
     colors = array.shape[-1:] if fields or vector else ()
     array = array.reshape(*padded, *colors).transpose(*axes, *range(3, 4 + len(colors)))
-    array = array.reshape(*array.shape[:2], -1, *colors)
-    return array, _meta(volume, axes, shape, array.shape[:3])
+    return array.reshape(*array.shape[:2], -1, *colors), volume, axes, shape
 
 
 def _axes(volume: nibabel.Nifti1Image, shape: tuple[int, ...], color: bool) -> tuple[int, int, int]:
@@ -121,6 +131,8 @@ def _is_oriented(volume: nibabel.Nifti1Image) -> bool:
 
 
 def _meta(volume: nibabel.Nifti1Image, axes: Sequence[int], stored_shape: Sequence[int], shape: Sequence[int]) -> dict:
+    from monai.utils import MetaKeys, SpaceKeys
+
     affine = np.asarray(volume.affine, dtype=np.float64)
     low, high = (float(volume.header[name]) for name in ("cal_min", "cal_max"))
     return {

@@ -3,7 +3,8 @@
 Pillow tells formats by their content and would open many more, some of them with other programs (EPS). Every picture of
 a user is opened by `open_picture`, which takes the formats of FORMATS alone.
 
-Arrays of this module's pictures are (H, W) until `decode_picture` turns them to MONAI's layout (W, H).
+Needs neither torch nor MONAI, so that `scripts.make_datalist` starts at once. Arrays of this module's pictures are
+(H, W) until `decode_picture` turns them to MONAI's layout (W, H).
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from monai.utils import MetaKeys
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .brightness import DEPTHS
+from .geometry import SHAPE
 from .refusals import Refused, check_pixel_count, max_megapixels, too_large
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
@@ -59,7 +60,7 @@ def decode_picture(path: Path, from_picture: Callable) -> tuple[np.ndarray, dict
         _check_depth(picture)
         array = from_picture(ImageOps.exif_transpose(picture)).swapaxes(0, 1)  # (H, W) -> (W, H)
     shape = np.asarray(array.shape[:2])
-    return array, {"format": kind, "mode": mode, MetaKeys.SPATIAL_SHAPE: shape, "original_shape": shape}
+    return array, {"format": kind, "mode": mode, "spatial_shape": shape, SHAPE: shape}
 
 
 def _check_depth(picture: Image.Image) -> None:

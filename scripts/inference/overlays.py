@@ -18,8 +18,7 @@ from PIL import Image
 from PIL.GifImagePlugin import getdata, getheader
 from scipy.ndimage import binary_erosion
 
-from ..data.dicom import FRAME_TIME
-from ..data.geometry import as_shown
+from ..data.geometry import FRAME_TIME, as_shown
 from ..utils.colors import CLASS_COLORS, SOURCE_COLORS
 from ..utils.files import atomic_path
 from .frame_reader import FrameReader
