@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..data.dataset import ViewLoader
-from ..utils.files import atomic_path
+from ..utils.files import atomic_path, clear_leftovers
 from ..utils.screen import Progress, duration, tell, track
 from .entries import TeacherEntries
 from .entry_store import explain
@@ -93,6 +93,8 @@ class Filling:
             OSError: the disk is full or the folder cannot be written.
             FloatingPointError: the teacher gives no finite numbers.
         """
+        if idist.get_rank() == 0:
+            clear_leftovers(self.entries.store.folder, deep=True)
         share = self.views[idist.get_rank() :: idist.get_world_size()]
         mine = self._with_other_pixels(share) if self.check_images else self._without_entry(share)
         if mine:

@@ -18,7 +18,7 @@ def test_crash_while_saving_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     save_atomically({"epoch": 1}, path)
 
     def half(content, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)

@@ -15,7 +15,8 @@ from scripts.utils import screen
 
 def run_at(path: Path, resumed: bool = False, launch: str | None = None, log_name: str = "distill.log"):
     """What the record reads of a RunFolder."""
-    return SimpleNamespace(path=path, resumed=resumed, launch=launch, log_name=log_name)
+    nothing = {"lock": lambda: None, "unlock": lambda: None}
+    return SimpleNamespace(path=path, resumed=resumed, launch=launch, log_name=log_name, **nothing)
 
 
 def test_record_holds_the_config_and_the_log(tmp_path):

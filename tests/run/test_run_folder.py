@@ -61,14 +61,14 @@ def test_checkpoint_outside_of_a_run_is_refused(tmp_path):
         find_checkpoint(tmp_path / "last.pt")
 
 
-def test_best_model_is_the_newest_best_file(earlier):
+def test_best_model_is_that_of_the_latest_epoch_whatever_the_clock_said(earlier):
     folder = RunFolder("logs", "busbra", resume=str(earlier))
     with pytest.raises(FileNotFoundError, match=r"models holds no best_epoch\* file: no validation has ended"):
         folder.best_model()
     for age, name in enumerate(("best_epoch002_dice0.8000.pt", "best_epoch010_dice0.7000.pt")):
         (folder.models / name).touch()
         os.utime(folder.models / name, (1000 - age, 1000 - age))
-    assert folder.best_model().name == "best_epoch002_dice0.8000.pt"
+    assert folder.best_model().name == "best_epoch010_dice0.7000.pt"
     assert find_best(folder.models) == folder.best_model()
 
 
