@@ -60,7 +60,9 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     problems = open_comparison(options, plan, data.digest)
     if (plan.output_dir / METRICS_FILE).is_file():
         if options.train:
-            raise ValueError(f"{plan.output_dir} has read the test list already, and trains no more; pass another folder.")
+            raise ValueError(
+                f"{plan.output_dir} has read the test list already, and trains no more; pass another folder."
+            )
         tell("the test list was read already: its results are kept; another comparison needs another --output_dir")
         tell(f"report: {plan.output_dir / 'report.html'}")
         return problems
@@ -68,10 +70,7 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
         train_some(options.train, options.seeds, plan)
         return []
     given = {key: describe_file(path) for key, path in options.checkpoint.items()}
-    problems = _evaluate_all(given or train_all(options.seeds, plan), options, plan)
-    with open_state(plan) as state:
-        state["problems"] = problems
-    return problems
+    return _evaluate_all(given or train_all(options.seeds, plan), options, plan)
 
 
 def earlier_comparison(folder: Path, seeds: Sequence[int]) -> State:
@@ -95,7 +94,9 @@ def earlier_comparison(folder: Path, seeds: Sequence[int]) -> State:
             if run is None:
                 raise ValueError(f"--continue_from {folder} has not trained {arm}, seed {seed}: all or none go on.")
             if not Path(run["checkpoint"]).is_file():
-                raise FileNotFoundError(f"the checkpoint {run['checkpoint']} of --continue_from does not exist any more.")
+                raise FileNotFoundError(
+                    f"the checkpoint {run['checkpoint']} of --continue_from does not exist any more."
+                )
     return state
 
 
@@ -136,10 +137,8 @@ def read_state(path: Path) -> State:
         if not whole or not {"config", "lists", "margin"} <= state.keys():
             raise KeyError("config, lists, margin or a checkpoint")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Move it away and give its comparison's command again: "
-            f"what {path.parent / 'runs'} holds is not trained again."
-        ) from error
+        remedy = f"move it away and give its command again: what {path.parent / 'runs'} holds is not trained again"
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}.") from error
     return state
 
 
@@ -273,6 +272,8 @@ def _evaluate_all(runs: Mapping[tuple[str, int], dict[str, Any]], options: argpa
     )
     draw = CaseDrawer(dataset, arms, num_classes, device, autocast, data.labels[1:])
     page = write_report_with_cases(report, evaluation.rows, draw, plan.output_dir)
+    with open_state(plan) as state:  # before the table, after which nothing is evaluated again
+        state["problems"] = problems
     _write_table(evaluation, plan.output_dir)
     _print_report(report, page)
     return problems

@@ -126,13 +126,18 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Result
 
 def _last_dice(rows: list[dict[str, float]], run: str) -> float:
     if not rows or "val_mean_dice" not in rows[-1]:
-        raise ValueError(f"{run} has no validation Dice in history.csv; move this folder away, and it is trained again.")
+        raise ValueError(
+            f"{run} has no validation Dice in history.csv; move this folder away, and it is trained again."
+        )
     return rows[-1]["val_mean_dice"]
 
 
 def write_datalist(options: argparse.Namespace) -> Path:
     """The data set's lists, the training list cut to the first images; paths stay below the data set's folder."""
-    content = json.loads((options.dataset_dir / "dataset.json").read_text())
+    source = options.dataset_dir / "dataset.json"
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} does not exist; make it with python -m scripts.make_datalist.")
+    content = json.loads(source.read_text(encoding="utf-8"))
     path = options.output_dir.resolve() / "dataset.json"
     with atomic_path(path) as partial:
         partial.write_text(json.dumps({**content, "training": content["training"][: options.num_images]}))

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 RESTART_ADVICE = (
     "nothing but the unfinished epoch is lost. torchrun --max-restarts 3 starts all again from the last epoch; without "
-    "it pass --training::resume and the run folder."
+    "it pass --training::resume and the run folder, where an epoch is complete."
 )
 # options of SupervisedTrainer that this trainer does not implement: their neutral value, and why
 UNSUPPORTED = {
@@ -134,8 +134,8 @@ class DistillationTrainer(SupervisedTrainer):
         reports = [(text, cases) for text, cases in reports if text]
         files = ", ".join(case for _, cases in reports for case in cases)
         raise FloatingPointError(
-            f"{reports[0][0]} in epoch {self.state.epoch}, iteration {self.state.iteration}. Files of the batch: {files}. "
-            "Look at these files, lower --training::lr, or pass --hardware::precision fp32."
+            f"{reports[0][0]} in epoch {self.state.epoch}, iteration {self.state.iteration}. "
+            f"Files of the batch: {files}. Look at these, lower --training::lr, or pass --hardware::precision fp32."
         )
 
 
@@ -193,7 +193,7 @@ def run_training(
         *(trainer.state.device, trainer.state.max_epochs, trainer.state.epoch_length, batch_size, num_workers),
         *(lr, warmup_epochs, seed, start),
     )
-    with _alone(run_folder), stopping(lambda: _advice(run_folder)):
+    with _alone(trainer, run_folder), stopping(lambda: _advice(run_folder)):
         with naming_lost_ranks(RESTART_ADVICE), _naming_kept_epochs(run_folder):
             trainer.run()
             idist.barrier()  # rank 0 has written its last file
@@ -206,13 +206,19 @@ def run_training(
 
 
 @contextmanager
-def _alone(run_folder: RunFolder | None) -> Iterator[None]:
-    """The folder's lock, which the run's record takes when it makes the folder, is held until the results are there."""
+def _alone(trainer: Engine, run_folder: RunFolder | None) -> Iterator[None]:
+    """The folder's lock is held until the results are there; the run's record, which makes the folder, has it for the
+    epochs alone.
+    """
+    if run_folder is None or idist.get_rank() > 0:
+        yield
+        return
+    started = trainer.add_event_handler(Events.STARTED, run_folder.lock)
     try:
         yield
     finally:
-        if run_folder is not None:
-            run_folder.unlock()
+        started.remove()
+        run_folder.unlock()
 
 
 @contextmanager

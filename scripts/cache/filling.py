@@ -104,7 +104,11 @@ class Filling:
         self.missing = self._without_entry(self.views) if self.missing or mine else []
         if self.missing:
             folder = self.entries.store.folder
-            raise OSError(errno.EIO, f"{len(self.missing)} entries of the cache {folder} vanished while it was filled.")
+            raise OSError(
+                errno.EIO,
+                f"{len(self.missing)} entries of the cache {folder} vanished while it was filled; let nothing else "
+                "remove files there, and start again.",
+            )
         unused = "" if self.entries.teacher.is_loaded else "; the teacher's weights are not loaded"
         logger.info("teacher cache: complete, %d entries in %s%s", len(self.views), self.entries.store.folder, unused)
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from ..run.run_folder import LAUNCH, RunFolder
+from ..run.run_folder import LAST_CHECKPOINT, LAUNCH, MODELS, RunFolder
 from ..utils.files import atomic_path, clear_leftovers, naming_path
 from ..utils.screen import take_early_records, tell
 
@@ -22,8 +22,11 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 class LogFile(logging.FileHandler):
     """A log that a full disk ends with a warning, and not the run; what matters is in the checkpoints."""
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         """Warn once on the screen, and write no more."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+            return
         self.setLevel(logging.CRITICAL + 1)
         tell(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]}); the run goes on without its log.")
 
@@ -91,14 +94,16 @@ class RunRecord:
         try:
             self.folder.mkdir(parents=True, exist_ok=self.resumed)  # one system call: of two runs at once, one makes it
         except FileExistsError as error:
+            has_epochs = (self.folder / MODELS / LAST_CHECKPOINT).is_file()
+            resume = f", or go on with that run by --training::resume {self.folder}" if has_epochs else ""
             raise FileExistsError(
-                f"the run folder {self.folder} is there already, and a new run would write over it; start again for a "
-                "folder of another second, pass --run_folder::timestamp NAME, or go on with that run by "
-                f"--training::resume {self.folder}."
+                f"the run folder {self.folder} is there already, and a new run would write over it; pass another "
+                f"--run_folder::timestamp{resume}."
             ) from error
 
     def stop(self) -> None:
-        """Close the log."""
+        """Close the log, and let others into the folder."""
+        self.run_folder.unlock()
         BUNDLE_LOGGER.setLevel(self.former_level)
         logging.getLogger().removeHandler(self.log_handler)
         self.log_handler.close()
@@ -111,5 +116,4 @@ class RunRecord:
             if not isinstance(error, SystemExit):  # a signal, which has its own line
                 logger.error("the run ends: %s", error)
             self.stop()
-        self.run_folder.unlock()
         raise error

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -40,6 +41,8 @@ def prepare_command_line() -> None:
     keep_early_records()
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _brief_excepthook
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _brief_thread_excepthook
     handle_signals()
 
 
@@ -52,6 +55,12 @@ def _brief_excepthook(kind: type, error: BaseException, traceback: TracebackType
     print(f"error: {describe(cause)}", file=sys.stderr)
 
 
+def _brief_thread_excepthook(arguments: threading.ExceptHookArgs) -> None:
+    """Of a library's thread, such as TensorBoard's, whose full disk the main thread tells of."""
+    if find_user_error(arguments.exc_value) is None:
+        threading.__excepthook__(arguments)
+
+
 def find_user_error(error: BaseException | None) -> BaseException | None:
     """The first in MONAI's chain of causes that a user can mend, see `is_user_error`; None where there is none."""
     while error is not None and not is_user_error(error):
@@ -61,10 +70,10 @@ def find_user_error(error: BaseException | None) -> BaseException | None:
 
 def describe(error: BaseException) -> str:
     """A user's error as one line; where a file could not be written, with what is kept and how to go on."""
+    kept = getattr(error, "kept", "")
     if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, WriteError):  # of any library
         error = WriteError(error.filename or "a file", error.errno)
-    text = " ".join(str(error).split("\n"))
-    return f"{text} {error.kept}" if isinstance(error, WriteError) and error.kept else text
+    return " ".join([*str(error).split("\n"), *([kept] if kept else [])])
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -114,8 +123,8 @@ def run_program(name: str, work: Callable[[], int], kept: str = "", advice: Call
 
 @contextmanager
 def stopping(advice: Callable[[], str]) -> Iterator[None]:
-    """A block in which Ctrl-C and SIGTERM print this advice, and a WriteError gets it; of blocks in each other the
-    outermost speaks.
+    """A block in which Ctrl-C and SIGTERM print this advice, and an error about a file that cannot be written gets it;
+    of blocks in each other the outermost speaks.
 
     Args:
         advice: what is kept and how to go on, asked when the signal comes.
@@ -123,9 +132,10 @@ def stopping(advice: Callable[[], str]) -> Iterator[None]:
     _advice.append(advice)
     try:
         yield
-    except WriteError as error:
-        told = _current_advice()
-        error.kept = told[:1].upper() + told[1:]
+    except OSError as error:
+        if isinstance(error, WriteError) or error.errno in FULL:
+            told = _current_advice()
+            error.kept = told[:1].upper() + told[1:]
         raise
     finally:
         _advice.remove(advice)

@@ -57,7 +57,9 @@ def _numbers(path: Path, line: Mapping[str | None, str | None], number: int) -> 
         try:
             row[key] = float(text) if text else None
         except ValueError:
-            raise _spoilt(path, f"line {number} has {text[:40]!r} in the column {key[:40]}, expected a number") from None
+            raise _spoilt(
+                path, f"line {number} has {text[:40]!r} in the column {key[:40]}, expected a number"
+            ) from None
     epoch = row.get("epoch")
     if epoch is None or not epoch.is_integer() or epoch < 1:
         raise _spoilt(path, f"line {number} has no whole number in the column epoch")

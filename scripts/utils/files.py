@@ -35,8 +35,6 @@ class WriteError(OSError):
         number: the system's.
     """
 
-    kept = ""  # what the program keeps and how to go on, see run/errors.py
-
     def __init__(self, path: str | Path, number: int) -> None:
         remedy = "look at this disk and folder"
         if number in FULL:
