@@ -134,8 +134,8 @@ def read_state(path: Path) -> State:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         whole = all("checkpoint" in run for runs in state["arms"].values() for run in runs.values())
-        if not whole or not {"config", "lists", "margin"} <= state.keys():
-            raise KeyError("config, lists, margin or a checkpoint")
+        if not whole or "lists" not in state:
+            raise KeyError("lists or a checkpoint")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = f"move it away and give its command again: what {path.parent / 'runs'} holds is not trained again"
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}.") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigWorkflow
+from safetensors.torch import load_file
 
 from scripts.data.phantoms import write_phantom_dataset
 from scripts.networks.frozen_teacher import FrozenTeacher
@@ -25,7 +26,7 @@ from scripts.networks.tuning import tunable_teacher
 from scripts.run.history import read_history
 from scripts.run.run_folder import LAST_CHECKPOINT, MODELS, RESULTS
 from scripts.run.workflow import build_workflow
-from scripts.utils.digests import array_digest, file_digest, json_digest
+from scripts.utils.digests import array_digest, file_digest, json_digest, weights_digest
 from scripts.utils.files import BUNDLE_ROOT, CONFIGS
 
 from ..compare import main as compare
@@ -44,7 +45,10 @@ def make_materials(folder: Path) -> int:
     torch.save(build_sam(MODEL, SIDE, 4).state_dict(), folder / "sam.pth")
     teacher = FrozenTeacher(MODEL, img_size=SIDE, sam_checkpoint=str(folder / "sam.pth"))
     torch.save(tunable_teacher(teacher).best_state(), folder / "lora.pth")
-    student = TinyUSFMSeg(img_size=SIDE, **STUDENT_SIZES[TEST_SIZE]._asdict())
+    student = TinyUSFMSeg(img_size=SIDE, **STUDENT_SIZES[TEST_SIZE]._asdict()).eval()
+    with torch.no_grad():  # masks of about half of an image, so that their Dice rises and falls with the weights
+        student.decode_head.conv_seg.weight.mul_(50)
+        student.decode_head.conv_seg.bias -= student(torch.rand(4, 1, SIDE, SIDE)).median()
     torch.save(student.state_dict(), folder / "student.pt")
     return 0
 
@@ -92,6 +96,7 @@ class Kind(ABC):
             "teacher::lora_checkpoint": str(self.materials / "lora.pth"),
             "teacher::cache_dir": str(folder / "cache"),
             "student::model_name": TEST_SIZE,
+            "student::checkpoint": str(self.materials / "student.pt"),
             "training::warmup_epochs": 0,
             "training::batch_size": 3,
             "training::num_workers": 0,
@@ -272,7 +277,7 @@ def run_outcome(folder: Path) -> Outcome:
 
 def cache_outcome(folder: Path) -> Outcome:
     """Of a cache: every entry, and no other file."""
-    entries = {path.name: file_digest(path) for path in (folder / "cache").rglob("*.safetensors")}
+    entries = {path.name: weights_digest(load_file(path)) for path in (folder / "cache").rglob("*.safetensors")}
     return {"cache entries": json_digest(entries), "cache names": names(folder / "cache")}
 
 

@@ -84,12 +84,14 @@ class Torchrun:
         Args:
             draw: in [0, 1), decides.
         """
-        ranks = _children(self.agent.pid)
-        if draw < 0.5 and len(ranks) == 2:
-            os.kill(ranks[int(draw * 4)], signal.SIGKILL)
-            self.agent.wait(SURVIVORS)
-            return
-        for pid in (self.agent.pid, *ranks):
+        if draw < 0.5:
+            ranks = [pid for pid in _children(self.agent.pid) if _is_rank(pid)]
+            if len(ranks) == 2:
+                os.kill(ranks[int(draw * 4)], signal.SIGKILL)
+                self.agent.wait(SURVIVORS)
+                return
+        os.kill(self.agent.pid, signal.SIGSTOP)  # it starts no further rank
+        for pid in (*_children(self.agent.pid), self.agent.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.agent.wait(SURVIVORS)
@@ -97,8 +99,11 @@ class Torchrun:
 
 def _children(pid: int) -> list[int]:
     file = Path(f"/proc/{pid}/task/{pid}/children")
-    pids = [int(child) for child in file.read_text().split()] if file.is_file() else []
-    return [child for child in pids if b"monai.bundle" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in file.read_text().split()] if file.is_file() else []
+
+
+def _is_rank(pid: int) -> bool:
+    return b"monai.bundle" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def wait(process: Forked | Torchrun, seconds: float) -> int | None:
