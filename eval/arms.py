@@ -114,7 +114,7 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
     """
     runs = plan.output_dir / "runs"
     try:
-        with naming_path(runs / f"{arm}_seed{seed}.lock"):
+        with naming_path(runs):
             runs.mkdir(parents=True, exist_ok=True)
             lock = FileLock(runs / f"{arm}_seed{seed}.lock", timeout=PATIENCE).acquire()
     except Timeout:

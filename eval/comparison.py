@@ -113,7 +113,7 @@ def _starts(arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> dict
 def open_state(plan: Plan) -> Iterator[State]:
     """What the folder's file holds, to this process alone; changes are written in one step when the block ends."""
     path = plan.output_dir / STATE_FILE
-    with naming_path(path):
+    with naming_path(plan.output_dir):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock")).acquire()
     with lock:

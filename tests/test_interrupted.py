@@ -8,6 +8,7 @@ from conftest import run, workflow
 from ignite.engine import Events
 
 from scripts.handlers import Checkpoints
+from scripts.run import run_folder as folders
 from scripts.run.errors import describe, find_user_error
 from scripts.run.history import read_history
 from scripts.utils.digests import weights_digest
@@ -143,3 +144,21 @@ def test_checkpoint_is_the_last_file_of_an_epoch(overrides, run_folder, monkeypa
     run(overrides)
     assert seen[0] == ["history.csv"]
     assert seen[-1] == ["visualizations/epoch_010.png", "history.csv", "models/last.pt"]
+
+
+def test_second_resume_of_a_run_is_refused_while_the_first_one_lives(overrides, run_folder, monkeypatch):
+    monkeypatch.setattr(folders, "PATIENCE", 0.2)
+    overrides |= {"final_evaluation": None}
+    run({**overrides, "training::num_epochs": 1})
+    before = {path: path.stat().st_mtime_ns for path in run_folder.rglob("*") if path.name != ".lock"}
+    first = folders.RunFolder("logs", "phantoms", resume=str(run_folder))
+    first.lock()
+    with pytest.raises(Exception) as error:
+        run({**overrides, "training::resume": str(run_folder)})
+    assert f"the run folder {run_folder} is in use by another process" in str(find_user_error(error.value))
+    assert {path: path.stat().st_mtime_ns for path in run_folder.rglob("*") if path.name != ".lock"} == before
+    first.unlock()
+    run({**overrides, "training::resume": str(run_folder)})
+    assert epochs(run_folder) == [1, 2]
+    first.lock()  # a run that has ended keeps nobody out
+    first.unlock()

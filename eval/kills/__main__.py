@@ -41,10 +41,11 @@ def _run(arguments: list[str]) -> int:
     options = _parse(arguments)
     import torch
 
-    from .kinds import all_kinds, make_materials  # after --help, and before the first fork
+    from .kinds import all_kinds, import_all, make_materials  # after --help, and before the first fork
     from .processes import Forked, wait
 
     torch.set_num_threads(1)  # OpenMP does not survive a fork
+    import_all()
     materials = options.work_dir / "materials"
     materials.mkdir(parents=True)
     if wait(Forked(lambda: make_materials(materials), options.work_dir / "materials.log"), MOST_SECONDS) != 0:
@@ -141,7 +142,7 @@ def trial(kind: Any, folder: Path, seconds: float, most: int, draw: random.Rando
     for start in range(MOST_STARTS):
         killing = hits < most and (start == 0 or draw.random() < AGAIN)
         process = kind.start(folder, log)
-        if wait(process, draw.uniform(0, seconds) if killing else MOST_SECONDS) is None:
+        if wait(process, draw.uniform(kind.idle * seconds, seconds) if killing else MOST_SECONDS) is None:
             process.kill(draw.random())
             hits += killing
             if not killing:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ Outcome = dict[str, str]
 
 def make_materials(folder: Path) -> int:
     """Write the phantoms, the teacher's files and a student."""
-    write_phantom_dataset(folder / "phantoms", num_training=6, num_validation=2, num_test=4, size=SIDE)
+    write_phantom_dataset(folder / "phantoms", num_training=6, num_validation=2, num_test=2, size=SIDE)
     torch.manual_seed(0)
     torch.save(build_sam(MODEL, SIDE, 4).state_dict(), folder / "sam.pth")
     teacher = FrozenTeacher(MODEL, img_size=SIDE, sam_checkpoint=str(folder / "sam.pth"))
@@ -53,6 +54,15 @@ def make_materials(folder: Path) -> int:
     return 0
 
 
+def import_all() -> None:
+    """What the runs import, once, before the first of them is forked."""
+    for module in ("torch.utils.tensorboard", "matplotlib.backends.backend_agg", "scripts.handlers"):
+        import_module(module)
+    for module in ("trainer", "optimization", "cache.cached_teacher", "report.run_evaluation", "inference.masks"):
+        import_module(f"scripts.{module}")
+    import_module("eval.comparison")
+
+
 class Kind(ABC):
     """Something that is run and killed.
 
@@ -61,6 +71,7 @@ class Kind(ABC):
     """
 
     name: str
+    idle = 0.0  # share of a whole run in which it only imports, and is not killed
 
     def __init__(self, materials: Path) -> None:
         self.materials = materials
@@ -131,6 +142,7 @@ class Training(Kind):
             "run_folder::timestamp": f"run{len(runs):03d}",
             "model_file": str(folder / "model.pt"),
             checkpoint_interval(): 2,
+            "final_evaluation::num_panels": 1,
             **self.changes,
             "training::resume": str(last) if last else None,
         }
@@ -150,6 +162,8 @@ class Training(Kind):
 
 class TorchrunTraining(Training):
     """The same by two ranks."""
+
+    idle = 0.4
 
     def start(self, folder: Path, log: Path) -> Torchrun:
         overrides = {name: value for name, value in self.overrides(folder).items() if value is not None}

@@ -20,7 +20,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from ..run.run_folder import BEST, LAST_CHECKPOINT, WHOLE, best_epoch, find_best
-from ..utils.files import atomic_path, require_writable
+from ..utils.files import atomic_path, clear_leftovers, require_writable
 from ..utils.screen import tell
 
 logger = logging.getLogger(__name__)
@@ -166,6 +166,7 @@ class Checkpoints:
         if best is None:
             logger.warning("%s holds no %s* file: %s is not written", self.folder, BEST, self.model_file)
             return
+        clear_leftovers(self.model_file.parent)
         with atomic_path(self.model_file) as partial:
             shutil.copyfile(best, partial)
         tell(f"best weights: {best}, copied to {self.model_file}")

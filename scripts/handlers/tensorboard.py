@@ -42,12 +42,12 @@ class TensorBoard:
 
         done = engine.state.iteration
         # the steps from purge_step on, which the earlier run logged after its last checkpoint, are hidden
-        with naming_path(self.folder / "events"):
+        with naming_path(self.folder):
             self.writer = SummaryWriter(str(self.folder), purge_step=done + 1 if done else None)
 
     def _log_iteration(self, engine: Engine) -> None:
         step = engine.state.iteration
-        with naming_path(self.folder / "events"):
+        with naming_path(self.folder):
             self.writer.add_scalar("train/loss", float(engine.state.output[0]["loss"]), step)
             for name, value in engine.state.loss_terms.items():
                 self.writer.add_scalar(f"train/{name}", value, step)
@@ -56,7 +56,7 @@ class TensorBoard:
     def _log_epoch(self, engine: Engine) -> None:
         epoch = engine.state.epoch
         panel = self.panels / f"epoch_{epoch:03d}.png" if self.panels else None
-        with naming_path(self.folder / "events"):
+        with naming_path(self.folder):
             if self.evaluator is not None and self.evaluator.state.epoch == epoch:
                 for name, value in self.evaluator.state.metrics.items():
                     self.writer.add_scalar(f"val/{name}", float(value), epoch)

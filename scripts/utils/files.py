@@ -52,7 +52,7 @@ def naming_path(path: str | Path) -> Iterator[None]:
     """A block that writes a file or makes a folder; what the system says against it comes as a WriteError.
 
     Args:
-        path: that is written; an error about a file elsewhere goes on as it is.
+        path: file or folder that is written; an error about another one goes on as it is.
 
     Raises:
         WriteError: the disk is full, the folder is read-only, and so on.
@@ -79,11 +79,14 @@ def _system_error(error: BaseException | None) -> int | None:
 
 
 def _is_near(filename: object, path: Path) -> bool:
-    """Whether an error's file is `path`, in its folder, or a folder above; one without a name is."""
+    """Whether an error's file is `path`, in it, above it, or its partial file; one without a name is."""
     if not isinstance(filename, (str, os.PathLike)):
         return True
-    other, folder = Path(filename).absolute(), path.absolute().parent
-    return folder in other.parents or other == folder or other in folder.parents
+    other, path = Path(filename).absolute(), path.absolute()
+    if other == path or other in path.parents or path in other.parents:
+        return True
+    beside = other.relative_to(path.parent).parts[0] if path.parent in other.parents else ""
+    return LEFTOVER.fullmatch(beside) is not None
 
 
 @contextmanager

@@ -156,3 +156,9 @@ def test_partial_file_of_a_killed_process_is_cleared_and_of_a_living_one_not(tmp
         "models/last.pt",
     ]
     assert clear_leftovers(tmp_path / "nothing") == 0
+
+
+def test_error_about_a_file_beside_it_goes_on_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing.png") as error, atomic_path(tmp_path / "report.txt"):
+        (tmp_path / "missing.png").read_bytes()
+    assert not isinstance(error.value, WriteError)
