@@ -21,7 +21,7 @@ BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = BUNDLE_ROOT / "configs"
 
 WRITER = ".writer"  # the lock of who writes a partial file
-LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}")  # folder of a partial file, see tempfile
+LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}", re.DOTALL)  # folder of a partial file, see tempfile
 MOST_BYTES = 200  # of a file's name that its partial folder repeats
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust, such as safetensors, tell it
 FULL, LOCKED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -118,12 +118,15 @@ def require_writable(path: str | Path) -> None:
     """Refuse a file that could not be written later; makes nothing that stays.
 
     Raises:
-        WriteError: see `naming_path`.
+        WriteError: it could not.
     """
     path = Path(path).absolute()
     folder = next(parent for parent in path.parents if parent.exists())
-    with naming_path(path), tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WriteError(path, error.errno or errno.EIO) from error
 
 
 @contextmanager
