@@ -67,7 +67,7 @@ def test_full_disk_is_named_with_the_epochs_that_are_kept_and_the_run_goes_on(ov
 
     def fill(engine):
         if engine.state.epoch == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, former[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, former[1]))  # less than a checkpoint
 
     trainer = flow.parser.get_parsed_content("train::trainer")
     trainer.add_event_handler(Events.EPOCH_STARTED, fill)

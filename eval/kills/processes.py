@@ -46,17 +46,15 @@ class Forked:
 
 
 def _run(work: Callable[[], int], log: Path) -> int:
-    with open(log, "a") as file:
+    with open(log, "a", buffering=1) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    try:
-        return work()
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        sys.stdout = sys.stderr = file
+        try:
+            return work()
+        except BaseException:
+            traceback.print_exc()
+            return 1
 
 
 class Torchrun:
