@@ -20,9 +20,10 @@ from scripts.evaluation.evaluate import Arm
 from scripts.networks.student import load_trained_student
 from scripts.run.config_check import check_config
 from scripts.run.history import read_history
-from scripts.run.run_folder import BEST, LAST_CHECKPOINT
+from scripts.run.run_folder import BEST, LAST_CHECKPOINT, PATIENCE
 from scripts.run.workflow import build_workflow
 from scripts.utils.digests import json_digest
+from scripts.utils.files import atomic_path, clear_leftovers, naming_path
 from scripts.utils.options import CONTROL, STUDENT, TEACHER
 from scripts.utils.weight_files import read_weight_file
 
@@ -112,14 +113,17 @@ def train_arm(plan: Plan, arm: str, seed: int, teacher_file: Any = None) -> dict
         ValueError: another process is training it, or its run was begun with other settings or another teacher.
     """
     runs = plan.output_dir / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(runs / f"{arm}_seed{seed}.lock", timeout=0):
-            return _train_alone(plan, arm, seed, teacher_file, runs / f"{arm}_seed{seed}.sha256")
+        with naming_path(runs):
+            runs.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(runs / f"{arm}_seed{seed}.lock", timeout=PATIENCE).acquire()
     except Timeout:
         raise ValueError(
             f"{arm}, seed {seed} is being trained by another process in {runs}; wait for its end."
         ) from None
+    with lock:
+        clear_leftovers(runs)
+        return _train_alone(plan, arm, seed, teacher_file, runs / f"{arm}_seed{seed}.sha256")
 
 
 def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_file: Path) -> dict[str, Any]:
@@ -133,7 +137,8 @@ def _train_alone(plan: Plan, arm: str, seed: int, teacher_file: Any, settings_fi
     epochs = _completed_epochs(run.models / LAST_CHECKPOINT)
     if epochs and settings_file.is_file() and settings_file.read_text() != settings:
         raise ValueError(f"{run.path} was trained with other settings or another teacher; pass another --output_dir.")
-    settings_file.write_text(settings)
+    with atomic_path(settings_file) as partial:
+        partial.write_text(settings)
     if epochs < parser.get_parsed_content("training::num_epochs"):
         if epochs:
             more["training::resume"] = str(run.path)

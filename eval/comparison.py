@@ -26,7 +26,7 @@ from scripts.report.write import write_report
 from scripts.run.errors import find_user_error
 from scripts.run.history import read_curves
 from scripts.utils.digests import json_digest
-from scripts.utils.files import atomic_path
+from scripts.utils.files import atomic_path, clear_leftovers, naming_path
 from scripts.utils.machine import describe_machine, git_revision
 from scripts.utils.options import ARMS, CONTROL, STUDENT, TEACHER
 from scripts.utils.screen import tell
@@ -61,7 +61,7 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
     if (plan.output_dir / METRICS_FILE).is_file():
         if options.train:
             raise ValueError(
-                f"{plan.output_dir} has read the test list already, and trains no more; pass another --output_dir."
+                f"{plan.output_dir} has read the test list already, and trains no more; pass another folder."
             )
         tell("the test list was read already: its results are kept; another comparison needs another --output_dir")
         tell(f"report: {plan.output_dir / 'report.html'}")
@@ -70,10 +70,7 @@ def compare(options: argparse.Namespace, plan: Plan) -> list[str]:
         train_some(options.train, options.seeds, plan)
         return []
     given = {key: describe_file(path) for key, path in options.checkpoint.items()}
-    problems = _evaluate_all(given or train_all(options.seeds, plan), options, plan)
-    with open_state(plan) as state:
-        state["problems"] = problems
-    return problems
+    return _evaluate_all(given or train_all(options.seeds, plan), options, plan)
 
 
 def earlier_comparison(folder: Path, seeds: Sequence[int]) -> State:
@@ -89,17 +86,13 @@ def earlier_comparison(folder: Path, seeds: Sequence[int]) -> State:
     """
     path = folder / STATE_FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"--continue_from {folder} holds no {STATE_FILE}; pass the --output_dir of a comparison."
-        )
-    state = json.loads(path.read_text(encoding="utf-8"))
+        raise FileNotFoundError(f"--continue_from {folder} holds no {STATE_FILE}; pass a comparison's --output_dir.")
+    state = read_state(path)
     for arm in STUDENTS:
         for seed in map(str, seeds):
             run = state["arms"].get(arm, {}).get(seed)
             if run is None:
-                raise ValueError(
-                    f"--continue_from {folder} has not trained {arm}, seed {seed}: all go on from there, or none."
-                )
+                raise ValueError(f"--continue_from {folder} has not trained {arm}, seed {seed}: all or none go on.")
             if not Path(run["checkpoint"]).is_file():
                 raise FileNotFoundError(
                     f"the checkpoint {run['checkpoint']} of --continue_from does not exist any more."
@@ -120,15 +113,33 @@ def _starts(arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> dict
 def open_state(plan: Plan) -> Iterator[State]:
     """What the folder's file holds, to this process alone; changes are written in one step when the block ends."""
     path = plan.output_dir / STATE_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        before = path.read_text() if path.is_file() else "{}"
-        state = json.loads(before)
+    with naming_path(plan.output_dir):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock")).acquire()
+    with lock:
+        state = read_state(path) if path.is_file() else {}
+        before = json.dumps(state)
         yield state
-        after = json.dumps(state, indent=1) + "\n"
-        if after != before:
+        if json.dumps(state) != before:
             with atomic_path(path) as partial:
-                partial.write_text(after)
+                partial.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+
+def read_state(path: Path) -> State:
+    """What a comparison.json says.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        whole = all("checkpoint" in run for runs in state["arms"].values() for run in runs.values())
+        if not whole or "lists" not in state:
+            raise KeyError("lists or a checkpoint")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = f"move it away and give its command again: what {path.parent / 'runs'} holds is not trained again"
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}.") from error
+    return state
 
 
 def open_comparison(options: argparse.Namespace, plan: Plan, lists: str) -> list[str]:
@@ -151,6 +162,7 @@ def open_comparison(options: argparse.Namespace, plan: Plan, lists: str) -> list
     configs = [{key: value for key, value in config.items() if key not in PLACES} for config in configs]
     identity = {"config": json_digest(configs), "lists": lists, "margin": options.margin}
     starts = {f"{arm} {seed}": start["checkpoint"] for (arm, seed), start in plan.starts.items() if arm in STUDENTS}
+    clear_leftovers(plan.output_dir)
     with open_state(plan) as state:
         changed = [key for key in identity if state and state.get(key) != identity[key]]
         former = state.get("continue_from", {})
@@ -260,6 +272,8 @@ def _evaluate_all(runs: Mapping[tuple[str, int], dict[str, Any]], options: argpa
     )
     draw = CaseDrawer(dataset, arms, num_classes, device, autocast, data.labels[1:])
     page = write_report_with_cases(report, evaluation.rows, draw, plan.output_dir)
+    with open_state(plan) as state:  # before the table, after which nothing is evaluated again
+        state["problems"] = problems
     _write_table(evaluation, plan.output_dir)
     _print_report(report, page)
     return problems

@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 from scripts.data.datalist_file import read_datalist
-from scripts.utils.files import BUNDLE_ROOT, atomic_path
+from scripts.utils.files import BUNDLE_ROOT, atomic_path, clear_leftovers
 from scripts.utils.machine import describe_machine, git_revision, list_versions, without_folders
 from scripts.utils.options import CONTROL, STUDENT
 from scripts.utils.screen import tell
@@ -107,10 +107,11 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Result
         "data::datalist": str(write_datalist(options)),
         "teacher::cache_dir": str(options.output_dir.resolve() / "cache"),
     }
-    from scripts.run.history import KEY_METRIC, read_history
+    from scripts.run.history import read_history
 
     from .arms import Plan, train_arm  # here and not above: --help can do without torch
 
+    clear_leftovers(options.output_dir)
     results: Results = {name: {"dice": {}} for name in RECIPES}
     for seed in options.seeds:  # all recipes of a seed first, so that a stopped run can be read
         for name, (arm, changes, _) in RECIPES.items():
@@ -118,10 +119,18 @@ def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> Result
             folder = options.output_dir.resolve() / name.replace(" ", "_").replace(",", "")
             plan = Plan(options.config_file, {**short, **overrides, **changes}, folder)
             run = train_arm(plan, arm, seed, plan.given_teacher())["run"]
-            results[name]["dice"][str(seed)] = read_history(run)[-1][KEY_METRIC]
+            results[name]["dice"][str(seed)] = _last_dice(read_history(run), run)
     for name, (_, _, base) in RECIPES.items():
         summarize(results, name, base)
     return results
+
+
+def _last_dice(rows: list[dict[str, float]], run: str) -> float:
+    if not rows or "val_mean_dice" not in rows[-1]:
+        raise ValueError(
+            f"{run} has no validation Dice in history.csv; move this folder away, and it is trained again."
+        )
+    return rows[-1]["val_mean_dice"]
 
 
 def write_datalist(options: argparse.Namespace) -> Path:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import EarlyStopping
 from monai.engines import IterationEvents, SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import EarlyStopHandler, stopping_fn_from_metric
+from monai.handlers import stopping_fn_from_metric
 from monai.utils import CommonKeys as Keys
 from torch import nn
 
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 RESTART_ADVICE = (
     "nothing but the unfinished epoch is lost. torchrun --max-restarts 3 starts all again from the last epoch; without "
-    "it pass --training::resume and the run folder."
+    "it pass --training::resume and the run folder, where an epoch is complete."
 )
 # options of SupervisedTrainer that this trainer does not implement: their neutral value, and why
 UNSUPPORTED = {
@@ -133,9 +135,8 @@ class DistillationTrainer(SupervisedTrainer):
         reports = [(text, cases) for text, cases in reports if text]
         files = ", ".join(case for _, cases in reports for case in cases)
         raise FloatingPointError(
-            f"{reports[0][0]} in epoch {self.state.epoch}, iteration {self.state.iteration}; the last good checkpoint "
-            f"is kept. Files of the batch: {files}. "
-            "Look at these files, lower --training::lr, or pass --hardware::precision fp32."
+            f"{reports[0][0]} in epoch {self.state.epoch}, iteration {self.state.iteration}. "
+            f"Files of the batch: {files}. Look at these, lower --training::lr, or pass --hardware::precision fp32."
         )
 
 
@@ -193,26 +194,54 @@ def run_training(
         *(trainer.state.device, trainer.state.max_epochs, trainer.state.epoch_length, batch_size, num_workers),
         *(lr, warmup_epochs, seed, start),
     )
-    with stopping(lambda: _advice(run_folder)):
-        with naming_lost_ranks(RESTART_ADVICE):
+    with _alone(trainer, run_folder), stopping(lambda: _advice(run_folder)):
+        with naming_lost_ranks(RESTART_ADVICE), _naming_kept_epochs(run_folder):
             trainer.run()
             idist.barrier()  # rank 0 has written its last file
         if final_evaluation:
             _load_best(trainer, run_folder)
             final_evaluation()
-    if on_completion and idist.get_rank() == 0:
-        on_completion()
+        if on_completion and idist.get_rank() == 0:
+            on_completion()
     return trainer
 
 
+@contextmanager
+def _alone(trainer: Engine, run_folder: RunFolder | None) -> Iterator[None]:
+    """The folder's lock is held until the results are there; the run's record, which makes the folder, has it for the
+    epochs alone.
+    """
+    if run_folder is None or idist.get_rank() > 0:
+        yield
+        return
+    started = trainer.add_event_handler(Events.STARTED, run_folder.lock)
+    try:
+        yield
+    finally:
+        started.remove()
+        run_folder.unlock()
+
+
+@contextmanager
+def _naming_kept_epochs(run_folder: RunFolder | None) -> Iterator[None]:
+    """What a run keeps that ends because a number is not finite; the same command would end there again."""
+    try:
+        yield
+    except FloatingPointError as error:
+        epochs = _completed(run_folder)
+        kept = f"The first {epochs} epochs are kept in {run_folder.path}" if epochs else "No epoch is complete yet"
+        raise FloatingPointError(f"{error} {kept}.") from error
+
+
 def _stop_early(trainer: Engine, evaluator: Engine, patience: int, val_interval: int) -> None:
-    stopper = EarlyStopHandler(patience, stopping_fn_from_metric(evaluator.state.key_metric_name), trainer)
-    stopper.attach(evaluator)
+    score = stopping_fn_from_metric(evaluator.state.key_metric_name)
+    stopper = EarlyStopping(patience, score, trainer)  # monai's handler hides the one that counts
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, stopper)
     # after the checkpoint's handler has restored the epoch
     trainer.add_event_handler(Events.STARTED, _restore_patience, evaluator, stopper, val_interval)
 
 
-def _restore_patience(trainer: Engine, evaluator: Engine, stopper: EarlyStopHandler, val_interval: int) -> None:
+def _restore_patience(trainer: Engine, evaluator: Engine, stopper: EarlyStopping, val_interval: int) -> None:
     """Count the validations without a better metric as the run did that this one goes on from."""
     best = evaluator.state.best_metric_epoch
     if trainer.state.epoch == 0 or best < 1:
@@ -233,9 +262,16 @@ def _load_best(trainer: SupervisedTrainer, run_folder: RunFolder) -> None:
 
 def _advice(run_folder: RunFolder | None) -> str:
     """What a training keeps when it is stopped, and the command that goes on."""
+    epochs = _completed(run_folder)
+    if not epochs:
+        return f"{NOTHING_KEPT}; start again with: {this_command()}"
+    command = this_command(training__resume=str(run_folder.path))
+    return f"the first {epochs} epochs are kept in {run_folder.path}; go on with: {command}"
+
+
+def _completed(run_folder: RunFolder | None) -> int:
+    """Epochs that a resumed run would not repeat."""
     last = run_folder.models / LAST_CHECKPOINT if run_folder else None
     if last is None or not last.is_file():
-        return f"{NOTHING_KEPT}; start again with: {this_command()}"
-    epoch = read_weight_file(last, "the checkpoint", lambda content: content["progress"], mmap=True)["epoch"]
-    command = this_command(training__resume=str(run_folder.path))
-    return f"the first {epoch} epochs are kept in {run_folder.path}; go on with: {command}"
+        return 0
+    return read_weight_file(last, "the checkpoint", lambda content: content["progress"], mmap=True)["epoch"]

@@ -11,23 +11,35 @@ Dice of every client before and after each round, and what was sent.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from pathlib import Path
 
+from scripts.run.errors import NOTHING_KEPT, this_command
 from scripts.utils.screen import tell
 
 from ..command_line import parse_overrides, run_program
-from .options import check_options, federation_parser
+from .options import GLOBAL_MODEL, check_options, federation_parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; 1 after a message on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    return run_program("federated", lambda: _run(arguments))
-
-
-def _run(arguments: list[str]) -> int:
     options, rest = federation_parser("eval.federated", __doc__).parse_known_args(arguments)
+    return run_program("federated", lambda: _run(options, rest), advice=lambda: _advice(options.output_dir))
+
+
+def _advice(output_dir: Path) -> str:
+    """What a federation keeps that is stopped; it cannot go on in the middle, but start from the last average."""
+    model = output_dir / GLOBAL_MODEL
+    if not model.is_file():
+        return f"{NOTHING_KEPT}; start again with: {this_command()}"
+    command = this_command(student__checkpoint=str(model))
+    return f"the average of the last whole round is kept in {model}; start a federation from it with: {command}"
+
+
+def _run(options: argparse.Namespace, rest: list[str]) -> int:
     overrides = parse_overrides(rest)
     check_options(options, overrides)
     from .averaging import make_client, run_rounds  # after --help: it imports torch

@@ -18,9 +18,9 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from scripts.handlers import save_atomically
 from scripts.run.workflow import build_workflow
-from scripts.utils.files import BUNDLE_ROOT, atomic_path
+from scripts.utils.files import BUNDLE_ROOT, atomic_path, clear_leftovers
 
-from .options import KEY_METRIC, TRAINING
+from .options import GLOBAL_MODEL, KEY_METRIC, TRAINING
 
 Weights = dict[str, torch.Tensor]
 
@@ -80,6 +80,7 @@ def run_rounds(clients: Sequence[MonaiAlgo], rounds: int, output_dir: Path) -> d
         `dice`: of each client by round, from before the first on; `sent_bytes` and `sent_tensors` of one client in one
         round.
     """
+    clear_leftovers(output_dir)
     counts = [len(client.train_workflow.train_dataset_data) for client in clients]
     weights = _sent(clients[0])
     history: dict[str, Any] = {"dice": {client.client_name: [] for client in clients}, "images": counts}
@@ -95,7 +96,7 @@ def run_rounds(clients: Sequence[MonaiAlgo], rounds: int, output_dir: Path) -> d
             len(received[0]),
             sum(value.nbytes for value in received[0].values()),
         )
-        save_atomically(weights, Path(output_dir) / "global_model.pt")
+        save_atomically(weights, Path(output_dir) / GLOBAL_MODEL)
         with atomic_path(Path(output_dir) / "federated.json") as partial:
             partial.write_text(json.dumps(history, indent=1) + "\n")
     return history

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 TRAINING = ["configs/train.json", "configs/federated.json"]
+GLOBAL_MODEL = "global_model.pt"
 KEY_METRIC = "val_mean_dice"
 
 

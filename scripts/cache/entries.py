@@ -101,7 +101,7 @@ class TeacherEntries:
         if lost:
             raise ValueError(
                 f"{lost} entries of the teacher cache {self.store.folder} are gone or damaged since the run started; "
-                "start it again, which computes them, by --training::resume."
+                "start it again, which computes them (with --training::resume where an epoch is complete)."
             )
         return entries
 

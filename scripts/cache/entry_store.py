@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..utils.digests import entry_digest
-from ..utils.files import atomic_path
+from ..utils.files import WriteError, atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +87,10 @@ class EntryStore:
         return dict(zip(LABELS, (self.owner, key)))
 
 
-def explain(folder: Path, error: BaseException) -> str:
+def explain(folder: Path, error: BaseException | str) -> str:
     """What to do about a folder that cannot be written."""
+    reason = os.strerror(error.errno) if isinstance(error, WriteError) else error
     return (
-        f"the cache {folder} cannot be written ({error}); entries written before are kept. Free space, or pass "
+        f"the cache {folder} cannot be written ({reason}); entries written before are kept. Free space, or pass "
         "--teacher::cache_dir PATH to a folder with space that can be written, or --distillation::mode online."
     )

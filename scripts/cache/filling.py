@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..data.dataset import ViewLoader
-from ..utils.files import atomic_path
+from ..utils.files import atomic_path, clear_leftovers
 from ..utils.screen import Progress, duration, tell, track
 from .entries import TeacherEntries
 from .entry_store import explain
@@ -93,16 +93,22 @@ class Filling:
             OSError: the disk is full or the folder cannot be written.
             FloatingPointError: the teacher gives no finite numbers.
         """
+        if idist.get_rank() == 0:
+            clear_leftovers(self.entries.store.folder, deep=True)
         share = self.views[idist.get_rank() :: idist.get_world_size()]
         mine = self._with_other_pixels(share) if self.check_images else self._without_entry(share)
         if mine:
-            self._fill_views(mine)
+            self._fill_views(mine, self._groups(share, mine))
         self._fill_images(islice(images, idist.get_rank(), None, idist.get_world_size()), count, ask)
         idist.barrier()
         self.missing = self._without_entry(self.views) if self.missing or mine else []
         if self.missing:
             folder = self.entries.store.folder
-            raise OSError(errno.EIO, f"{len(self.missing)} entries of the cache {folder} vanished while it was filled.")
+            raise OSError(
+                errno.EIO,
+                f"{len(self.missing)} entries of the cache {folder} vanished while it was filled; let nothing else "
+                "remove files there, and start again.",
+            )
         unused = "" if self.entries.teacher.is_loaded else "; the teacher's weights are not loaded"
         logger.info("teacher cache: complete, %d entries in %s%s", len(self.views), self.entries.store.folder, unused)
 
@@ -122,20 +128,28 @@ class Filling:
             )
         return missing
 
-    def _fill_views(self, missing: Sequence[View]) -> None:
+    def _groups(self, share: Sequence[View], missing: Sequence[View]) -> list[View]:
+        """The views of every batch that lacks one, in the batches of a filling from the start: what a teacher says of
+        an image may depend, in the last bit, on those beside it, and must not on when a filling was stopped.
+        """
+        lost = set(missing)
+        batches = [share[i : i + self.batch_size] for i in range(0, len(share), self.batch_size)]
+        return [view for batch in batches if not lost.isdisjoint(batch) for view in batch]
+
+    def _fill_views(self, missing: Sequence[View], views: Sequence[View]) -> None:
         show = idist.get_rank() == 0
         if show:
             tell(self._plan(len(missing)))
         with atomic_path(self.entries.store.folder / "about.json") as partial:
             partial.write_text(json.dumps(self.entries.about, indent=4) + "\n")
-        loader = ViewLoader(self.dataset, batch_size=self.batch_size, sampler=missing, num_workers=self.num_workers)
+        loader = ViewLoader(self.dataset, batch_size=self.batch_size, sampler=views, num_workers=self.num_workers)
         seconds: list[float] = []
-        with Progress("filling the teacher cache", len(missing), "views", show) as progress:
+        with Progress("filling the teacher cache", len(views), "views", show) as progress:
             for batch in loader:
                 started = time.perf_counter()
                 computed = self._fill_batch(batch)
                 if computed:
-                    seconds.append((time.perf_counter() - started) / computed)
+                    seconds.append((time.perf_counter() - started) / len(batch["case"]))
                 if computed and len(seconds) == 2 and show:  # the first pass of a process is slow
                     tell(self._payback(seconds[-1], len(missing)))
                 progress.update(len(batch["case"]))
@@ -155,9 +169,9 @@ class Filling:
         keys = [self.key(view) for view in views]
         todo = [i for i, key in enumerate(keys) if not self.entries.is_of(key, batch["image"][i])]
         if todo:
-            names, keep_features = [batch["case"][i] for i in todo], self.entries.keep_features
-            for i, entry in zip(todo, self.entries.compute(batch["image"][todo], names, keep_features)):
-                self.entries.write(keys[i], entry)
+            entries = self.entries.compute(batch["image"], batch["case"], self.entries.keep_features)
+            for i in todo:
+                self.entries.write(keys[i], entries[i])
         return len(todo)
 
     def _plan(self, missing: int) -> str:

@@ -18,8 +18,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from ..run.run_folder import BEST, LAST_CHECKPOINT, WHOLE, find_best
-from ..utils.files import atomic_path
+from ..run.run_folder import BEST, LAST_CHECKPOINT, WHOLE, best_epoch, find_best
+from ..utils.files import atomic_path, clear_leftovers, require_writable
 from ..utils.screen import tell
 from ..utils.weight_files import read_weight_file
 
@@ -33,9 +33,14 @@ SHOWN = 80  # characters of a setting in a message
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """torch.save to `path`; a crash at any moment leaves the old file or the new one."""
-    with atomic_path(path) as partial:
-        torch.save(content, partial)
+    """torch.save to `path`; a crash at any moment leaves the old file or the new one.
+
+    Raises:
+        WriteError: the disk is full, and so on.
+    """
+    # given a path, torch.save would not tell what the system says against it
+    with atomic_path(path) as partial, open(partial, "wb") as file:
+        torch.save(content, file)
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -73,6 +78,9 @@ class Checkpoints:
 
     In `folder`: `best_epoch{N}_dice{D}` (weights alone, the latest best), `checkpoint_epoch{N}.pt` and `last.pt`
     (everything that a resumed run needs). Of several ranks the first writes, and all of them read.
+
+    last.pt is written after all else of its epoch: a run that is killed before repeats the epoch. What it replaces, the
+    former best file, goes after it.
 
     The best file holds the network's state dict, with the suffix .pt. A network with `best_state` and `best_suffix`,
     such as a teacher that is tuned, decides on both itself.
@@ -122,13 +130,22 @@ class Checkpoints:
         Raises:
             ValueError: `resume` is of another kind of run, of one that had ended, of one with other settings or
                 networks, or is older than the last checkpoint of its folder.
+            WriteError: `model_file` could not be written when the run is complete.
         """
+        if self.model_file and idist.get_rank() == 0:
+            require_writable(self.model_file)
         if self.resume:
             self._check(engine)  # refused before anything is written
             engine.add_event_handler(Events.STARTED, self.restore)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.STARTED, self._save_last)
         if self.model_file and idist.get_rank() == 0:
             engine.add_event_handler(Events.COMPLETED, self.publish)
+
+    def _save_last(self, engine: Engine) -> None:
+        """Let `save` be the last thing of an epoch: what other handlers write is then there or is written again."""
+        if engine.has_event_handler(self.save, Events.EPOCH_COMPLETED):
+            engine.remove_event_handler(self.save, Events.EPOCH_COMPLETED)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def save(self, engine: Engine) -> None:
         """Write what this epoch is due."""
@@ -142,9 +159,10 @@ class Checkpoints:
             self._save_best(epoch, float(best.best_metric))
         content = {name: state.state_dict() for name, state in self.states.items()}
         content["progress"] = self._progress(epoch)
-        save_atomically(content, self.folder / LAST_CHECKPOINT)
         if epoch % self.interval == 0:
             save_atomically(content, self.folder / f"checkpoint_epoch{epoch:03d}.pt")
+        save_atomically(content, self.folder / LAST_CHECKPOINT)
+        self._remove_former(best.best_metric_epoch)
 
     def publish(self) -> None:
         """Copy the run's best file to `model_file`; a run without one leaves what is there."""
@@ -152,6 +170,7 @@ class Checkpoints:
         if best is None:
             logger.warning("%s holds no %s* file: %s is not written", self.folder, BEST, self.model_file)
             return
+        clear_leftovers(self.model_file.parent)
         with atomic_path(self.model_file) as partial:
             shutil.copyfile(best, partial)
         tell(f"best weights: {best}, copied to {self.model_file}")
@@ -164,6 +183,8 @@ class Checkpoints:
             self.states[name].load_state_dict(state)
         engine.state.epoch = progress["epoch"]
         engine.state.iteration = progress["epoch"] * engine.state.epoch_length
+        if idist.get_rank() == 0:
+            self._remove_former(progress["best_metric_epoch"])
         # else, in a checkpoint's new folder, the best weights are still to be found
         if find_best(self.folder):
             self.evaluator.state.best_metric = progress["best_metric"]
@@ -242,12 +263,17 @@ class Checkpoints:
         }
 
     def _save_best(self, epoch: int, metric: float) -> None:
-        former = set(self.folder.glob(BEST + "*"))
         path = self.folder / f"{BEST}{epoch:03d}_dice{metric:.4f}{self.best_suffix}"
         save_atomically(self.best_state(), path)
-        for old in former - {path}:
-            old.unlink()
         logger.info("new best in epoch %d: Dice %.4f, %s", epoch, metric, path)
+
+    def _remove_former(self, epoch: int) -> None:
+        """Of several best files keep the epoch's: a later one is of an epoch that was not completed."""
+        files = list(self.folder.glob(BEST + "*"))
+        if any(best_epoch(path) == epoch for path in files):
+            for path in files:
+                if best_epoch(path) != epoch:
+                    path.unlink(missing_ok=True)
 
 
 def _shown(former: Any, value: Any) -> list[str]:

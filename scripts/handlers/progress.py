@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..run.errors import NOTHING_KEPT, stopping, this_command
-from ..run.history import append_row
+from ..run.history import append_row, read_history
 from ..utils.screen import Progress, duration, tell
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class EpochSummary:
         A run that is killed between the two repeats the epoch, whose row is then replaced; the other way round it would
         be missing.
         """
+        engine.add_event_handler(Events.STARTED, lambda: read_history(self.folder))  # refused before it costs an epoch
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._wait)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._waited)

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from contextlib import suppress
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from ..run.run_folder import LAUNCH, RunFolder
-from ..utils.files import atomic_path
+from ..run.run_folder import LAST_CHECKPOINT, LAUNCH, MODELS, RunFolder
+from ..utils.files import atomic_path, clear_leftovers, naming_path
 from ..utils.screen import take_early_records, tell
 
+logger = logging.getLogger(__name__)
 BUNDLE_LOGGER = logging.getLogger("scripts")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class LogFile(logging.FileHandler):
+    """A log that a full disk ends with a warning, and not the run; what matters is in the checkpoints."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Warn once on the screen, and write no more."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+            return
+        self.setLevel(logging.CRITICAL + 1)
+        tell(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]}); the run goes on without its log.")
+
+    def close(self) -> None:
+        """Close the file, whose last bytes may not fit on the disk."""
+        with suppress(OSError):
+            super().close()
 
 
 class RunRecord:
@@ -25,7 +45,7 @@ class RunRecord:
     """
 
     def __init__(self, run_folder: RunFolder, config: dict) -> None:
-        self.folder = run_folder.path
+        self.run_folder, self.folder = run_folder, run_folder.path
         self.resumed = run_folder.resumed
         self.launch = run_folder.launch
         self.log_name = run_folder.log_name
@@ -41,19 +61,26 @@ class RunRecord:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def start(self) -> None:
-        """Make the folder and open the log.
+        """Make the folder, take its lock and open the log; what a killed run has left half written is cleared.
 
         Raises:
             FileExistsError: the folder of a new run is there already, such as another run's of the same second.
+            ValueError: another process writes there.
+            WriteError: the folder cannot be written.
         """
-        self._make_folder()
+        with naming_path(self.folder):
+            self._make_folder()
+        self.run_folder.lock()
+        if leftovers := clear_leftovers(self.folder, deep=True):
+            logger.info("%d partial files of a run that was killed are cleared away", leftovers)
         self.resumed = True  # a trainer that runs again, as in each round of a federation, goes on in it
         if self.launch:
             with atomic_path(self.folder / LAUNCH) as partial:
                 partial.write_text(self.launch)
         with atomic_path(self.folder / "config.json") as partial:
             partial.write_text(json.dumps(self.config, indent=4, default=str) + "\n")
-        self.log_handler = logging.FileHandler(self.folder / self.log_name)
+        with naming_path(self.folder / self.log_name):
+            self.log_handler = LogFile(self.folder / self.log_name)
         self.log_handler.setFormatter(logging.Formatter(LOG_FORMAT))
         self.log_handler.setLevel(logging.INFO)
         for record in take_early_records():
@@ -67,14 +94,16 @@ class RunRecord:
         try:
             self.folder.mkdir(parents=True, exist_ok=self.resumed)  # one system call: of two runs at once, one makes it
         except FileExistsError as error:
+            has_epochs = (self.folder / MODELS / LAST_CHECKPOINT).is_file()
+            resume = f", or go on with that run by --training::resume {self.folder}" if has_epochs else ""
             raise FileExistsError(
-                f"the run folder {self.folder} is there already, and a new run would write over it; start again for a "
-                "folder of another second, pass --run_folder::timestamp NAME, or go on with that run by "
-                f"--training::resume {self.folder}."
+                f"the run folder {self.folder} is there already, and a new run would write over it; pass another "
+                f"--run_folder::timestamp{resume}."
             ) from error
 
     def stop(self) -> None:
-        """Close the log."""
+        """Close the log, and let others into the folder."""
+        self.run_folder.unlock()
         BUNDLE_LOGGER.setLevel(self.former_level)
         logging.getLogger().removeHandler(self.log_handler)
         self.log_handler.close()
@@ -85,6 +114,6 @@ class RunRecord:
         """Log what ended the run, and raise it again; ignite calls this at each level of its loop."""
         if self.log_handler:
             if not isinstance(error, SystemExit):  # a signal, which has its own line
-                logging.getLogger(__name__).error("the run ends: %s", error)
+                logger.error("the run ends: %s", error)
             self.stop()
         raise error

@@ -9,6 +9,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from ..run.tracking import small_picture
+from ..utils.files import naming_path
 
 
 class TensorBoard:
@@ -21,7 +22,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | Path, evaluator: Engine | None = None, panels: str | Path | None = None) -> None:
-        self.folder = folder
+        self.folder = Path(folder)
         self.evaluator = evaluator
         self.panels = Path(panels) if panels else None
 
@@ -41,21 +42,24 @@ class TensorBoard:
 
         done = engine.state.iteration
         # the steps from purge_step on, which the earlier run logged after its last checkpoint, are hidden
-        self.writer = SummaryWriter(str(self.folder), purge_step=done + 1 if done else None)
+        with naming_path(self.folder):
+            self.writer = SummaryWriter(str(self.folder), purge_step=done + 1 if done else None)
 
     def _log_iteration(self, engine: Engine) -> None:
         step = engine.state.iteration
-        self.writer.add_scalar("train/loss", float(engine.state.output[0]["loss"]), step)
-        for name, value in engine.state.loss_terms.items():
-            self.writer.add_scalar(f"train/{name}", value, step)
-        self.writer.add_scalar("train/lr", max(group["lr"] for group in engine.optimizer.param_groups), step)
+        with naming_path(self.folder):
+            self.writer.add_scalar("train/loss", float(engine.state.output[0]["loss"]), step)
+            for name, value in engine.state.loss_terms.items():
+                self.writer.add_scalar(f"train/{name}", value, step)
+            self.writer.add_scalar("train/lr", max(group["lr"] for group in engine.optimizer.param_groups), step)
 
     def _log_epoch(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        if self.evaluator is not None and self.evaluator.state.epoch == epoch:
-            for name, value in self.evaluator.state.metrics.items():
-                self.writer.add_scalar(f"val/{name}", float(value), epoch)
         panel = self.panels / f"epoch_{epoch:03d}.png" if self.panels else None
-        if panel and panel.is_file():
-            self.writer.add_image("panels", np.asarray(small_picture(panel)), epoch, dataformats="HWC")
-        self.writer.flush()
+        with naming_path(self.folder):
+            if self.evaluator is not None and self.evaluator.state.epoch == epoch:
+                for name, value in self.evaluator.state.metrics.items():
+                    self.writer.add_scalar(f"val/{name}", float(value), epoch)
+            if panel and panel.is_file():
+                self.writer.add_image("panels", np.asarray(small_picture(panel)), epoch, dataformats="HWC")
+            self.writer.flush()

@@ -12,13 +12,14 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from ..utils.files import BUNDLE_ROOT
+from ..utils.files import BUNDLE_ROOT, FULL, WriteError
 from ..utils.screen import keep_early_records, printable, show_messages
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ def prepare_command_line() -> None:
     keep_early_records()
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _brief_excepthook
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _brief_thread_excepthook
     handle_signals()
 
 
@@ -49,7 +52,13 @@ def _brief_excepthook(kind: type, error: BaseException, traceback: TracebackType
         sys.__excepthook__(kind, error, traceback)
         return
     logger.debug("the run ended", exc_info=(kind, error, traceback))
-    print(f"error: {printable(str(cause))}", file=sys.stderr)
+    print(f"error: {printable(describe(cause))}", file=sys.stderr)
+
+
+def _brief_thread_excepthook(arguments: threading.ExceptHookArgs) -> None:
+    """Of a library's thread, such as TensorBoard's, whose full disk the main thread tells of."""
+    if find_user_error(arguments.exc_value) is None:
+        threading.__excepthook__(arguments)
 
 
 def find_user_error(error: BaseException | None) -> BaseException | None:
@@ -59,8 +68,18 @@ def find_user_error(error: BaseException | None) -> BaseException | None:
     return error
 
 
+def describe(error: BaseException) -> str:
+    """A user's error as one line; where a file could not be written, with what is kept and how to go on."""
+    kept = getattr(error, "kept", "")
+    if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, WriteError):  # of any library
+        error = WriteError(error.filename or "a file", error.errno)
+    return " ".join([*str(error).split("\n"), *([kept] if kept else [])])
+
+
 def is_user_error(error: BaseException) -> bool:
-    """Whether this bundle's own code raised it about something that a user can change."""
+    """Whether this bundle's own code raised it about something that a user can change, or a disk is full."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
     if not isinstance(error, (ValueError, OSError, FloatingPointError)):
         return False
     traceback = error.__traceback__
@@ -72,25 +91,30 @@ def is_user_error(error: BaseException) -> bool:
     return BUNDLE_ROOT / "scripts" in parents or BUNDLE_ROOT / "eval" in parents
 
 
-def run_program(name: str, work: Callable[[], int], kept: str = "") -> int:
+def run_program(name: str, work: Callable[[], int], kept: str = "", advice: Callable[[], str] | None = None) -> int:
     """Run one of the bundle's programs; its exit code, 1 after a message on stderr.
 
     Args:
         name: of the program, for the message.
         work: does it all and returns the exit code.
         kept: what Ctrl-C leaves behind, where the same command goes on from it; "" where there is nothing.
+        advice: instead of `kept`, where another command goes on, see `stopping`.
     """
+
+    def same_command() -> str:
+        return f"{kept or NOTHING_KEPT}; {'go on' if kept else 'start again'} with: {this_command()}"
+
     show_messages()
     keep_early_records()
     former = handle_signals()
     try:
-        with stopping(lambda: f"{kept or NOTHING_KEPT}; {'go on' if kept else 'start again'} with: {this_command()}"):
+        with stopping(advice or same_command):
             return work()
     except Exception as error:
         cause = find_user_error(error)
         if cause is None:
             raise
-        print(f"{name}: {printable(str(cause))}", file=sys.stderr)
+        print(f"{name}: {printable(describe(cause))}", file=sys.stderr)
         return 1
     finally:
         for number, handler in former.items():
@@ -99,7 +123,8 @@ def run_program(name: str, work: Callable[[], int], kept: str = "") -> int:
 
 @contextmanager
 def stopping(advice: Callable[[], str]) -> Iterator[None]:
-    """A block in which Ctrl-C and SIGTERM print this advice; of blocks in each other the outermost speaks.
+    """A block in which Ctrl-C and SIGTERM print this advice, and an error about a file that cannot be written gets it;
+    of blocks in each other the outermost speaks.
 
     Args:
         advice: what is kept and how to go on, asked when the signal comes.
@@ -107,6 +132,11 @@ def stopping(advice: Callable[[], str]) -> Iterator[None]:
     _advice.append(advice)
     try:
         yield
+    except OSError as error:
+        if isinstance(error, WriteError) or error.errno in FULL:
+            told = _current_advice()
+            error.kept = told[:1].upper() + told[1:]
+        raise
     finally:
         _advice.remove(advice)
 

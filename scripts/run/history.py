@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,22 +23,64 @@ def read_history(folder: str | Path) -> list[Row]:
 
     Args:
         folder: of the run.
+
+    Raises:
+        ValueError: the file is damaged; the message names the line.
     """
+    return [{key: number for key, number in row.items() if number is not None} for row in _read(folder)]
+
+
+def _read(folder: str | Path) -> list[dict[str, float | None]]:
+    """As `read_history`, with None for a blank cell."""
     path = Path(folder) / HISTORY
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [{key: float(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
-    return [{**row, "epoch": int(row["epoch"])} for row in rows]
+    try:
+        text = path.read_text(encoding="utf-8")
+        lines = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise _spoilt(path, f"it is no CSV: {error}") from error
+    if not lines or not text.endswith("\n"):
+        raise _spoilt(path, "it is cut off" if lines else "it has no rows")
+    rows = [_numbers(path, line, number) for number, line in enumerate(lines, 2)]
+    if sorted({row["epoch"] for row in rows}) != [row["epoch"] for row in rows]:
+        raise _spoilt(path, "its epochs do not rise from line to line")
+    return rows
+
+
+def _numbers(path: Path, line: Mapping[str | None, str | None], number: int) -> dict[str, float | None]:
+    """A line of the file; "epoch" is a whole number from 1 on."""
+    if None in line or None in line.values():
+        raise _spoilt(path, f"line {number} has not as many cells as the head")
+    row: dict[str, float | None] = {}
+    for key, text in line.items():
+        try:
+            row[key] = float(text) if text else None
+        except ValueError:
+            raise _spoilt(
+                path, f"line {number} has {text[:40]!r} in the column {key[:40]}, expected a number"
+            ) from None
+    epoch = row.get("epoch")
+    if epoch is None or not epoch.is_integer() or epoch < 1:
+        raise _spoilt(path, f"line {number} has no whole number in the column epoch")
+    return {**row, "epoch": int(epoch)}
+
+
+def _spoilt(path: Path, what: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged: {what}. Mend the line, or move the file away: weights and results do not need it, and the "
+        "curves then begin with the next epoch."
+    )
 
 
 def append_row(folder: str | Path, row: Mapping[str, float]) -> None:
-    """Add an epoch, in one step; rows of this epoch and later ones, which a killed run has left, are replaced."""
-    path, texts = Path(folder) / HISTORY, []
-    if path.is_file():
-        with open(path, newline="", encoding="utf-8") as file:
-            texts = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
-    rows = [*texts, row]
+    """Add an epoch, in one step; rows of this epoch and later ones, which a killed run has left, are replaced.
+
+    Raises:
+        ValueError: see `read_history`.
+    """
+    path = Path(folder) / HISTORY
+    rows = [*(old for old in _read(folder) if old["epoch"] < row["epoch"]), row]
     columns = list(dict.fromkeys(name for one in rows for name in one))
     write_table(path, columns, rows)
 

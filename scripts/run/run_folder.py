@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from ..utils.files import naming_path
+
 LAST_CHECKPOINT, BEST, MODELS, LAUNCH = "last.pt", "best_epoch", "models", "launch.txt"
-RESULTS = "test_results.txt"
+RESULTS = ("test_results.txt", "report.html")  # a final evaluation that has ended has both, the page last
+LOCK, PATIENCE = ".lock", 15.0  # seconds: the data loader's processes hold it some seconds longer than one killed
 WHOLE = ".pt"  # suffix of a file of best weights that holds the whole network
 
 
@@ -78,17 +85,50 @@ class RunFolder:
         Raises:
             FileNotFoundError: no validation has run yet.
         """
-        best = sorted(self.models.glob(f"{BEST}*"), key=lambda path: path.stat().st_mtime)
-        if not best:
+        best = find_best(self.models)
+        if best is None:
             raise FileNotFoundError(
                 f"{self.models} holds no best_epoch* file: no validation has ended in this run yet."
             )
-        return best[-1]
+        return best
+
+    def lock(self) -> None:
+        """Keep other processes from writing into the folder, which is there, until the end of this one, or until
+        `unlock` was called as often.
+
+        Raises:
+            ValueError: another process has it.
+        """
+        with naming_path(self.path / LOCK):
+            try:
+                self._held.acquire(timeout=PATIENCE)
+            except Timeout:
+                raise ValueError(
+                    f"the run folder {self.path} is in use by another process; wait for its end, or end it, and start "
+                    "this command again."
+                ) from None
+
+    def unlock(self) -> None:
+        """Let other processes write into the folder."""
+        self._held.release()
+
+    @cached_property
+    def _held(self) -> FileLock:
+        return FileLock(self.path / LOCK)
+
+
+def best_epoch(path: Path) -> int:
+    """The epoch in the name of a file of best weights; 0 where it has none."""
+    number = re.match(BEST + r"(\d+)", path.name)
+    return int(number[1]) if number else 0
 
 
 def find_best(models: Path) -> Path | None:
-    """The latest file of best weights in a run's folder of models."""
-    return max(models.glob(f"{BEST}*"), key=lambda path: path.stat().st_mtime, default=None)
+    """The file of best weights in a run's folder of models: of several that a kill has left, the latest epoch's.
+
+    The name tells; times of files depend on clocks and copies.
+    """
+    return max(models.glob(f"{BEST}*"), key=best_epoch, default=None)
 
 
 def lacks_evaluation(run_folder: RunFolder, evaluation: Any | None) -> bool:
@@ -100,7 +140,8 @@ def lacks_evaluation(run_folder: RunFolder, evaluation: Any | None) -> bool:
         run_folder: of the run.
         evaluation: the final evaluation; None is a run without one.
     """
-    return run_folder.restarted or (evaluation is not None and not (run_folder.path / RESULTS).is_file())
+    whole = all((run_folder.path / name).is_file() for name in RESULTS)
+    return run_folder.restarted or (evaluation is not None and not whole)
 
 
 def find_launch(launch: str, folders: Iterable[Path]) -> Path | None:
@@ -119,10 +160,14 @@ def _runs(checkpoint: Path | None) -> list[Path]:
 def find_checkpoint(resume: Path) -> Path:
     """The checkpoint that `training::resume` means: the file itself, or a run folder's models/last.pt."""
     checkpoint = resume / MODELS / LAST_CHECKPOINT if resume.is_dir() else resume
+    if resume.is_dir() and not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"training::resume: {resume} holds no {MODELS}/{LAST_CHECKPOINT}, so that no epoch of a run is complete; "
+            "start that run again without --training::resume, or name the folder of another run."
+        )
     if not checkpoint.is_file():
         raise FileNotFoundError(
-            f"training::resume: {checkpoint} is not there; pass the folder of a run that has completed an epoch, or a "
-            "checkpoint."
+            f"training::resume: {resume} does not exist; name the folder of a run, or one of its checkpoints."
         )
     checkpoint = checkpoint.resolve()
     if checkpoint.parent.name != MODELS:  # the run would write beside somebody's files

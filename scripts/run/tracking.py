@@ -210,9 +210,7 @@ class Record(ABC):
         if self.is_silent:
             return
         self.network = network
-        state = (
-            json.loads(self._state_file.read_text()) if self._state_file.is_file() else {"id": None, "last_epoch": 0}
-        )
+        state = self._recorded()
         self.last_epoch = state["last_epoch"]
         self.id = self._open(state["id"])
         self._remember()
@@ -240,6 +238,17 @@ class Record(ABC):
     @property
     def _state_file(self) -> Path:
         return self.run.folder.path / f"{self.package}_record.json"
+
+    def _recorded(self) -> dict[str, Any]:
+        if not self._state_file.is_file():
+            return {"id": None, "last_epoch": 0}
+        try:
+            state = json.loads(self._state_file.read_text(encoding="utf-8"))
+            return {"id": state["id"], "last_epoch": int(state["last_epoch"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self._state_file} is damaged ({type(error).__name__}: {error}); move it away for a new record."
+            ) from error
 
     def _remember(self) -> None:
         with atomic_path(self._state_file) as partial:

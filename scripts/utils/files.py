@@ -23,7 +23,7 @@ BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = BUNDLE_ROOT / "configs"
 
 WRITER = ".writer"  # the lock of who writes a partial file
-LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}")  # folder of a partial file, see tempfile
+LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}", re.DOTALL)  # folder of a partial file, see tempfile
 MOST_BYTES = 200  # of a file's name that its partial folder repeats
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust, such as safetensors, tell it
 FULL, LOCKED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -54,7 +54,7 @@ def naming_path(path: str | Path) -> Iterator[None]:
     """A block that writes a file or makes a folder; what the system says against it comes as a WriteError.
 
     Args:
-        path: that is written; an error about a file elsewhere goes on as it is.
+        path: file or folder that is written; an error about another one goes on as it is.
 
     Raises:
         WriteError: the disk is full, the folder is read-only, and so on.
@@ -81,11 +81,14 @@ def _system_error(error: BaseException | None) -> int | None:
 
 
 def _is_near(filename: object, path: Path) -> bool:
-    """Whether an error's file is `path`, in its folder, or a folder above; one without a name is."""
+    """Whether an error's file is `path`, in it, above it, or its partial file; one without a name is."""
     if not isinstance(filename, (str, os.PathLike)):
         return True
-    other, folder = Path(filename).absolute(), path.absolute().parent
-    return folder in other.parents or other == folder or other in folder.parents
+    other, path = Path(filename).absolute(), path.absolute()
+    if other == path or other in path.parents or path in other.parents:
+        return True
+    beside = other.relative_to(path.parent).parts[0] if path.parent in other.parents else ""
+    return LEFTOVER.fullmatch(beside) is not None
 
 
 @contextmanager
@@ -117,12 +120,15 @@ def require_writable(path: str | Path) -> None:
     """Refuse a file that could not be written later; makes nothing that stays.
 
     Raises:
-        WriteError: see `naming_path`.
+        WriteError: it could not.
     """
     path = Path(path).absolute()
     folder = next(parent for parent in path.parents if parent.exists())
-    with naming_path(path), tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise WriteError(path, error.errno or errno.EIO) from error
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from teacher_stand_ins import batch, entry_files, make_cached, make_frozen, make
 from scripts.cache import entry_store, filling
 from scripts.cache.entry_store import EntryStore
 from scripts.data.dataset import BASE
+from scripts.networks.frozen_teacher import FrozenTeacher
 
 cached, frozen, views = map(pytest.fixture, (make_cached, make_frozen, make_views))
 
@@ -72,6 +73,32 @@ def test_interrupted_fill_goes_on_where_it_was(cached, tmp_path, monkeypatch):
     assert len(cached().filling.missing) == 3
     cached().fill()
     assert not cached().filling.missing
+
+
+def test_filling_that_goes_on_gives_the_teacher_the_batches_of_a_whole_one(cached, monkeypatch):
+    """What it says of an image may depend on those beside it, in the last bit."""
+    segment, asked = FrozenTeacher.segment, []
+    monkeypatch.setattr(
+        FrozenTeacher, "segment", lambda self, image: asked.append(image.clone()) or segment(self, image)
+    )
+    teacher = cached(batch_size=4)
+    teacher.fill()
+    whole = list(asked)
+    assert [len(images) for images in whole] == [4, 2]
+    teacher.entries.store.path(teacher.filling.key(teacher.filling.views[1])).unlink()
+    asked.clear()
+    cached(batch_size=4).fill()
+    assert len(asked) == 1
+    assert torch.equal(asked[0], whole[0])
+
+
+def test_leftovers_of_a_killed_filling_are_cleared(cached, tmp_path):
+    teacher = cached()
+    teacher.fill()
+    leftover = entry_files(tmp_path)[0].parent / ".entry.safetensors.abcd1234"
+    leftover.mkdir()
+    cached().fill()
+    assert not leftover.exists()
 
 
 def test_two_runs_that_fill_at_once_share_the_work(cached, monkeypatch):

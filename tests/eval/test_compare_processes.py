@@ -105,7 +105,8 @@ def test_student_gets_the_teacher_that_another_process_tuned(arguments, tmp_path
 
 
 @pytest.mark.parametrize("more", [[], ["--train", "control:0"]])
-def test_arm_in_the_hands_of_another_process_is_refused_and_left_alone(arguments, tmp_path, capsys, more):
+def test_arm_in_the_hands_of_another_process_is_refused_and_left_alone(arguments, tmp_path, monkeypatch, capsys, more):
+    monkeypatch.setattr(arms, "PATIENCE", 0)
     run = tmp_path / "out" / "runs" / "phantoms" / "control_seed0"
     run.mkdir(parents=True)
     with FileLock(tmp_path / "out" / "runs" / "control_seed0.lock"):

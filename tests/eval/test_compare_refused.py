@@ -7,6 +7,7 @@ import pytest
 import torch
 from comparing import read_report, read_state, settings_of
 
+from eval import comparison
 from eval.arms import Plan, train_arm
 from eval.command_line import parse_overrides
 from eval.compare import main
@@ -131,3 +132,24 @@ def test_overrides_are_literals_or_texts():
         "a::b": "some/path",
         "hardware::gpu_ids": [],
     }
+
+
+SPOILT = [
+    b"",
+    b"{",
+    b"\xff\x00",
+    b"[]",
+    b"{}",
+    b'{"config": "", "lists": "", "margin": 0.02, "arms": {"student": {"0": {}}}}',
+]
+
+
+@pytest.mark.parametrize("content", SPOILT)
+def test_spoilt_state_is_named_with_what_is_kept(tmp_path, content):
+    path = tmp_path / "comparison.json"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match="comparison.json is damaged .* move it away .*runs holds is not trained again"
+    ):
+        comparison.read_state(path)
+    assert path.read_bytes() == content

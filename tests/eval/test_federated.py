@@ -15,7 +15,7 @@ from monai.bundle import ConfigWorkflow
 from monai.fl.utils.constants import WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from eval.federated.__main__ import main
+from eval.federated.__main__ import _advice, main
 from eval.federated.averaging import average, make_client, run_rounds
 from scripts.data.phantoms import write_phantom_dataset
 from scripts.networks.student import TEST_SIZE, load_student
@@ -285,3 +285,11 @@ def test_results_of_completed_rounds_survive_a_failure(sites, settings, tmp_path
     load_student(student, tmp_path / "global_model.pt")
     averaged = torch.load(tmp_path / "global_model.pt", weights_only=True)
     assert all(torch.equal(value, averaged[key]) for key, value in student.state_dict().items())
+
+
+def test_federation_that_is_stopped_says_what_it_keeps(tmp_path):
+    assert _advice(tmp_path).startswith("nothing is kept yet; start again with: ")
+    (tmp_path / "global_model.pt").touch()
+    kept, _, command = _advice(tmp_path).partition("; ")
+    assert kept == f"the average of the last whole round is kept in {tmp_path / 'global_model.pt'}"
+    assert command.endswith(f"--student::checkpoint {tmp_path / 'global_model.pt'}")

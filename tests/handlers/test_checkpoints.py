@@ -11,6 +11,8 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.handlers import Checkpoints, save_atomically
+from scripts.handlers import checkpoints as checkpoints_module
+from scripts.run.run_folder import find_best
 
 
 def test_crash_while_saving_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -18,7 +20,7 @@ def test_crash_while_saving_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     save_atomically({"epoch": 1}, path)
 
     def half(content, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)
@@ -318,3 +320,54 @@ def test_run_resumed_without_the_former_best_file_finds_its_own(tmp_path):
     Checkpoints(tmp_path, network, evaluator, {"network": network}, resume=tmp_path / "last.pt").restore(at_epoch(0))
     # 0.9 would never be beaten, and nothing would hold weights to evaluate
     assert evaluator.state.best_metric_epoch == -1
+
+
+class Killed(Exception):
+    """In the place of a kill."""
+
+
+def saving_files(monkeypatch, allowed: int) -> None:
+    """Let the process be killed before it has written one file more."""
+    done, save = [], checkpoints_module.save_atomically
+
+    def count(content, path):
+        if len(done) == allowed:
+            raise Killed
+        done.append(path.name)
+        save(content, path)
+
+    monkeypatch.setattr(checkpoints_module, "save_atomically", count)
+
+
+@pytest.mark.parametrize("files", [0, 1, 2])
+def test_kill_between_the_files_of_an_epoch_loses_none(tmp_path, monkeypatch, files):
+    """Epoch 2 is a new best and due a checkpoint that is kept: three files."""
+    network, evaluator = nn.Linear(1, 1), make_evaluator(0.5, 1)
+    options = {"states": {"network": network}, "interval": 2}
+    Checkpoints(tmp_path, network, evaluator, **options).save(at_epoch(1))
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.6, 2
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        saving_files(patch, files)
+        Checkpoints(tmp_path, network, evaluator, **options).save(at_epoch(2))
+    assert (tmp_path / "best_epoch001_dice0.5000.pt").is_file()
+
+    engine = at_epoch(0)
+    resumed = Checkpoints(tmp_path, network, evaluator, **options, resume=tmp_path / "last.pt")
+    resumed.restore(engine)
+    assert engine.state.epoch == 1
+    assert find_best(tmp_path).name == "best_epoch001_dice0.5000.pt"
+    evaluator.state.best_metric, evaluator.state.best_metric_epoch = 0.6, 2
+    resumed.save(at_epoch(2))
+    names = {"best_epoch002_dice0.6000.pt", "checkpoint_epoch002.pt", "last.pt"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_kill_before_the_former_best_is_removed_leaves_the_latest_by_its_name(tmp_path):
+    network, evaluator = nn.Linear(1, 1), make_evaluator(0.6, 2)
+    handler = Checkpoints(tmp_path, network, evaluator, {"network": network}, resume=tmp_path / "last.pt")
+    handler.save(at_epoch(2))
+    former = tmp_path / "best_epoch001_dice0.5000.pt"
+    torch.save({}, former)  # newer by its time
+    assert find_best(tmp_path).name == "best_epoch002_dice0.6000.pt"
+    handler.restore(at_epoch(0))
+    assert not former.exists()

@@ -15,7 +15,8 @@ from scripts.utils import screen
 
 def run_at(path: Path, resumed: bool = False, launch: str | None = None, log_name: str = "distill.log"):
     """What the record reads of a RunFolder."""
-    return SimpleNamespace(path=path, resumed=resumed, launch=launch, log_name=log_name)
+    nothing = {"lock": lambda: None, "unlock": lambda: None}
+    return SimpleNamespace(path=path, resumed=resumed, launch=launch, log_name=log_name, **nothing)
 
 
 def test_record_holds_the_config_and_the_log(tmp_path):
@@ -49,10 +50,14 @@ def test_new_run_never_writes_into_an_existing_folder(tmp_path):
     engine = make_trainer()
     RunRecord(run_at(tmp_path), {}).attach(engine)
     with pytest.raises(
-        FileExistsError, match=r"the run folder .* is there already, .* pass --run_folder::timestamp NAME, or go on"
+        FileExistsError, match=r"the run folder .* is there already, .* pass another --run_folder::timestamp\.$"
     ):
         engine.run(engine.losses, max_epochs=1)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "last.pt").touch()
+    with pytest.raises(FileExistsError, match=f"timestamp, or go on with that run by --training::resume {tmp_path}"):
+        engine.run(engine.losses, max_epochs=1)
 
 
 def test_resumed_run_goes_on_in_its_folder_and_appends_to_the_log(tmp_path):

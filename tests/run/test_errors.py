@@ -1,5 +1,6 @@
 """How a program ends that does not end well: messages, exit codes, and the command that goes on."""
 
+import errno
 import os
 import shlex
 import signal
@@ -24,6 +25,7 @@ from scripts.run.errors import (
     stopping,
     this_command,
 )
+from scripts.utils.files import WriteError
 from scripts.utils.options import check_num_classes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -374,3 +376,30 @@ def test_second_ctrl_c_ends_at_once(program):
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "asked\n"
     assert end_of(process, signal.SIGINT) == (-signal.SIGINT, "")
+
+
+# a disk that is full
+
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device", "/logs/events")
+
+
+def test_full_disk_of_any_library_is_one_line_with_the_remedy(quiet, capsys):
+    assert run_program("compare", full) == 1
+    told = "/logs/events cannot be written (No space left on device): free space on this disk."
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"compare: {told} Nothing is kept yet; start again with: ")
+
+
+def test_file_that_cannot_be_written_comes_with_what_is_kept(quiet, started_as, capsys):
+    started_as("eval.compare", "compare.py", "--seeds", "0")
+
+    def work() -> int:
+        with stopping(lambda: "of the training inside"):
+            raise WriteError("/logs/last.pt", errno.EROFS)
+
+    assert run_program("compare", work, kept="what is trained is kept") == 1
+    told = "/logs/last.pt cannot be written (Read-only file system): make the folder writable, or choose another one."
+    command = "What is trained is kept; go on with: python -m eval.compare --seeds 0"
+    assert capsys.readouterr().err == f"compare: {told} {command}\n"

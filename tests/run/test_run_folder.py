@@ -2,9 +2,12 @@
 
 import os
 import re
+import signal
+import time
 
 import pytest
 
+from scripts.run import run_folder
 from scripts.run.run_folder import RESULTS, RunFolder, find_best, find_checkpoint, lacks_evaluation
 
 
@@ -47,9 +50,9 @@ def test_resumed_run_writes_where_the_earlier_one_did(earlier):
 
 def test_run_without_a_checkpoint_cannot_be_resumed(earlier, tmp_path):
     (earlier / "models" / "last.pt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"training::resume: .*last.pt is not there; pass the folder of a run"):
+    with pytest.raises(FileNotFoundError, match="holds no models/last.pt, .* again without --training::resume"):
         find_checkpoint(earlier)
-    with pytest.raises(FileNotFoundError, match="training::resume: .*nothing is not there"):
+    with pytest.raises(FileNotFoundError, match="training::resume: .*nothing does not exist; name the folder of a run"):
         find_checkpoint(tmp_path / "nothing")
 
 
@@ -61,14 +64,14 @@ def test_checkpoint_outside_of_a_run_is_refused(tmp_path):
         find_checkpoint(tmp_path / "last.pt")
 
 
-def test_best_model_is_the_newest_best_file(earlier):
+def test_best_model_is_that_of_the_latest_epoch_whatever_the_clock_said(earlier):
     folder = RunFolder("logs", "busbra", resume=str(earlier))
     with pytest.raises(FileNotFoundError, match=r"models holds no best_epoch\* file: no validation has ended"):
         folder.best_model()
     for age, name in enumerate(("best_epoch002_dice0.8000.pt", "best_epoch010_dice0.7000.pt")):
         (folder.models / name).touch()
         os.utime(folder.models / name, (1000 - age, 1000 - age))
-    assert folder.best_model().name == "best_epoch002_dice0.8000.pt"
+    assert folder.best_model().name == "best_epoch010_dice0.7000.pt"
     assert find_best(folder.models) == folder.best_model()
 
 
@@ -80,13 +83,16 @@ def test_completed_run_goes_on_where_its_final_evaluation_is_missing(earlier):
     folder, evaluation = RunFolder("logs", "busbra", resume=str(earlier)), object()
     assert lacks_evaluation(folder, evaluation)
     assert not lacks_evaluation(folder, None)  # a run that ends without one
-    (earlier / RESULTS).touch()
+    (earlier / RESULTS[0]).touch()
+    assert lacks_evaluation(folder, evaluation)  # killed between its files
+    (earlier / RESULTS[1]).touch()
     assert not lacks_evaluation(folder, evaluation)
 
 
 def test_launch_that_is_started_again_goes_on_in_its_folder_whatever_is_there(earlier):
     (earlier / "launch.txt").write_text("job 17")
-    (earlier / RESULTS).touch()
+    for name in RESULTS:
+        (earlier / name).touch()
     folder = RunFolder(str(earlier.parents[1]), "busbra", launch="job 17")
     assert folder.path == earlier
     assert folder.resume_checkpoint == earlier / "models" / "last.pt"
@@ -100,3 +106,34 @@ def test_launch_that_is_started_again_goes_on_in_its_folder_whatever_is_there(ea
 def test_log_has_the_name_that_the_config_gives_it(tmp_path):
     assert RunFolder(str(tmp_path), "busbra").log_name == "distill.log"
     assert RunFolder(str(tmp_path), "busbra", log_name="teacher.log").log_name == "teacher.log"
+
+
+def hold(folder: RunFolder) -> int:
+    """A process that has the folder's lock until it is killed; its number."""
+    ready, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        folder.lock()
+        os.write(write, b".")
+        time.sleep(60)
+    os.read(ready, 1)
+    return pid
+
+
+def test_folder_in_use_is_refused_and_free_when_its_process_is_killed(earlier, monkeypatch):
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.2)
+    pid = hold(RunFolder("logs", "busbra", resume=str(earlier)))
+    folder = RunFolder("logs", "busbra", resume=str(earlier))
+    with pytest.raises(ValueError, match=f"the run folder {earlier} is in use by another process; wait for its end"):
+        folder.lock()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    folder.lock()
+    folder.lock()  # of the run's record and of the training
+    folder.unlock()
+    other = RunFolder("logs", "busbra", resume=str(earlier))
+    with pytest.raises(ValueError, match="is in use"):
+        other.lock()
+    folder.unlock()
+    other.lock()
+    other.unlock()

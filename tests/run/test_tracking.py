@@ -23,6 +23,7 @@ from scripts.run.errors import find_user_error
 from scripts.run.tracking import (
     SECTIONS,
     WIRING,
+    Record,
     TrackedRun,
     data_hashes,
     describe_origin,
@@ -202,3 +203,31 @@ def test_page_of_tensorboard_opens(tmp_path, monkeypatch):
     program.configure([*words[: words.index("--port")], "--port", "0"])
     with urllib.request.urlopen(program.launch(), timeout=60) as page:
         assert "TensorBoard" in page.read().decode()
+
+
+class NoRecord(Record):
+    """A tracker that keeps nothing."""
+
+    package = "json"
+
+    def _open(self, id):
+        return "17"
+
+    def _log_epoch(self, values, epoch):
+        pass
+
+    def _log_results(self, figures, panels, files):
+        pass
+
+    def _close(self):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"id": "17"}', '{"id": "17", "last_epoch": null}'])
+def test_spoilt_state_of_a_record_is_named(tmp_path, content):
+    path = tmp_path / "json_record.json"
+    path.write_text(content)
+    record = NoRecord(TrackedRun({}, None, Folder(tmp_path)))
+    with pytest.raises(ValueError, match=r"json_record.json is damaged .*; move it away for a new record"):
+        record.start()
+    assert path.read_text() == content
