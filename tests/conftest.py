@@ -21,6 +21,10 @@ CONFIGS = ROOT / "configs"
 TINY = STUDENT_SIZES[TEST_SIZE]._asdict()  # arguments of TinyUSFMSeg
 
 
+def pytest_addoption(parser):
+    parser.addoption("--write", action="store_true", help="write docs/reliability.md (with tests/faults)")
+
+
 @pytest.fixture(autouse=True)
 def quiet_console():
     """Takes away what a program, run in a test, has set up to print; it would print for the next test too."""

@@ -1,0 +1,134 @@
+"""The faults: what is wrong, which program meets it, what must be said and what may be written; and their page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from typing import NamedTuple
+
+from conftest import ROOT
+from faults.place import Command, Outcome, Place, matching
+
+PAGE = ROOT / "docs" / "reliability.md"
+GROUPS = {"checkpoint": 8, "teacher": 4, "image": 12, "mask": 5, "dataset": 5, "run": 8, "security": 6}
+FAULTS: list[Fault] = []
+SPEAKS = re.compile(r"([a-z_]+|.* error): ")  # a line with which a program ends
+# what a line says that tells what to do
+REMEDY = re.compile(
+    r"\b(add|allow|build|check|choose|close|convert|copy|correct|download|end|export|fine-tune|free|get|give|go on|install|"
+    r"leave|make|move|name|pass|put|remove|rename|replace|resume|run|save|start|take|train|use|wait|write)\b|it is for|did you mean"
+)
+MAX_NAMES = 3  # of new files, in the table
+BEGIN, END = "<!-- written by the run -->", "<!-- end -->"
+
+Case = Callable[[Place], Generator[Command | list[str], Outcome, None]]
+
+
+class Fault(NamedTuple):
+    """A fault.
+
+    group: one of GROUPS. title: what is wrong, for the table. program: which meets it. case: prepares the place, yields
+    the command, and may look at what has become of it. says: pattern of the one line. code: the exit code; 0 where the
+    right outcome is not to stop. writes: patterns of the files that must be there afterwards, and of no others that
+    may; changes: of the files that may change.
+    """
+
+    group: str
+    title: str
+    program: str
+    case: Case
+    says: str
+    code: int
+    writes: tuple[str, ...]
+    changes: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.group}-{self.case.__name__}"
+
+
+def fault(
+    group: str,
+    title: str,
+    program: str,
+    says: str = "",
+    code: int = 1,
+    writes: tuple[str, ...] = (),
+    changes: tuple[str, ...] = (),
+) -> Callable[[Case], Case]:
+    """Take a case up into FAULTS."""
+
+    def keep(case: Case) -> Case:
+        FAULTS.append(Fault(group, title, program, case, says, code, writes, changes))
+        return case
+
+    return keep
+
+
+def meet(fault: Fault, place: Place) -> str:
+    """Run the program into the fault, check all that is asked for, and return the row of the table."""
+    case = fault.case(place)
+    outcome = place.run(next(case))
+    about = f"\ncode {outcome.code}\n{outcome.stdout}\n{outcome.stderr}"
+    assert "Traceback" not in outcome.stdout + outcome.stderr, about
+    assert outcome.code == fault.code, about
+    line = spoken_line(fault, outcome)
+    assert matching(outcome.lost, fault.changes) == outcome.lost, f"lost: {outcome.lost}{about}"
+    assert matching(outcome.written, fault.writes) == outcome.written, f"written: {outcome.written}{about}"
+    for pattern in fault.writes:
+        assert matching(outcome.written, (pattern,)), f"no {pattern} in {outcome.written}{about}"
+    try:
+        case.send(outcome)
+    except StopIteration:
+        pass
+    return row(fault, line, outcome)
+
+
+def spoken_line(fault: Fault, outcome: Outcome) -> str:
+    """The one line that speaks of the fault; "" where nothing needs to be said."""
+    about = f"\ncode {outcome.code}\n{outcome.stdout}\n{outcome.stderr}"
+    lines = [line for line in outcome.stderr.splitlines() if SPEAKS.match(line) and not line.startswith("warning: ")]
+    if fault.code == 0:
+        assert lines == [], about
+        lines = [line for line in outcome.lines if fault.says and re.search(fault.says, line)]
+        assert len(lines) == bool(fault.says), f"expected {fault.says}{about}"
+        return lines[0] if lines else ""
+    assert len(lines) == 1, f"one line is asked for{about}"
+    assert re.search(fault.says, lines[0]), f"expected {fault.says}{about}"
+    assert REMEDY.search(lines[0]), f"no remedy in {lines[0]}"
+    return lines[0]
+
+
+def row(fault: Fault, line: str, outcome: Outcome) -> str:
+    """A row of the table."""
+    said = f"`{cell(line)}`" if line else "nothing: it is not a fault any more"
+    cells = (f"**{fault.group}**: {fault.title}", fault.program, str(outcome.code), said, kept(outcome))
+    return f"| {' | '.join(cells)} |"
+
+
+def kept(outcome: Outcome) -> str:
+    """What has become of the files."""
+    new = [name for name in outcome.written if not name.endswith("/")]
+    names = ", ".join(f"`{cell(name)}`" for name in new[:MAX_NAMES])
+    more = f" and {len(new) - MAX_NAMES} more" if len(new) > MAX_NAMES else ""
+    changed = [name for name in outcome.lost if name in outcome.after and not name.endswith("/")]
+    parts = [
+        "all as it was" if not changed else f"all but {', '.join(f'`{cell(name)}`' for name in changed)} as it was",
+        f"new: {names}{more}" if new else "nothing written",
+    ]
+    return "; ".join(parts)
+
+
+def cell(text: str) -> str:
+    """In a table: names that Markdown or a terminal would read otherwise are written out."""
+    plain = text.encode("unicode_escape").decode() if not text.isprintable() else text
+    shown = plain if len(plain) < 400 else re.sub(r"(\w)\1{40,}", r"\1\1\1...", plain)
+    return shown.replace("|", "\\|").replace("`", "'")
+
+
+def page_with(rows: list[str]) -> str:
+    """The page with these rows in its table."""
+    text = PAGE.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    table = ["| fault | program | exit code | what is said | what is kept |", "| --- | --- | --- | --- | --- |", *rows]
+    return f"{head}{BEGIN}\n{chr(10).join(table)}\n{END}{rest.split(END)[1]}"
