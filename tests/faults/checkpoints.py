@@ -60,7 +60,18 @@ def flipped_bit(place):
 @fault("checkpoint", "weights that are nan", "export", r"nan\.pt.*(finite|nan)")
 def not_finite(place):
     spoil(place.shared_student("nan.pt"))
-    yield ["-m", "scripts.export", "--checkpoint", "nan.pt", "--output", "export", "--formats", "safetensors"]
+    yield [
+        "-m",
+        "scripts.export",
+        "--checkpoint",
+        "nan.pt",
+        "--output",
+        "export",
+        "--formats",
+        "safetensors",
+        "--num_images",
+        "2",
+    ]
 
 
 @fault(
@@ -92,6 +103,6 @@ def missing(place):
 
 @fault("checkpoint", "a cut off last.pt, from which a run shall go on", "training, resumed", r"last\.pt")
 def cut_off_last(place):
-    place.finished_run()
+    place.begun_run()
     cut(place / RUN / "models" / "last.pt")
     yield place.training("--training::resume", RUN, "--training::num_epochs", "3")

@@ -75,9 +75,14 @@ class Outcome(NamedTuple):
 
 
 class Programs:
-    """The server of this test session."""
+    """The server of this test session.
 
-    def __init__(self, log: Path) -> None:
+    Args:
+        folder: for its log, and for what is made once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, log = folder, folder / "log.txt"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "200"}
         with open(log, "w") as errors:
             self.process = subprocess.Popen(
@@ -88,7 +93,6 @@ class Programs:
                 text=True,
                 env=environment,
             )
-        self.finished: Path | None = None  # a place with a run
         assert self.process.stdout.readline() == "ready\n", log.read_text()
 
     def start(self, job: Path, command: Command, cwd: Path) -> int:
@@ -183,7 +187,8 @@ class Place:
         if not (self / "student.pt").exists():
             self.tiny_student("student.pt")
         alone = ["--student::checkpoint", "student.pt", "--final_evaluation::networks", "{'student': '@network'}"]
-        return self.training(*alone, *options, overlay="configs/evaluate.json")
+        words = self.training(*alone, *options, overlay="configs/evaluate.json")
+        return [word for word in words if word != "training"]
 
     def fine_tuning(self, *options: str) -> list[str]:
         """A fine-tuning of the teacher on phantoms/."""
@@ -203,15 +208,13 @@ class Place:
         self.training()
         return ["--config_file", "configs/train.json", "tiny.json"]
 
-    def finished_run(self) -> None:
-        """A training of one epoch in RUN, made once a session."""
-        if self.programs.finished is None:
-            outcome = self.run(self.training("--training::num_epochs", "1"))
-            assert outcome.code == 0, outcome
-            self.programs.finished = self.root
-            return
-        for name in ("logs", "phantoms"):
-            shutil.copytree(self.programs.finished / name, self / name)
+    def begun_run(self) -> None:
+        """A training of one epoch in RUN that was killed in its final evaluation."""
+        job = self.start(self.training("--training::num_epochs", "1"))
+        job.wait_for("model.pt")  # it is written before the evaluation
+        job.send(signal.SIGKILL)
+        job.end()
+        assert not (self / RUN / "test_results.txt").exists(), "it was killed too late"
 
     # programs
 
@@ -252,7 +255,8 @@ class Job:
 
     def wait_until_said(self, text: str) -> None:
         """Wait for a text in its output."""
-        wait_for(lambda: text in (self.folder / "stdout").read_text() or self._has_ended(), text)
+        wait_for(lambda: text in self._read("stdout") or self._has_ended(), text)
+        assert text in self._read("stdout"), self.outcome()
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -272,11 +276,13 @@ class Job:
 
     def outcome(self) -> Outcome:
         code = int((self.folder / "code").read_text()) if self._has_ended() else 0
-        texts = [(self.folder / name).read_text(errors="surrogateescape") for name in ("stdout", "stderr")]
-        return Outcome(code, *(self._short(text) for text in texts), self.before, self.place.snapshot())
+        texts = [self._read(name) for name in ("stdout", "stderr")]
+        return Outcome(code, *texts, self.before, self.place.snapshot())
 
-    def _short(self, text: str) -> str:
-        """Without the path of the place."""
+    def _read(self, name: str) -> str:
+        """Its output so far, without the path of the place."""
+        path = self.folder / name
+        text = path.read_text(errors="surrogateescape") if path.exists() else ""
         return re.sub(rf"{re.escape(str(self.place.root.resolve()))}/?", "", text)
 
     def _has_ended(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from typing import NamedTuple
 
 from conftest import ROOT
@@ -14,10 +15,11 @@ GROUPS = {"checkpoint": 8, "teacher": 4, "image": 12, "mask": 5, "dataset": 5, "
 FAULTS: list[Fault] = []
 SPEAKS = re.compile(r"([a-z_]+|.* error): ")  # a line with which a program ends
 # what a line says that tells what to do
-REMEDY = re.compile(
-    r"\b(add|allow|build|check|choose|close|convert|copy|correct|download|end|export|fine-tune|free|get|give|go on|install|"
-    r"leave|make|move|name|pass|put|remove|rename|replace|resume|run|save|start|take|train|use|wait|write)\b|it is for|did you mean"
+VERBS = (
+    "add allow build check choose close convert copy correct download end export fine-tune free get give go install "
+    "leave make move name pass put remove rename replace resume run save start take train use wait write"
 )
+REMEDY = re.compile(rf"\b({VERBS.replace(' ', '|')})\b|it is for|did you mean", re.IGNORECASE)
 MAX_NAMES = 3  # of new files, in the table
 BEGIN, END = "<!-- written by the run -->", "<!-- end -->"
 
@@ -67,7 +69,11 @@ def fault(
 
 def meet(fault: Fault, place: Place) -> str:
     """Run the program into the fault, check all that is asked for, and return the row of the table."""
-    case = fault.case(place)
+    with closing(fault.case(place)) as case:
+        return _meet(fault, place, case)
+
+
+def _meet(fault: Fault, place: Place, case: Generator[Command | list[str], Outcome, None]) -> str:
     outcome = place.run(next(case))
     about = f"\ncode {outcome.code}\n{outcome.stdout}\n{outcome.stderr}"
     assert "Traceback" not in outcome.stdout + outcome.stderr, about
@@ -77,10 +83,8 @@ def meet(fault: Fault, place: Place) -> str:
     assert matching(outcome.written, fault.writes) == outcome.written, f"written: {outcome.written}{about}"
     for pattern in fault.writes:
         assert matching(outcome.written, (pattern,)), f"no {pattern} in {outcome.written}{about}"
-    try:
+    with suppress(StopIteration):
         case.send(outcome)
-    except StopIteration:
-        pass
     return row(fault, line, outcome)
 
 
@@ -95,6 +99,8 @@ def spoken_line(fault: Fault, outcome: Outcome) -> str:
         return lines[0] if lines else ""
     assert len(lines) == 1, f"one line is asked for{about}"
     assert re.search(fault.says, lines[0]), f"expected {fault.says}{about}"
+    rest = outcome.stderr.split(lines[0], 1)[1].splitlines()[1:]
+    assert [line for line in rest if not line.startswith("  ")] == [], f"the line is not the last one{about}"
     assert REMEDY.search(lines[0]), f"no remedy in {lines[0]}"
     return lines[0]
 

@@ -20,7 +20,7 @@ ROWS: dict[str, str] = {}  # by the fault's id, as the run has found them
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    server = Programs(tmp_path_factory.mktemp("programs") / "log.txt")
+    server = Programs(tmp_path_factory.mktemp("programs"))
     yield server
     server.close()
 
