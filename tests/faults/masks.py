@@ -7,27 +7,34 @@ from faults.images import read, save_nifti
 from faults.table import fault
 from PIL import Image
 
+from scripts.data.phantoms import make_phantom
+
 
 def label_of(place, split: str = "training"):
     """The label file of the first case of a list of phantoms/."""
     return place / "phantoms" / place.dataset()[split][0]["label"]
 
 
-@fault("mask", "a mask in colors", "training", r"label|mask")
+@fault("mask", "a mask in colors", "make_datalist", r"masks/case_0000\.png.*--clean_masks")
 def colors(place):
-    path = label_of(place)
-    gray = read(path)
-    Image.fromarray(np.stack([gray * 200, gray * 30, gray * 30], -1)).save(path)
-    yield place.training()
+    for folder in ("images", "masks"):
+        (place / "mine" / folder).mkdir(parents=True)
+    for number in range(6):
+        image, mask = make_phantom((7, number), 64)
+        mask = mask if number else np.stack([mask * 200, mask * 30, 90 - mask * 60], -1)
+        Image.fromarray(image).save(place / "mine" / "images" / f"case_{number:04d}.png")
+        Image.fromarray(mask).save(place / "mine" / "masks" / f"case_{number:04d}.png")
+    options = ["--format", "folders", "--val", "0.2", "--output", "mine/dataset.json"]
+    yield ["-m", "scripts.make_datalist", "--dataset_dir", "mine", *options]
 
 
-@fault("mask", "a mask that JPEG has blurred", "training", r"\.jpg")
+@fault("mask", "a mask that JPEG has blurred", "training", r"label phantoms/labels/\S+\.jpg holds the values 0, 1, 2")
 def jpeg(place):
     content = place.dataset()
     item = content["training"][0]
     path = place / "phantoms" / item["label"]
     item["label"] = str(path.with_suffix(".jpg").relative_to(place / "phantoms"))
-    Image.fromarray(read(path) * 255).save(path.with_suffix(".jpg"), quality=70)
+    Image.fromarray(read(path)).save(path.with_suffix(".jpg"), quality=70)
     place.write_list(content)
     yield place.training()
 
@@ -63,7 +70,9 @@ def other_class(place):
 def other_affine(place):
     content = place.dataset()
     item = content["test"][0]
-    for key, affine in (("image", np.diag([-1.0, -1, 1, 1])), ("label", np.diag([1.0, -1, 1, 1]))):
+    for key, x in (("image", 0), ("label", 20)):  # mm
+        affine = np.diag([0.5, 0.5, 1, 1])
+        affine[0, 3] = x
         save_nifti(place / "phantoms" / f"{key}.nii", read(place / "phantoms" / item[key]).T, affine)
         item[key] = f"{key}.nii"
     place.write_list(content)

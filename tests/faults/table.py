@@ -78,36 +78,34 @@ def _meet(fault: Fault, place: Place, case: Generator[Command | list[str], Outco
     about = f"\ncode {outcome.code}\n{outcome.stdout}\n{outcome.stderr}"
     assert "Traceback" not in outcome.stdout + outcome.stderr, about
     assert outcome.code == fault.code, about
-    line = spoken_line(fault, outcome)
+    lines = spoken_lines(fault, outcome)
     assert matching(outcome.lost, fault.changes) == outcome.lost, f"lost: {outcome.lost}{about}"
     assert matching(outcome.written, fault.writes) == outcome.written, f"written: {outcome.written}{about}"
     for pattern in fault.writes:
         assert matching(outcome.written, (pattern,)), f"no {pattern} in {outcome.written}{about}"
     with suppress(StopIteration):
         case.send(outcome)
-    return row(fault, line, outcome)
+    return row(fault, lines, outcome)
 
 
-def spoken_line(fault: Fault, outcome: Outcome) -> str:
-    """The one line that speaks of the fault; "" where nothing needs to be said."""
+def spoken_lines(fault: Fault, outcome: Outcome) -> list[str]:
+    """The line that names the file, and the last one, with which a program ends that fails; one line may be both."""
     about = f"\ncode {outcome.code}\n{outcome.stdout}\n{outcome.stderr}"
-    lines = [line for line in outcome.stderr.splitlines() if SPEAKS.match(line) and not line.startswith("warning: ")]
-    if fault.code == 0:
-        assert lines == [], about
-        lines = [line for line in outcome.lines if fault.says and re.search(fault.says, line)]
-        assert len(lines) == bool(fault.says), f"expected {fault.says}{about}"
-        return lines[0] if lines else ""
-    assert len(lines) == 1, f"one line is asked for{about}"
-    assert re.search(fault.says, lines[0]), f"expected {fault.says}{about}"
-    rest = outcome.stderr.split(lines[0], 1)[1].splitlines()[1:]
-    assert [line for line in rest if not line.startswith("  ")] == [], f"the line is not the last one{about}"
-    assert REMEDY.search(lines[0]), f"no remedy in {lines[0]}"
-    return lines[0]
+    errors = outcome.stderr.splitlines()
+    last = [line for line in errors if SPEAKS.match(line) and not line.startswith("warning: ")]
+    assert len(last) == bool(fault.code), f"one line is asked for{about}"
+    named = [line for line in dict.fromkeys(outcome.lines) if fault.says and re.search(fault.says, line)]
+    assert len(named) == bool(fault.says), f"expected {fault.says}{about}"
+    if last:
+        rest = errors[errors.index(last[0]) + 1 :]
+        assert [line for line in rest if not line.startswith("  ")] == [], f"the line is not the last one{about}"
+        assert REMEDY.search(" ".join([*named, *last])), f"no remedy in {named}, {last}"
+    return list(dict.fromkeys([*named, *last]))
 
 
-def row(fault: Fault, line: str, outcome: Outcome) -> str:
+def row(fault: Fault, lines: list[str], outcome: Outcome) -> str:
     """A row of the table."""
-    said = f"`{cell(line)}`" if line else "nothing: it is not a fault any more"
+    said = "<br>".join(f"`{cell(line)}`" for line in lines) or "nothing; it is read as it should be"
     cells = (f"**{fault.group}**: {fault.title}", fault.program, str(outcome.code), said, kept(outcome))
     return f"| {' | '.join(cells)} |"
 
