@@ -72,8 +72,8 @@ class Outcome(NamedTuple):
 
     @property
     def written(self) -> list[str]:
-        """Files that are new."""
-        return sorted(self.after.keys() - self.before.keys())
+        """Files that are new, but for locks, which stay and hold nobody up."""
+        return sorted(name for name in self.after.keys() - self.before.keys() if not name.endswith(".lock"))
 
 
 class Programs:

@@ -6,11 +6,12 @@ import csv
 import os
 import pickle
 
+from faults.images import TABLE
 from faults.table import fault
 
 from scripts.share.manifest import MANIFEST, digest, write_manifest
 
-MASKS = ("masks/", "masks/*_mask.png", "masks/*_overlay.png", "masks/lesions.csv")
+MASKS = (*TABLE, "masks/*_mask.png", "masks/*_overlay.png")
 CHECK = ["scripts/share/manifest.py", "bundle"]
 
 
@@ -29,7 +30,7 @@ def shared_bundle(place) -> None:
     write_manifest(place / "bundle")
 
 
-@fault("security", "a checkpoint whose pickle runs code", "inference", r"bomb\.pt")
+@fault("security", "a checkpoint whose pickle runs code", "inference", r"bomb\.pt cannot be read")
 def pickle_runs_code(place):
     place.images("a.png")
     (place / "bomb.pt").write_bytes(pickle.dumps({"state_dict": Bomb()}))

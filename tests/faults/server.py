@@ -155,10 +155,10 @@ def program(request: Request) -> None:
 def start(words: list[str]) -> None:
     """Run `-m MODULE ARGUMENTS` or `FILE ARGUMENTS` in this process."""
     if words[0] == "-m":
-        sys.argv = words[1:]
+        sys.argv, sys.path[0] = words[1:], os.getcwd()
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
-        sys.argv = list(words)
+        sys.argv, sys.path[0] = list(words), os.path.dirname(words[0])
         runpy.run_path(words[0], run_name="__main__")
 
 

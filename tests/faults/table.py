@@ -19,7 +19,7 @@ VERBS = (
     "add allow build check choose close convert copy correct download end export fine-tune free get give go install "
     "leave make move name pass put remove rename replace resume run save start take train use wait write"
 )
-REMEDY = re.compile(rf"\b({VERBS.replace(' ', '|')})\b|it is for|did you mean", re.IGNORECASE)
+REMEDY = re.compile(rf"\b({VERBS.replace(' ', '|')})\b|it is for|did you mean|must have", re.IGNORECASE)
 MAX_NAMES = 3  # of new files, in the table
 BEGIN, END = "<!-- written by the run -->", "<!-- end -->"
 

