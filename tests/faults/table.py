@@ -20,7 +20,13 @@ VERBS = (
     "leave make move name pass put remove rename replace resume run save start take train use wait write"
 )
 REMEDY = re.compile(rf"\b({VERBS.replace(' ', '|')})\b|it is for|did you mean|must have", re.IGNORECASE)
-MAX_NAMES = 3  # of new files, in the table
+# in a message: the interpreter, epochs that were done when a signal came, checksums, names as long as a name can be
+VARYING = (
+    (r"\S*/python[\d.]*(?= )", "python"),
+    (r"the first \d+ epochs", "the first N epochs"),
+    (r"\b[0-9a-f]{64}\b", "..."),
+    (r"(\w)\1{40,}", r"\1\1\1..."),
+)
 BEGIN, END = "<!-- written by the run -->", "<!-- end -->"
 
 Case = Callable[[Place], Generator[Command | list[str], Outcome, None]]
@@ -104,30 +110,31 @@ def spoken_lines(fault: Fault, outcome: Outcome) -> list[str]:
 
 
 def row(fault: Fault, lines: list[str], outcome: Outcome) -> str:
-    """A row of the table."""
+    """A row of the table, the same on every machine."""
     said = "<br>".join(f"`{cell(line)}`" for line in lines) or "nothing; it is read as it should be"
-    cells = (f"**{fault.group}**: {fault.title}", fault.program, str(outcome.code), said, kept(outcome))
+    cells = (f"**{fault.group}**: {fault.title}", fault.program, str(outcome.code), said, kept(fault))
     return f"| {' | '.join(cells)} |"
 
 
-def kept(outcome: Outcome) -> str:
-    """What has become of the files."""
-    new = [name for name in outcome.written if not name.endswith("/")]
-    names = ", ".join(f"`{cell(name)}`" for name in new[:MAX_NAMES])
-    more = f" and {len(new) - MAX_NAMES} more" if len(new) > MAX_NAMES else ""
-    changed = [name for name in outcome.lost if name in outcome.after and not name.endswith("/")]
-    parts = [
-        "all as it was" if not changed else f"all but {', '.join(f'`{cell(name)}`' for name in changed)} as it was",
-        f"new: {names}{more}" if new else "nothing written",
-    ]
-    return "; ".join(parts)
+def kept(fault: Fault) -> str:
+    """What has become of the files, as `meet` has checked it."""
+    new, changed = (listed(patterns) for patterns in (fault.writes, fault.changes))
+    before = f"all but {changed} as it was" if changed else "all as it was"
+    return f"{before}; {f'new: {new}' if new else 'nothing written'}"
+
+
+def listed(patterns: tuple[str, ...]) -> str:
+    return ", ".join(f"`{cell(name)}`" for name in patterns if not name.endswith("/"))
 
 
 def cell(text: str) -> str:
-    """In a table: names that Markdown or a terminal would read otherwise are written out."""
-    plain = text.encode("unicode_escape").decode() if not text.isprintable() else text
-    shown = plain if len(plain) < 400 else re.sub(r"(\w)\1{40,}", r"\1\1\1...", plain)
-    return shown.replace("|", "\\|").replace("`", "'")
+    """In a table: what differs from machine to machine, and what Markdown or a terminal would read otherwise, is
+    written in another way.
+    """
+    for pattern, shown in VARYING:
+        text = re.sub(pattern, shown, text)
+    plain = text if text.isprintable() else text.encode("unicode_escape").decode()
+    return plain.replace("|", "\\|").replace("`", "'")
 
 
 def page_with(rows: list[str]) -> str:

@@ -7,6 +7,7 @@ what to do, or goes on and says so; nothing that was there is lost, and nothing 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import pytest
@@ -40,6 +41,7 @@ def test_every_group_has_its_faults():
     assert {fault.case.__module__ for fault in FAULTS} == {module.__name__ for module in MODULES}
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="programs are forked")
 @pytest.mark.parametrize("fault", in_order(), ids=lambda fault: fault.id)
 def test_fault(fault, place):
     ROWS[fault.id] = meet(fault, place)
