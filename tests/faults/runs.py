@@ -51,11 +51,20 @@ def resumed_twice(place):
         first.send(signal.SIGKILL)
 
 
-@fault("run", "a history.csv that is spoilt", "training, resumed", r"history\.csv")
+@fault(
+    "run",
+    "a history.csv that is spoilt",
+    "training, resumed",
+    r"history\.csv",
+    changes=(f"{RUN}/config.json", f"{RUN}/distill.log"),
+)
 def spoilt_history(place):
     place.begun_run()
+    log = place / RUN / "distill.log"
+    before = log.read_bytes()
     (place / RUN / "history.csv").write_bytes(b"epoch,loss\n1,0.5\n\x00\xff,,nonsense\n")
     yield place.training("--training::resume", RUN, "--training::num_epochs", "3")
+    assert log.read_bytes().startswith(before)
 
 
 @fault(
