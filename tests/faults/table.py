@@ -24,7 +24,7 @@ REMEDY = re.compile(rf"\b({VERBS.replace(' ', '|')})\b|it is for|did you mean|mu
 VARYING = (
     (r"\S*/python[\d.]*(?= )", "python"),
     (r"the first \d+ epochs", "the first N epochs"),
-    (r"\b[0-9a-f]{64}\b", "..."),
+    (r"\b[0-9a-f]{12,64}\b", "..."),
     (r"(\w)\1{40,}", r"\1\1\1..."),
 )
 BEGIN, END = "<!-- written by the run -->", "<!-- end -->"
