@@ -28,6 +28,10 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--write", action="store_true", help="write docs/reliability.md (with tests/faults)")
+
+
 @pytest.fixture(autouse=True)
 def quiet_console():
     """Takes away what a program, run in a test, has set up to print; it would print for the next test too."""

@@ -126,7 +126,7 @@ def test_checksums_are_checked_without_the_bundle():
 def test_tests_follow_the_rooms():
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
     rooms = {path.parts[1] for path in FILES if path.parts[0] == "scripts" and len(path.parts) > 2}
-    assert folders <= rooms | {"eval"}
+    assert folders <= rooms | {"eval", "faults"}
     assert rooms <= folders
 
 

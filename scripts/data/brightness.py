@@ -31,7 +31,7 @@ def unit_range(pixels: np.ndarray, window: Sequence[float] | None = None) -> np.
     if pixels.dtype == np.uint8:
         return pixels / np.float32(255)
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise Refused("holds nan or infinite pixels; expected finite values.")
+        raise Refused("holds nan or infinite pixels; expected finite values: save it anew.")
     low, high = float(pixels.min()), float(pixels.max())
     if pixels.dtype.kind not in "ui" and low >= 0 and high <= 1:
         return pixels.astype(np.float64)

@@ -90,7 +90,7 @@ def _whole_numbers(array: np.ndarray, window: Sequence[float] | None = None) -> 
     if array.dtype.kind == "f" and not np.array_equal(array, np.round(array)):
         raise Refused("has mask values that are no whole numbers; expected class indices or 0 and 255.")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise Refused("holds nan or infinite pixels; expected finite values.")
+        raise Refused("holds nan or infinite pixels; expected finite values: save it anew.")
     return array
 
 

@@ -114,6 +114,6 @@ class RunRecord:
         """Log what ended the run, and raise it again; ignite calls this at each level of its loop."""
         if self.log_handler:
             if not isinstance(error, SystemExit):  # a signal, which has its own line
-                logger.error("the run ends: %s", error)
+                logger.info("the run ends: %s", error)
             self.stop()
         raise error

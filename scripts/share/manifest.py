@@ -202,7 +202,7 @@ def _check_name(name: str, place: str = "") -> None:
         or not name.isprintable()
         or set(name) & set("\\:")
     ):
-        raise ValueError(f"{place}{_shown(name)} is no plain path inside the bundle.")
+        raise ValueError(f"{place}{_shown(name)} is no plain path inside the bundle; rename it, or get it again.")
 
 
 def _shown(name: str) -> str:

@@ -148,8 +148,16 @@ def _own_folder(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        lock.release()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            _remove(folder, lock)
+        except BaseException:  # SIGTERM may come here, once
+            _remove(folder, lock)
+            raise
+
+
+def _remove(folder: Path, lock: FileLock) -> None:
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear_leftovers(folder: str | Path, deep: bool = False) -> int:
