@@ -139,6 +139,6 @@ def run(overrides: dict, *overlays: str, run_id: str = "training") -> ConfigWork
 
 def root_cause(error: BaseException) -> BaseException:
     """The error at the start of MONAI's chain."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while before := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        error = before
     return error

@@ -270,8 +270,9 @@ def _check_case(item: dict, num_classes: int) -> CheckedCase:
 def _nearest(path: str) -> str:
     """The file of the most similar name in a missing file's folder, as the end of a message."""
     folder, name = os.path.split(path)
-    near = difflib.get_close_matches(name, os.listdir(folder), 1) if os.path.isdir(folder) else []
-    return f"; the nearest file there is {near[0]}" if near else ""
+    there = {other.lower(): other for other in os.listdir(folder)} if os.path.isdir(folder) else {}
+    near = difflib.get_close_matches(name.lower(), there, 1)
+    return f"; the nearest file there is {there[near[0]]}" if near else ""
 
 
 def _common_folder(cases: list[dict]) -> Path:

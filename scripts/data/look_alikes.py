@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from .nifti import is_nifti, read_values
 from .pictures import open_picture
-from .refusals import Refused
+from .refusals import errors_of
 from .splits import map_in_threads
 
 SIDE = 16  # of the hash, in bits
@@ -56,14 +56,8 @@ def picture_hash(path: str | Path) -> np.ndarray:
     """
     from imagehash import phash  # with PyWavelets, which only this needs
 
-    try:
+    with errors_of(path):
         gray = _gray(Path(path))
-    except Refused as error:
-        raise ValueError(f"file {path} {error}") from None
-    except Exception as error:
-        raise ValueError(
-            f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out."
-        ) from error
     return phash(Image.fromarray(gray), hash_size=SIDE).hash.ravel()
 
 

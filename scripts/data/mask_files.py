@@ -14,7 +14,7 @@ from PIL import ImageOps
 from .classes import MAX_LISTED, check_label_values, foreground_classes
 from .nifti import is_nifti, read_values
 from .pictures import open_picture
-from .refusals import Refused
+from .refusals import errors_of
 
 HALF = 128  # of 256 grays: from here on a compressed pixel is white
 Color = tuple[int, int, int]
@@ -67,14 +67,8 @@ def stored_values(path: Path) -> np.ndarray:
     Raises:
         ValueError: the file cannot be read.
     """
-    try:
+    with errors_of(path):
         return read_values(path).T.astype(np.float32) if is_nifti(path) else _picture(path)
-    except Refused as error:
-        raise ValueError(f"file {path} {error}") from None
-    except Exception as error:
-        raise ValueError(
-            f"file {path} cannot be read as a mask ({type(error).__name__}: {error}); replace it or take it out."
-        ) from error
 
 
 def _picture(path: Path) -> np.ndarray:

@@ -218,19 +218,20 @@ def _check_path_texts(config: dict) -> None:
     """A folder may be called $RECYCLE.BIN: MONAI would run its name as Python."""
     for name in PATHS:
         value = config.get(name)
-        if isinstance(value, str) and value[:1] == "$" and not _is_expression(value[1:]):
+        if isinstance(value, str) and value[:1] == "$" and not _is_expression(value[1:], config):
             raise ValueError(
                 f"{name} is {value!r}, which MONAI's configuration would run as Python; write ./ before the name."
             )
 
 
-def _is_expression(text: str) -> bool:
-    """Whether a text is Python that refers to another id of the configuration."""
+def _is_expression(text: str, config: dict) -> bool:
+    """Whether a text is Python that refers to other ids of the configuration."""
     try:
         ast.parse(REFERENCE.sub("reference", text), mode="eval")
     except (SyntaxError, ValueError):
         return False
-    return REFERENCE.search(text) is not None
+    sections = [id.split("::")[0].split("#")[0] for id in REFERENCE.findall(text)]
+    return bool(sections) and all(section in config for section in sections)
 
 
 def _check_type(id: str, value: Any, annotation: str) -> None:

@@ -100,5 +100,5 @@ def test_masks_that_disagree_are_refused(tmp_path):
 
 def test_unreadable_mask_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"none")
-    with pytest.raises(ValueError, match="a.png cannot be read as a mask"):
+    with pytest.raises(ValueError, match="a.png cannot be read as an image"):
         examine([tmp_path / "a.png"], 2)

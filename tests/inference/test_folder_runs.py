@@ -292,7 +292,8 @@ def test_second_run_at_once_is_refused(folder, checkpoint, tmp_path, monkeypatch
     program = """
         import sys, time
         from filelock import FileLock
-        FileLock(sys.argv[1]).acquire()
+        lock = FileLock(sys.argv[1])
+        lock.acquire()
         print("held", flush=True)
         time.sleep(60)
     """
@@ -377,7 +378,7 @@ def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(folder, checkpoint,
 
 def test_loop_whose_rows_are_not_all_there_is_segmented_again(checkpoint, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
-    loop = np.stack([pixels(number).T for number in range(3)], axis=-1)
+    loop = np.stack([pixels(number).T for number in range(5)], axis=-1)
     for name in "ab":
         nibabel.save(nibabel.Nifti1Image(loop, np.eye(4)), tmp_path / "images" / f"{name}.nii.gz")
     out = tmp_path / "out"

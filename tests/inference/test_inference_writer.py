@@ -148,7 +148,7 @@ def test_nifti_whose_axes_are_swapped_is_read_upright_and_its_mask_lies_in_the_f
         assert np.array_equal(np.asarray(mask.dataobj), pixels > 128)
         assert np.array_equal(mask.affine, nibabel.load(tmp_path / "a.nii").affine)
     assert np.allclose(item["pred"].affine, affine)
-    (row, *_) = rows_of(item["pred"], ["lesion"])
+    (row, *_) = rows_of(item["pred"], ["lesion"], "a")
     assert [row[name] for name in ("x_min", "x_max", "y_min", "y_max")] == [30, 49, 5, 14]
     assert row["area_mm2"] == pytest.approx(200 * 0.02)
     shown = Image.open(SaveOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"])
