@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -64,14 +65,19 @@ def test_text_in_another_encoding_is_refused(tmp_path):
 # what the system says against it
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """Limits the files that this process writes to 1000 bytes: a disk that is full in the middle of one."""
+    """Limits the files that this process writes to 1000 bytes: a disk that is full in the middle of one.
+
+    No fixture: pytest itself writes before the end of one.
+    """
     resource = pytest.importorskip("resource")
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, former[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
 def write_text(path):
@@ -89,10 +95,10 @@ def write_checkpoint(path):
 
 
 @pytest.mark.parametrize("write", [write_text, write_safetensors, write_checkpoint])
-def test_disk_that_is_full_in_the_middle_of_a_file_is_named_with_it(tmp_path, small_files, write):
+def test_disk_that_is_full_in_the_middle_of_a_file_is_named_with_it(tmp_path, write):
     path = tmp_path / "last.pt"
     path.write_text("old")
-    with pytest.raises(WriteError) as error:
+    with pytest.raises(WriteError) as error, small_files():
         write(path)
     assert str(error.value) == f"{path} cannot be written (File too large): look at this disk and folder."
     assert is_user_error(error.value)
