@@ -56,6 +56,8 @@ def test_new_run_never_writes_into_an_existing_folder(tmp_path):
     assert not list(tmp_path.iterdir())
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "last.pt").touch()
+    engine = make_trainer()
+    RunRecord(run_at(tmp_path), {}).attach(engine)
     with pytest.raises(FileExistsError, match=f"timestamp, or go on with that run by --training::resume {tmp_path}"):
         engine.run(engine.losses, max_epochs=1)
 
