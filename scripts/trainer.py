@@ -229,7 +229,7 @@ def _naming_kept_epochs(run_folder: RunFolder | None) -> Iterator[None]:
         yield
     except FloatingPointError as error:
         epochs = _completed(run_folder)
-        kept = f"The first {epochs} epochs are kept in {run_folder.path}" if epochs else "No epoch is complete yet"
+        kept = f"The {_first(epochs)} kept in {run_folder.path}" if epochs else "No epoch is complete yet"
         raise FloatingPointError(f"{error} {kept}.") from error
 
 
@@ -266,7 +266,11 @@ def _advice(run_folder: RunFolder | None) -> str:
     if not epochs:
         return f"{NOTHING_KEPT}; start again with: {this_command()}"
     command = this_command(training__resume=str(run_folder.path))
-    return f"the first {epochs} epochs are kept in {run_folder.path}; go on with: {command}"
+    return f"the {_first(epochs)} kept in {run_folder.path}; go on with: {command}"
+
+
+def _first(epochs: int) -> str:
+    return "first epoch is" if epochs == 1 else f"first {epochs} epochs are"
 
 
 def _completed(run_folder: RunFolder | None) -> int:

@@ -204,7 +204,7 @@ def test_patient_in_two_splits_is_named(refusal, dataset):
     content["training"][0]["patient"] = content["test"][0]["patient"] = "P7"
     save()
     message = refusal({"data::dataset_dir": str(folder)})
-    assert "1 patients are in two splits (training and test): P7; expected each patient in one split" in message
+    assert "1 patient is in two splits (training and test): P7; expected each patient in one split" in message
 
 
 # teacher
@@ -320,7 +320,7 @@ def test_evaluation_at_another_img_size_is_refused(refusal, tmp_path):
         ({"training::warmup_epochs": 2}, r"warmup_epochs must be at least 0 and below num_epochs \(2\), got 2"),
         ({"training::patience": -1}, "training::patience must not be negative, got -1"),
         ({"training::num_workers": -1}, "training::num_workers must not be negative, got -1"),
-        ({"training::resume": "nowhere"}, "training::resume: nowhere is not there; pass the folder of a run"),
+        ({"training::resume": "nowhere"}, "training::resume: nowhere does not exist; name the folder of a run"),
         ({"augmentation::flip_prob": 2}, "augmentation::flip_prob must be a number from 0 to 1, got 2"),
         ({"cached_teacher": None}, "there is no teacher; give one, or set the weights of these terms to 0"),
     ],

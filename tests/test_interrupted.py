@@ -79,7 +79,7 @@ def test_full_disk_is_named_with_the_epochs_that_are_kept_and_the_run_goes_on(ov
     told = describe(find_user_error(error.value))
     assert told.startswith(f"{run_folder}/")
     assert "cannot be written (File too large)" in told
-    assert f"The first 1 epochs are kept in {run_folder}; go on with: " in told
+    assert f"The first epoch is kept in {run_folder}; go on with: " in told
     assert f"--training::resume {run_folder}" in told
     assert "\n" not in told
     run({**overrides, "training::resume": str(run_folder)})

@@ -408,7 +408,7 @@ def test_non_finite_loss_names_the_files_and_keeps_the_last_checkpoint(overrides
         flow.run()
     told = str(find_user_error(error.value))
     assert re.match(r"the loss is nan .*in epoch 2.*Files of the batch: .*\.png", told)
-    assert told.endswith(f"The first 1 epochs are kept in {run_folder}.")
+    assert told.endswith(f"The first epoch is kept in {run_folder}.")
     assert torch.load(run_folder / "models" / "last.pt", weights_only=True)["progress"]["epoch"] == 1
     assert "the run ends: the loss is nan" in (run_folder / "distill.log").read_text()
 

@@ -36,8 +36,9 @@ def check_patients(splits: dict[str, list[dict]]) -> None:
     shared = sorted(patient for patient, names in splits_of.items() if len(names) > 1)
     if shared:
         names = " and ".join(split for split in splits if split in splits_of[shared[0]])
+        count = "1 patient is" if len(shared) == 1 else f"{len(shared)} patients are"
         raise ValueError(
-            f"{len(shared)} patients are in two splits ({names}): {_first_names(shared)}; expected each patient in one "
+            f"{count} in two splits ({names}): {_first_names(shared)}; expected each patient in one "
             "split: build the datalist with python -m scripts.make_datalist."
         )
 

@@ -73,12 +73,14 @@ def describe(error: BaseException) -> str:
     kept = getattr(error, "kept", "")
     if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, WriteError):  # of any library
         error = WriteError(error.filename or "a file", error.errno)
-    return " ".join([*str(error).split("\n"), *([kept] if kept else [])])
+    # str() would put [Errno 30] before a message of our own
+    has_text = isinstance(error, OSError) and error.strerror and error.filename is None
+    return " ".join([error.strerror if has_text else str(error), *([kept] if kept else [])])
 
 
 def is_user_error(error: BaseException) -> bool:
     """Whether this bundle's own code raised it about something that a user can change, or a disk is full."""
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, WriteError) or (isinstance(error, OSError) and error.errno in FULL):
         return True
     if not isinstance(error, (ValueError, OSError, FloatingPointError)):
         return False

@@ -17,7 +17,7 @@ def case_twice(place):
     yield place.evaluation()
 
 
-@fault("dataset", "a patient in two lists", "comparison", r"patients are in two splits.*P7.*make_datalist")
+@fault("dataset", "a patient in two lists", "comparison", r"patient is in two splits.*P7.*make_datalist")
 def patient_in_two_lists(place):
     content = place.dataset()
     content["training"][0]["patient"] = content["test"][0]["patient"] = "P7"

@@ -177,12 +177,12 @@ LOADER = {"_target_": "CheckpointLoader", "load_dict": {"model": "$@network"}}
 @pytest.mark.parametrize(
     ("id", "value", "message"),
     [
-        ("train#trainer#max_epochs", "$MARK", "max_epochs must be a whole number from 1, got '\\$"),
+        ("train#trainer#max_epochs", "$MARK", "max_epochs must be a whole number from 1, got .\\$"),
         ("train#trainer#max_epochs", 1.5, "max_epochs must be a whole number from 1, got 1.5"),
         ("train#trainer#max_epochs", "@training::lr", "max_epochs must be a whole number from 1, got '@training::lr'"),
-        ("device", "$MARK", "device must be cpu, mps, cuda or cuda:NUMBER, got '\\$"),
+        ("device", "$MARK", "device must be cpu, mps, cuda or cuda:NUMBER, got .\\$"),
         ("experiment_name", "$MARK", "tracking is not offered in MONAI Label, got experiment_name; send tracking None"),
-        ("train#handlers", [{**LOADER, "load_path": "$MARK"}], "model_filename must be a file of .*models, got '\\$"),
+        ("train#handlers", [{**LOADER, "load_path": "$MARK"}], "model_filename must be a file of .*models, got .\\$"),
         (
             "train#handlers",
             [{**LOADER, "load_path": f"{CONFIGS}/../models/../../x.pt"}],

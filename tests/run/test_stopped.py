@@ -70,7 +70,7 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(training, run_folder
     interrupted, whole = run_folder.parent / "interrupted", run_folder.parent / "whole"
     kept, _, command = line.partition("; go on with: ")
     assert code == 130
-    assert kept == f"stopped: the first 1 epochs are kept in {interrupted}"
+    assert kept == f"stopped: the first epoch is kept in {interrupted}"
     assert len(read_history(interrupted)) == 1
     subprocess.run(shlex.split(command), cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
     (tmp_path / "whole").touch()  # it does not wait
