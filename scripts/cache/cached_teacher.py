@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..data.dataset import BASE
-from ..data.geometry import VIEW_KEYS
+from ..data.views import VIEW_KEYS
 from ..utils.options import MODES, ONLINE, REPLAY, WARP, check_choice
 from .entries import TeacherEntries, content_key, stack
 from .filling import Filling, View

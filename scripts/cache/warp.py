@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from ..data.geometry import sector_mask, view_grid
+from ..data.views import sector_mask, view_grid
 from ..utils.hardware import full_precision
 
 
@@ -26,7 +26,7 @@ def warp(
 
     Args:
         logits: unnormalized; channel 0 is the background where there are several.
-        theta: (B, 2, 3), see data/geometry.py, as the others.
+        theta: (B, 2, 3), see data/views.py, as the others.
         mirror: (B, 1) bool; None mirrors none.
         sector: (B, 5); None cuts none.
     """
@@ -46,7 +46,7 @@ def warp_features(features: torch.Tensor, theta: torch.Tensor, mirror: torch.Ten
 
     Args:
         features: of the teacher.
-        theta: (B, 2, 3), see data/geometry.py, as the other.
+        theta: (B, 2, 3), see data/views.py, as the other.
         mirror: (B, 1) bool; None mirrors none.
     """
     return F.grid_sample(features, _grid(features, theta, mirror), padding_mode="border", align_corners=False)

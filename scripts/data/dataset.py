@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..utils.digests import content_digest, json_digest
 from ..utils.screen import track
-from .geometry import VIEW_KEYS
+from .views import VIEW_KEYS
 
 BASE = -1  # the number of the view before augmentation
 _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
@@ -36,7 +36,7 @@ class ViewDataset(Dataset):
     """Items {"image", "label", "case", "view"} of a datalist.
 
     "case" is the path of the image file. "view" tells which view it is: its "index", its "number", and, where the
-    augmentation gives them, "theta", "mirror" and "sector", see data/geometry.py.
+    augmentation gives them, "theta", "mirror" and "sector", see data/views.py.
 
     ``dataset[index]`` is the view of epoch 0, ``dataset[index, epoch]`` that of another epoch, and ``dataset[index,
     BASE]`` the image as it is before augmentation.

@@ -18,7 +18,7 @@ from monai.transforms import Compose, EnsureTyped, MapTransform, Transposed
 from monai.utils import CommonKeys, ImageMetaKey
 
 from .appearance import RandDrawingsd, RandGammaContrastd, RandScannerd
-from .geometry import RandFlipRotateZoomd
+from .views import RandFlipRotateZoomd
 
 MAX_LISTED = 10
 _SWAP_AXES = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
@@ -127,7 +127,7 @@ def joint_augmentation(
     """Random geometry of image and label together, and a random look of the image.
 
     Acts on "image" (1, H, W) in [0, 1] and "label" (1, H, W); the image stays in [0, 1], both come back as plain
-    tensors, with what describes the view, see `data/geometry.py`. 0, None or a range of (1, 1) switches a part off.
+    tensors, with what describes the view, see `data/views.py`. 0, None or a range of (1, 1) switches a part off.
 
     Args:
         flip_prob: probability of a left-right flip. There is no up-down flip: depth runs downward in ultrasound. [0 to

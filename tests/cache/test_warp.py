@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts.cache.warp import warp, warp_features
-from scripts.data.geometry import WHOLE_IMAGE, sector_mask, view_grid, view_theta
+from scripts.data.views import WHOLE_IMAGE, sector_mask, view_grid, view_theta
 
 
 def test_warp_flips_exactly_and_fills_the_outside_with_background():

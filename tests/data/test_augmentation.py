@@ -6,8 +6,8 @@ import torch
 from monai.transforms import RandAffined
 
 from scripts.data.appearance import RandDrawingsd, RandScannerd
-from scripts.data.geometry import WHOLE_IMAGE, RandFlipRotateZoomd, sector_mask, view_grid, view_theta
 from scripts.data.transforms import joint_augmentation
+from scripts.data.views import WHOLE_IMAGE, RandFlipRotateZoomd, sector_mask, view_grid, view_theta
 
 OFF = {
     "flip_prob": 0,
