@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..data.dataset import BASE
+from ..data.views import VIEW_KEYS
 from ..utils.options import MODES, ONLINE, REPLAY, WARP, check_choice
 from .entries import TeacherEntries, content_key, stack
 from .filling import Filling, View
@@ -159,8 +160,9 @@ class CachedTeacher(nn.Module):
         masks = stack(entries, "masks", image.device)
         features = stack(entries, "features", image.device) if self.keep_features else None
         if self.mode == WARP and "theta" in view:
-            masks = warp(masks, view["theta"].to(masks))
-            features = warp_features(features, view["theta"].to(features)) if self.keep_features else None
+            theta, mirror, sector = (view[key].to(masks.device) if key in view else None for key in VIEW_KEYS)
+            masks = warp(masks, theta, mirror, sector)
+            features = warp_features(features, theta, mirror) if self.keep_features else None
         return CachedOutput(self.teacher.enlarge(masks), features)
 
     @property

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, Sampler
 from ..utils.digests import content_digest, json_digest
 from ..utils.screen import track
 from .readers import reading_rule
+from .views import VIEW_KEYS
 
 BASE = -1  # the number of the view before augmentation
 _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
@@ -36,7 +37,7 @@ class ViewDataset(Dataset):
     """Items {"image", "label", "case", "view"} of a datalist.
 
     "case" is the path of the image file. "view" tells which view it is: its "index", its "number", and, where the
-    augmentation gives it, "theta" (2, 3), see `RandFlipRotateZoomd`.
+    augmentation gives them, "theta", "mirror" and "sector", see data/views.py.
 
     ``dataset[index]`` is the view of epoch 0, ``dataset[index, epoch]`` that of another epoch, and ``dataset[index,
     BASE]`` the image as it is before augmentation.
@@ -94,7 +95,7 @@ class ViewDataset(Dataset):
         if self.augmentation is not None and number != BASE:
             self.augmentation.set_random_state(seed=_seed_from(self.seed, index, number))
             item = self.augmentation(item)
-            view.update({key: item.pop(key) for key in ("theta",) if key in item})
+            view.update({key: item.pop(key) for key in VIEW_KEYS if key in item})
         return {**item, "case": case, "view": view}
 
     def view_key(self, index: int, number: int) -> str:

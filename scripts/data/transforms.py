@@ -10,14 +10,15 @@ from collections.abc import Hashable, Mapping, Sequence
 from numbers import Real
 
 import torch
-import torch.nn.functional as F
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform, Transposed
+from monai.transforms import Compose, EnsureTyped, MapTransform, Transposed
 from monai.utils import CommonKeys, ImageMetaKey
 
+from .appearance import RandDrawingsd, RandGammaContrastd, RandScannerd
 from .classes import check_label_values
 from .geometry import Place, flips_to_match
+from .views import RandFlipRotateZoomd
 
 _SWAP_AXES = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
 
@@ -107,122 +108,6 @@ class LabelToClassesd(MapTransform):
         return (mask > 0).to(mask.dtype) if self.num_classes == 2 else mask
 
 
-class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
-    """Rotates about the center, zooms, shifts and flips left-right, in one resampling with the same grid for image and
-    label.
-
-    Zoom is the same along both axes. Outside pixels are 0: a scanner shows black outside its sector, and there the
-    label is background. Does what RandAffined and RandFlipd do (plus the equal zoom) in a sixth of their time.
-
-    Adds the item "theta" (2, 3): where the view's pixels come from, in affine_grid's normalized coordinates, so that
-    what was computed from the image before can be moved along with it (a teacher's logits).
-
-    Args:
-        image_key: resampled bilinearly.
-        label_key: resampled to the nearest pixel; may be missing.
-        flip_prob: probability of a flip.
-        prob: probability of rotation with zoom and shift.
-        rotate_degrees: the angle is uniform in [-rotate_degrees, rotate_degrees].
-        zoom_range: the factor is uniform in it; above 1 enlarges.
-        shift_fraction: the shift along each axis is uniform in [-shift_fraction, shift_fraction] of the image's side.
-    """
-
-    def __init__(
-        self,
-        image_key: str,
-        label_key: str,
-        flip_prob: float,
-        prob: float,
-        rotate_degrees: float,
-        zoom_range: tuple[float, float],
-        shift_fraction: float = 0.0,
-    ) -> None:
-        MapTransform.__init__(self, (image_key, label_key), allow_missing_keys=True)
-        RandomizableTransform.__init__(self, prob)
-        self.modes = {image_key: "bilinear", label_key: "nearest"}
-        self.flip_prob = flip_prob
-        self.rotate_degrees = rotate_degrees
-        self.zoom_range = zoom_range
-        self.shift_fraction = shift_fraction
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        d = dict(data)
-        shape = d[self.first_key(d)].shape
-        theta, resampled, flipped = self._draw(*shape[-2:])
-        grid = F.affine_grid(theta[None], [1, *shape], align_corners=False) if resampled else None
-        for key in self.key_iterator(d):
-            if resampled:
-                d[key] = F.grid_sample(d[key][None], grid, mode=self.modes[key], align_corners=False)[0]
-            elif flipped:
-                d[key] = d[key].flip(-1)
-        d["theta"] = theta
-        return d
-
-    def _draw(self, height: int, width: int) -> tuple[torch.Tensor, bool, bool]:
-        """Theta (2, 3), whether it resamples, and whether it flips."""
-        flipped = self.R.random() < self.flip_prob
-        self.randomize(None)
-        angle = math.radians(self.R.uniform(-self.rotate_degrees, self.rotate_degrees)) if self._do_transform else 0.0
-        zoom = self.R.uniform(*self.zoom_range) if self._do_transform else 1.0
-        across = down = 0.0
-        # draws nothing where it is off, so that the other draws stay the same
-        if self._do_transform and self.shift_fraction:
-            across, down = self.R.uniform(-self.shift_fraction, self.shift_fraction, 2).tolist()
-        theta = view_theta(angle, zoom, flipped, height / width, (across, down))
-        return theta, (angle, zoom, across, down) != (0.0, 1.0, 0.0, 0.0), flipped
-
-
-def view_theta(
-    angle: float, zoom: float, flipped: bool = False, aspect: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)
-) -> torch.Tensor:
-    """The matrix (2, 3) that takes a view's normalized coordinates (x, y) to the image's, for `affine_grid`.
-
-    Args:
-        angle: in radians.
-        zoom: above 1 enlarges.
-        flipped: left-right, after the rotation.
-        aspect: height / width of the image.
-        shift: of the view's content, to the right and downwards, last of all, in parts of the image's sides.
-    """
-    cosine, sine, side = math.cos(angle) / zoom, math.sin(angle) / zoom, -1.0 if flipped else 1.0
-    rows = (side * cosine, -sine * aspect), (side * sine / aspect, cosine)
-    return torch.tensor([[x, y, -2 * (x * shift[0] + y * shift[1])] for x, y in rows])  # a side is 2 long
-
-
-class RandGammaContrastd(RandomizableTransform, MapTransform):
-    """(m + c (x^g - m)) clipped to [0, 1], m the mean of x^g: gamma, then contrast about the image's mean.
-
-    MONAI's RandAdjustContrastd and RandScaleIntensityFixedMeand do the same on a MetaTensor in four times the time;
-    they rescale to the image's own range, this one keeps to [0, 1].
-
-    Args:
-        keys: images in [0, 1].
-        prob: probability of gamma and of contrast, each on its own.
-        gamma_range: the exponent g is uniform in it.
-        contrast_range: the factor c is uniform in it.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, prob: float, gamma_range: tuple[float, float], contrast_range: tuple[float, float]
-    ) -> None:
-        MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self, prob)
-        self.gamma_range = gamma_range
-        self.contrast_range = contrast_range
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        d = dict(data)
-        gamma, contrast = self._draw(self.gamma_range), self._draw(self.contrast_range)
-        for key in self.key_iterator(d):
-            image = d[key] if gamma == 1 else d[key].pow(gamma)
-            d[key] = image if contrast == 1 else torch.lerp(image.mean(), image, contrast).clamp(0, 1)
-        return d
-
-    def _draw(self, limits: tuple[float, float]) -> float:
-        self.randomize(None)
-        return self.R.uniform(*limits) if self._do_transform else 1.0
-
-
 def joint_augmentation(
     flip_prob: float = 0.5,
     rotate_degrees: float = 15.0,
@@ -231,11 +116,18 @@ def joint_augmentation(
     gamma_range: Sequence[float] | None = (0.7, 1.5),
     contrast_range: Sequence[float] | None = (0.8, 1.2),
     prob: float = 0.5,
+    mirror_prob: float = 0.0,
+    sector_prob: float = 0.0,
+    brightness_range: Sequence[float] | None = None,
+    gain_range: Sequence[float] | None = None,
+    resolution_range: Sequence[float] | None = None,
+    speckle_range: Sequence[float] | None = None,
+    drawings_prob: float = 0.0,
 ) -> Compose:
-    """Random flip, rotation, zoom and shift of image and label together, random gamma and contrast of the image.
+    """Random geometry of image and label together, and a random look of the image.
 
     Acts on "image" (1, H, W) in [0, 1] and "label" (1, H, W); the image stays in [0, 1], both come back as plain
-    tensors, with "theta", see `RandFlipRotateZoomd`. 0, None or a range of (1, 1) switches a part off.
+    tensors, with what describes the view, see `data/views.py`. 0, None or a range of (1, 1) switches a part off.
 
     Args:
         flip_prob: probability of a left-right flip. There is no up-down flip: depth runs downward in ultrasound. [0 to
@@ -245,14 +137,28 @@ def joint_augmentation(
         shift_fraction: largest shift along each axis, in parts of the image's side. [0 to 1]
         gamma_range: exponents of the pixel values; above 1 darkens. [two numbers above 0, or null]
         contrast_range: factors applied to the distance from the image's mean. [two numbers above 0, or null]
-        prob: probability of rotation with zoom and shift, of gamma and of contrast, each on its own. [0 to 1]
+        prob: probability of rotation with zoom and shift, and of each change of the look, each on its own. [0 to 1]
+        mirror_prob: probability that tissue, mirrored at the border, lies outside of the image, instead of black. [0 to
+            1]
+        sector_prob: probability that the view shows the sector of a convex probe, black around. [0 to 1]
+        brightness_range: added to the pixel values. [two numbers from -1 to 1, or null]
+        gain_range: factors of brightness at the top and at the bottom of the image. [two numbers above 0, or null]
+        resolution_range: factors by which the image loses resolution; 1 loses none. [two numbers above 0 to 1, or null]
+        speckle_range: standard deviation of multiplicative noise. [two numbers from 0 to 1, or null]
+        drawings_prob: probability of text over the image, and of calipers. [0 to 1]
 
     Raises:
         ValueError: when a probability or the shift is outside [0, 1], an angle outside [0, 180] or a range not 0 < low
             <= high.
     """
-    _check_number("flip_prob", flip_prob, 1)
-    _check_number("prob", prob, 1)
+    for name, value in (
+        ("flip_prob", flip_prob),
+        ("prob", prob),
+        ("mirror_prob", mirror_prob),
+        ("sector_prob", sector_prob),
+        ("drawings_prob", drawings_prob),
+    ):
+        _check_number(name, value, 1)
     rotate_degrees = _check_number("rotate_degrees", rotate_degrees or 0, 180)
     shift = _check_number("shift_fraction", shift_fraction or 0, 1)
     zoom, gamma, contrast = (
@@ -264,9 +170,20 @@ def joint_augmentation(
         )
     )
     image, label = CommonKeys.IMAGE, CommonKeys.LABEL
-    parts: list = [RandFlipRotateZoomd(image, label, flip_prob, prob, rotate_degrees, zoom, shift)]
+    geometry = (flip_prob, prob, rotate_degrees, zoom, shift, mirror_prob, sector_prob)
+    parts: list = [RandFlipRotateZoomd(image, label, *geometry)]
     if gamma != (1, 1) or contrast != (1, 1):
         parts.append(RandGammaContrastd(image, prob, gamma, contrast))
+    scanner = {
+        "brightness_range": _check_limits("brightness_range", brightness_range, -1, 1),
+        "gain_range": _check_range("gain_range", gain_range) if gain_range else None,
+        "resolution_range": _check_limits("resolution_range", resolution_range, 0.05, 1),
+        "speckle_range": _check_limits("speckle_range", speckle_range, 0, 1),
+    }
+    if any(scanner.values()):
+        parts.append(RandScannerd(image, prob, **scanner))
+    if drawings_prob:
+        parts.append(RandDrawingsd(image, drawings_prob))
     return Compose([*parts, EnsureTyped((image, label), track_meta=False, allow_missing_keys=True)])
 
 
@@ -282,4 +199,14 @@ def _check_range(name: str, value: Sequence[float] | None) -> tuple[float, float
     numbers = [v for v in value if isinstance(v, Real)] if isinstance(value, (list, tuple)) else []
     if len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
         raise ValueError(f"augmentation::{name} must be null or two numbers with 0 < low <= high, got {value!r}.")
+    return tuple(numbers)
+
+
+def _check_limits(name: str, value: Sequence[float] | None, low: float, high: float) -> tuple[float, float] | None:
+    if not value:
+        return None
+    numbers = [v for v in value if isinstance(v, Real)] if isinstance(value, (list, tuple)) else []
+    if len(numbers) != 2 or not low <= numbers[0] <= numbers[1] <= high:
+        wanted = f"null or two numbers with {low:g} <= low <= high <= {high:g}"
+        raise ValueError(f"augmentation::{name} must be {wanted}, got {value!r}.")
     return tuple(numbers)

@@ -14,6 +14,17 @@ from typing import Any
 REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
 RESERVED = {"_target_", "_requires_", "_disabled_", "_desc_", "_mode_"}
 COMPOSE = "Compose"
+# keys of the augmentation that version 0.7 added, and the values at which it does what it did before: then its text,
+# and with it caches and runs of earlier versions, stay the same
+ADDED = {
+    "mirror_prob": 0.0,
+    "sector_prob": 0.0,
+    "brightness_range": None,
+    "gain_range": None,
+    "resolution_range": None,
+    "speckle_range": None,
+    "drawings_prob": 0.0,
+}
 BUILD_OPTIMIZER = "scripts.optimization.build_optimizer"
 # arguments of an optimizer that other settings hold
 GIVEN = ("network", "params", "loss", "lr")
@@ -52,6 +63,7 @@ def section_text(config: Mapping[str, Any], id: str) -> str:
 def _without_references(value: Any, config: Mapping[str, Any], id: str) -> Any:
     if isinstance(value, dict):
         parts = {key: part for key, part in value.items() if key not in ("_desc_", "_requires_")}
+        parts = {key: part for key, part in parts.items() if key not in ADDED or part != ADDED[key]}
         return _flat({key: _without_references(part, config, f"{id}::{key}") for key, part in parts.items()})
     if isinstance(value, list):
         return [_without_references(part, config, f"{id}::{number}") for number, part in enumerate(value)]
