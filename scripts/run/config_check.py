@@ -20,6 +20,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ..utils.files import CONFIGS
+from ..utils.options import chosen_probes
 from .errors import is_command_line, prepare_command_line
 from .monai_label import labeling_overrides
 from .references import RESERVED
@@ -111,6 +112,7 @@ def check_config(config: dict) -> None:
     _check_plain_sections(config)
     _check_pointers(config)
     _check_classes(config)
+    _check_probes(config)
 
 
 @lru_cache
@@ -209,6 +211,13 @@ def _check_classes(config: dict) -> None:
                 f"{section}::num_classes is {number}, but data::num_classes is {wanted}; "
                 "pass --data::num_classes alone, which teacher, student and loss follow."
             )
+
+
+def _check_probes(config: dict) -> None:
+    """Probes of the final evaluation, which runs when the training is over, are known."""
+    evaluation = config.get("final_evaluation")
+    if isinstance(evaluation, dict):
+        chosen_probes("final_evaluation::probes", evaluation.get("probes", ()))
 
 
 def _check_type(id: str, value: Any, annotation: str) -> None:
