@@ -5,16 +5,7 @@ import json
 import pytest
 from conftest import ROOT
 
-from eval.card import (
-    calibration_lines,
-    difference_lines,
-    main,
-    metric_table,
-    overview,
-    probe_table,
-    probe_table,
-    subgroup_table,
-)
+from eval.card import calibration_lines, difference_lines, main, metric_table, overview, probe_table, subgroup_table
 
 RESULTS = ROOT / "eval" / "results"
 
