@@ -215,7 +215,7 @@ def _diameters(label: torch.Tensor) -> list[np.ndarray]:
         return []
     largest = 1 + int(np.argmax(np.bincount(regions.ravel())[1:]))
     points = np.argwhere(regions == largest)  # (N, 2)
-    along = points @ np.stack([np.sin(ANGLES), np.cos(ANGLES)])  # (N, angles)
+    along = np.round(points @ np.stack([np.sin(ANGLES), np.cos(ANGLES)]), 6)  # (N, angles); equal ones stay equal
     longest = int(np.argmax(np.ptp(along, axis=0)))
     across = (longest + len(ANGLES) // 2) % len(ANGLES)
     return [points[[np.argmin(along[:, angle]), np.argmax(along[:, angle])]] for angle in (longest, across)]

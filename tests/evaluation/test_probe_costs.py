@@ -14,12 +14,12 @@ SIZE = 64
 
 
 class MiddleOnly(Threshold):
-    """Sees nothing in the outer thirds of the width."""
+    """Sees nothing outside of the middle quarter of the width."""
 
     def forward(self, image):
         logits = super().forward(image)
-        third = image.shape[-1] // 3
-        logits[..., :third] = logits[..., -third:] = -20.0
+        side = image.shape[-1] * 3 // 8
+        logits[..., :side] = logits[..., -side:] = -20.0
         return logits
 
 

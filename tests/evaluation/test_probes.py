@@ -83,11 +83,11 @@ def test_label_is_mirrored_with_its_image():
 
 @pytest.mark.parametrize(("name", "factor"), [("smaller", 0.6), ("larger", 1.6)])
 def test_scale_keeps_the_centroid_and_changes_the_area(name, factor):
-    image, label = picture(height=20, width=24)
+    image, label = picture(left=34, height=10, width=10)
     changed, moved = apply_probe(name, image, label)
     start, end = lesion_center(label), lesion_center(moved)
     assert np.abs((np.array(end) - start) * (H, W)).max() <= 1
-    assert moved.sum() / label.sum() == pytest.approx(factor**2, rel=0.1)
+    assert moved.sum() / label.sum() == pytest.approx(factor**2, rel=0.01)
     assert changed[moved > 0].mean() > 0.85
     assert changed[moved == 0].mean() < 0.4
 
@@ -114,7 +114,7 @@ def test_borders_are_black_around_the_whole_picture():
     changed, moved = apply_probe("borders", image, label)
     assert torch.equal(changed[:, 15:75, 20:100], image)
     assert torch.equal(moved[:, 15:75, 20:100], label)
-    assert changed.sum() == image.sum()
+    assert torch.count_nonzero(changed) == image.numel()
     assert moved.sum() == label.sum()
 
 

@@ -508,7 +508,7 @@ def test_browser_finds_the_sections(browse, written):
     assert {section.key for section in SECTIONS} <= set(parsed.ids)
     assert parsed.tags.count("svg") == 13
     assert parsed.tags.count("img") == 3
-    assert parsed.tags.count("table") == 6
+    assert parsed.tags.count("table") == 7
 
 
 def test_further_terms_of_the_loss_have_a_curve_of_their_own(tmp_path):
