@@ -88,7 +88,7 @@ def test_scale_keeps_the_centroid_and_changes_the_area(name, factor):
     start, end = lesion_center(label), lesion_center(moved)
     assert np.abs((np.array(end) - start) * (H, W)).max() <= 1
     assert moved.sum() / label.sum() == pytest.approx(factor**2, rel=0.01)
-    assert changed[moved > 0].mean() > 0.85
+    assert changed[moved > 0].mean() > 0.8  # its edge is smoothed
     assert changed[moved == 0].mean() < 0.4
 
 
