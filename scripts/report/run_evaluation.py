@@ -83,16 +83,12 @@ def run_evaluation(
     with naming_lost_ranks(RESTART_ADVICE):
         measured = evaluate(dataset, arms, num_classes, device, autocast)
         summary = {name: means for (name, _), means in measured.summary.items()}
-        notes: list[str] = []
-        found = probe_arms(notes, dataset, arms, num_classes, device, autocast, probes) if probes else None
+        problems: list[str] = []
+        probed = probe_arms(problems, dataset, arms, num_classes, device, autocast, probes) if probes else None
         if idist.get_rank() == 0:
             draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
             draw_samples(draw, len(dataset), num_panels, Path(output_dir) / "visualizations")
-            curves = {judged_arm(list(summary)): {str(seed): read_curves(output_dir)}}
-            report = compile_report(
-                measured.rows, measured.reliability, "Evaluation", curves=curves, margin=margin, problems=notes
-            )
-            _write(measured, summary, draw, Path(output_dir), {**report, "probes": found})
+            _write(measured, summary, draw, Path(output_dir), margin, seed, problems, probed)
         idist.barrier()
     return summary
 
@@ -102,13 +98,20 @@ def _write(
     summary: Mapping[str, Mapping[str, float]],
     draw: CaseDrawer,
     output_dir: Path,
-    report: dict[str, Any],
+    margin: float,
+    seed: int,
+    problems: Sequence[str],
+    probes: dict[str, Any] | None,
 ) -> None:
     """The files of an evaluation, and what is printed of it."""
     write_results(measured.rows, summary, output_dir)
-    path = write_report_with_cases(report, measured.rows, draw, output_dir)
-    if report["probes"]:
-        tell(probe_text(report["probes"]))
+    curves = {judged_arm(list(summary)): {str(seed): read_curves(output_dir)}}
+    report = compile_report(
+        measured.rows, measured.reliability, title="Evaluation", curves=curves, margin=margin, problems=problems
+    )
+    path = write_report_with_cases({**report, "probes": probes}, measured.rows, draw, output_dir)
+    if probes:
+        tell(probe_text(probes))
     tell(summary_text(report, path))
 
 
