@@ -40,6 +40,7 @@ def _print(paths: Sequence[Path]) -> int:
     reports = {path.stem: read_json(path, "the report of a finished comparison") for path in paths}
     report = next(iter(reports.values()))
     parts = [metric_table(report), difference_lines(report), subgroup_table(report), calibration_lines(report)]
+    parts.append(probe_table(report))
     parts += [overview(reports)] if len(reports) > 1 else []
     print("\n\n".join("\n".join(lines) for lines in parts if lines))
     return 0
@@ -94,6 +95,24 @@ def subgroup_table(report: Mapping[str, Any]) -> list[str]:
         if row["column"] not in LEFT_OUT
     ]
     return _table(["Dice", "images", *arms], rows) if rows else []
+
+
+def probe_table(report: Mapping[str, Any]) -> list[str]:
+    """Markdown: a row a probe with the change of each arm's Dice, its interval, and failures before and after."""
+    probes = report.get("probes")
+    arms = [arm for arm in ARMS if probes and any(arm in row["arms"] for row in probes["rows"])]
+    rows = [
+        [f"`{row['probe']}`: {row['meaning']}", str(row["num_cases"]), *(_change(row["arms"][arm]) for arm in arms)]
+        for row in (probes["rows"] if probes else [])
+        if row["arms"]
+    ]
+    return _table(["change of Dice", "images", *arms], rows) if rows else []
+
+
+def _change(effect: Mapping[str, Mapping[str, float]]) -> str:
+    change, low, high = (f"{effect['dice'][key]:+.3f}" for key in ("mean", "low", "high"))
+    before, after = (f"{effect['failures'][key]:.0f}" for key in ("before", "after"))
+    return f"{change} [{low}, {high}], failures {before} → {after}"
 
 
 def calibration_lines(report: Mapping[str, Any]) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from scripts.run.errors import run_program
 from scripts.utils.files import CONFIGS
+from scripts.utils.options import ARMS
 
-__all__ = ["CONFIGS", "parse_overrides", "parse_run", "run_program"]
+__all__ = ["CONFIGS", "parse_checkpoints", "parse_overrides", "parse_run", "run_program"]
 
 
 def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -51,3 +52,21 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             overrides[name.removeprefix("--")] = text
     return overrides
+
+
+def parse_checkpoints(texts: Sequence[str]) -> dict[tuple[str, int], str]:
+    """Path by arm and seed of each ARM[:SEED]=PATH.
+
+    Raises:
+        ValueError: another form, or an arm and seed twice.
+    """
+    paths: dict[tuple[str, int], str] = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        arm, _, seed = name.partition(":")
+        if not separator or arm not in ARMS or not (seed or "0").isdecimal():
+            raise ValueError(f"--checkpoint {text} must be ARM[:SEED]=PATH with an arm of {', '.join(ARMS)}.")
+        if (arm, int(seed or 0)) in paths:
+            raise ValueError(f"--checkpoint names an arm and seed twice: {' '.join(texts)}.")
+        paths[arm, int(seed or 0)] = path
+    return paths

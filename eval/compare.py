@@ -24,7 +24,7 @@ from typing import Any
 from scripts.utils.machine import without_folders
 from scripts.utils.options import ARMS
 
-from .command_line import parse_run, run_program
+from .command_line import parse_checkpoints, parse_run, run_program
 
 MARGIN = 0.02  # mean Dice
 
@@ -77,22 +77,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         raise ValueError("--continue_from goes with neither --checkpoint nor --tables: it says where trainings start.")
     options.train = [key for text in options.train for key in _wanted(text, options.seeds)]
     options.command = without_folders(" ".join(["python -m eval.compare", *arguments]))
-    options.checkpoint = _checkpoints(options.checkpoint)
+    options.checkpoint = parse_checkpoints(options.checkpoint)
     return options, overrides
-
-
-def _checkpoints(texts: Sequence[str]) -> dict[tuple[str, int], str]:
-    """Path by arm and seed of each ARM[:SEED]=PATH."""
-    paths: dict[tuple[str, int], str] = {}
-    for text in texts:
-        name, separator, path = text.partition("=")
-        arm, _, seed = name.partition(":")
-        if not separator or arm not in ARMS or not (seed or "0").isdecimal():
-            raise ValueError(f"--checkpoint {text} must be ARM[:SEED]=PATH with an arm of {', '.join(ARMS)}.")
-        if (arm, int(seed or 0)) in paths:
-            raise ValueError(f"--checkpoint names an arm and seed twice: {' '.join(texts)}.")
-        paths[arm, int(seed or 0)] = path
-    return paths
 
 
 def _wanted(text: str, seeds: Sequence[int]) -> list[tuple[str, int]]:

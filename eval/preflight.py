@@ -3,9 +3,9 @@
     python -m eval.preflight --dataset_dir data/BUSBRA --teacher::model_name lite_medsam \\
         --teacher::module mask_decoder --teacher::lora_checkpoint PATH --control PATH
 
-It compares the teacher with a student that was trained without one, and measures how confident the teacher is where it
-is wrong. It prints GO or NO-GO with the reason, and the settings to pass to the distillation. The exit code is 0 for
-GO and 2 for NO-GO.
+It compares the teacher with a student that was trained without one. It measures how confident the teacher is where it
+is wrong, and which probe (docs/robustness.md) costs it most. It prints GO or NO-GO with the reason, and the settings to
+pass to the distillation. The exit code is 0 for GO and 2 for NO-GO.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what imports torch is imported where it is used, so that --
 
 GO, NO_GO = "go", "no-go"
 MANY_CONFIDENT_ERRORS = 0.4  # of the wrong pixels; upstream's teacher, which hurt its student, had 0.43 to 0.75
+PROBED_CASES = 60  # at most, so that it stays quick
 POOR_CALIBRATION = 1.5  # temperature, or one over it
 RUN_NOISE = 0.02  # Dice by which runs of one config differ
 
@@ -75,7 +76,9 @@ def look(plan: Plan, control: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ValueError: there is no teacher, or a file does not fit.
     """
     from scripts.evaluation.evaluate import evaluate
+    from scripts.evaluation.robustness import spread_cases
     from scripts.report.findings import compile_report
+    from scripts.report.robustness import probe_arms
 
     from .arms import build_arm, check_plan
 
@@ -90,6 +93,8 @@ def look(plan: Plan, control: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     measured = evaluate(dataset, arms, num_classes, device, hardware.autocast())
     notes = parser.get_parsed_content("data").notes
     report = compile_report(measured.rows, measured.reliability, "Preflight on the validation list", problems=notes)
+    probed = spread_cases(dataset, PROBED_CASES)
+    report["probes"] = probe_arms(report["warnings"], probed, arms[:1], num_classes, device, hardware.autocast())
     return report, judge(report, _temperature(arms[0], dataset, device, hardware))
 
 
@@ -116,7 +121,8 @@ def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
     Returns:
         decision (go or no-go), reason, advice (settings to pass), teacher_dice, control_dice, empty_predictions (masks
         of a class, by arm), difference (teacher less control) with low and high, accuracy, ece, confident_errors,
-        temperature, warnings.
+        temperature, worst_probe (the probe that costs the teacher most Dice, with the change, its low and high, and its
+        meaning; None where none was measured), warnings.
 
     Raises:
         ValueError: the two cannot be compared.
@@ -143,8 +149,28 @@ def judge(report: dict[str, Any], temperature: float) -> dict[str, Any]:
         "ece": calibration["ece"],
         "confident_errors": calibration["confident_errors"],
         "temperature": temperature,
+        "worst_probe": _worst_probe(report.get("probes")),
         "warnings": report["warnings"],
     }
+
+
+def _worst_probe(probes: dict[str, Any] | None) -> dict[str, Any] | None:
+    from scripts.evaluation.robustness import worst_probe
+
+    row = worst_probe(probes, TEACHER) if probes else None
+    if row is None:
+        return None
+    change = row["arms"][TEACHER]["dice"]
+    named = {key: row[key] for key in ("probe", "meaning", "num_cases")}
+    return {**named, "change": change["mean"], "low": change["low"], "high": change["high"]}
+
+
+def _describe_probe(worst: dict[str, Any]) -> str:
+    change, low, high = (f"{worst[key]:+.3f}" for key in ("change", "low", "high"))
+    return (
+        f"The probe that costs the teacher most is {worst['probe']} ({worst['meaning']}): {change} Dice "
+        f"(95 % CI {low} to {high}, {worst['num_cases']} images)."
+    )
 
 
 def _decide(gain: float, low: float, high: float, num_patients: int) -> tuple[str, str]:
@@ -215,6 +241,7 @@ def describe(report: dict[str, Any], answer: dict[str, Any], path: Path | None =
         f"Of the teacher's pixels {answer['accuracy']:.2%} agree with the ground truth (ECE {answer['ece']:.3f}).",
         f"Of its wrong pixels {answer['confident_errors']:.1%} have a confidence above 0.9.",
         f"Temperature that calibrates it: {answer['temperature']:.2f}.",
+        *([_describe_probe(answer["worst_probe"])] if answer["worst_probe"] else []),
         *(f"Warning: {warning}" for warning in answer["warnings"]),
         *(f"Advice: {advice}" for advice in answer["advice"]),
         "",

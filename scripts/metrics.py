@@ -135,6 +135,12 @@ def case_metrics(
     return metrics
 
 
+def case_dice(prediction: Any, label: Any, num_classes: int) -> float:
+    """The Dice of `case_metrics`, without the search for edges that its lengths need."""
+    masks = [_class_map(mask, name, num_classes) for mask, name in ((prediction, "prediction"), (label, "label"))]
+    return float(np.mean([_dice(*(mask == c for mask in masks)) for c in range(1, num_classes)]))
+
+
 def _class_map(mask: Any, name: str, num_classes: int) -> np.ndarray:
     """(H, W) int64 class indices."""
     mask = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
@@ -160,12 +166,16 @@ def _class_metrics(
     extra, missed = int(prediction.sum()) - hits, int(label.sum()) - hits
     rejected = label.size - hits - extra - missed
     return {
-        "dice": _ratio(2 * hits, 2 * hits + extra + missed),
+        "dice": _dice(prediction, label),
         **edge_metrics(prediction, label, spacing),
         "iou": _ratio(hits, hits + extra + missed),
         "sensitivity": _ratio(hits, hits + missed),
         "specificity": _ratio(rejected, rejected + extra),
     }
+
+
+def _dice(prediction: np.ndarray, label: np.ndarray) -> float:
+    return _ratio(2 * int(np.sum(prediction & label)), int(prediction.sum()) + int(label.sum()))
 
 
 def _ratio(part: int, whole: int) -> float:

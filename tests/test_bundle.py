@@ -214,7 +214,9 @@ def test_options_of_a_program_in_a_readme_exist(name):
         module_of(name)._parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("name", ["eval.compare", "eval.preflight", "eval.publish", "eval.benchmark", "eval.recipes"])
+@pytest.mark.parametrize(
+    "name", [f"eval.{name}" for name in ("compare", "preflight", "publish", "benchmark", "recipes", "robustness")]
+)
 def test_options_of_a_measuring_program_in_a_readme_exist(name):
     found = commands(name)
     assert found

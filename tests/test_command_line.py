@@ -10,6 +10,7 @@ from conftest import ROOT
 PROGRAMS = (
     *("scripts.make_datalist", "scripts.convert_adapter", "scripts.export", "scripts.share", "scripts.verify"),
     *("scripts.settings", "eval.compare", "eval.preflight", "eval.recipes", "eval.publish", "eval.card"),
+    "eval.robustness",
     *("eval.benchmark", "eval.benchmark.plots", "eval.federated", "eval.federated.nvflare_job"),
 )
 # as python -m, where importing torch fails
@@ -35,6 +36,7 @@ def test_help_does_without_torch(program):
         ("eval.compare", []),
         ("eval.preflight", ["--control", "student.pt"]),
         ("eval.recipes", []),
+        ("eval.robustness", ["--checkpoint", "student=gone.pt"]),
         ("eval.federated", []),
     ],
 )

@@ -19,6 +19,9 @@ from ..metrics import COUNTS
 
 Row = Mapping[str, Any]
 FEW_PATIENTS = 10
+OFFSET = "label_offset"  # of the lesion from the vertical middle line, a share of the width; blank without a lesion
+FAILED_DICE = 0.5  # below it a case counts as failed
+MISSED_DICE = 0.05  # below it the mask is elsewhere, or there is none: the lesion is not detected
 NUM_NAMED = 5
 
 
@@ -75,7 +78,7 @@ def _check_patients(rows: Sequence[Row]) -> None:
     """A case has the same patient in every arm and seed."""
     patients: dict[str, tuple[str, str]] = {}
     for row in rows:
-        patient = _patient(row)
+        patient = patient_key(row)
         other = patients.setdefault(row["case"], patient)
         if patient != other:
             names = [name if kind == "patient" else "none" for kind, name in (other, patient)]
@@ -85,7 +88,7 @@ def _check_patients(rows: Sequence[Row]) -> None:
             )
 
 
-def _patient(row: Row) -> tuple[str, str]:
+def patient_key(row: Row) -> tuple[str, str]:
     """The cluster of a row: its patient, or the case where the patient is unknown."""
     patient = row.get("patient")
     return ("case", str(row["case"])) if is_missing(patient) else ("patient", str(patient).strip())
@@ -117,7 +120,7 @@ class CaseTable:
         self.runs = _group(self.all_rows)
         self.first = next(iter(next(iter(self.runs.values())).values()))
         self.cases = list(self.first)
-        self.clusters = [_patient(row) for row in self.first.values()]
+        self.clusters = [patient_key(row) for row in self.first.values()]
         self.num_patients = len(set(self.clusters))
 
     def rows(self, arm: str) -> list[Row]:
@@ -176,7 +179,7 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     runs = _group(rows)
     notes = [patients_note(rows), one_seed_note([arm for arm, seeds in runs.items() if len(seeds) == 1])]
     notes += [note for arm, seeds in runs.items() for note in _empty_notes(arm, seeds)]
-    num_patients = len({_patient(row) for row in rows})
+    num_patients = len({patient_key(row) for row in rows})
     if num_patients < FEW_PATIENTS:
         notes.append(
             f"Only {plural(num_patients, 'patient')}, fewer than {FEW_PATIENTS}: the intervals are too narrow."
@@ -187,7 +190,7 @@ def warnings(rows: Sequence[Row]) -> list[str]:
 def patients_note(rows: Sequence[Row]) -> str:
     """A sentence on cases whose patient is not known; empty where all are."""
     cases = {row["case"]: row for row in rows}
-    missing = [case for case, row in cases.items() if _patient(row)[0] == "case"]
+    missing = [case for case, row in cases.items() if patient_key(row)[0] == "case"]
     if not missing:
         return ""
     told = f"{len(missing)} of {plural(len(cases), 'case')} without a patient ({_some(missing)})"

@@ -27,9 +27,11 @@ from ..metrics import AREAS, COUNTS, METRICS, SegmentationMetrics, logits_to_cla
 from ..utils.options import logit_channels
 from ..utils.screen import track
 from .calibration import Reliability
+from .case_table import OFFSET
+from .probes import offset_from_middle
 
 NO_SUBGROUPS = ("image", "label", "patient", "pixel_mm", "orig_size")  # of a datalist's entry
-MEASURED = ("case", "arm", "seed", *METRICS, *AREAS, *COUNTS)  # columns of a row that the datalist cannot give
+MEASURED = ("case", "arm", "seed", OFFSET, *METRICS, *AREAS, *COUNTS)  # columns of a row that the datalist cannot give
 
 
 class Arm(NamedTuple):
@@ -133,7 +135,8 @@ def _measure(
     )
     reliability = Reliability()
     row["ece"] = reliability.add(logits_to_probabilities(logits), case["label"])
-    about = {"patient": case["patient"], "arm": arm.name, "seed": arm.seed, **case["columns"]}
+    offset = offset_from_middle(case["label"])
+    about = {"patient": case["patient"], "arm": arm.name, "seed": arm.seed, **case["columns"], OFFSET: offset}
     return Measured(row, about, reliability)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from ..metrics import AREAS, COUNTS, METRICS, UNITS
 from ..utils.files import atomic_path
 from ..utils.tables import read_table, table_text
-from .case_table import patients_note
+from .case_table import OFFSET, patients_note
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,6 @@ def _value(key: str, text: str, path: str) -> str | int | float:
 
 
 def is_measured(key: str) -> bool:
-    """Whether a column holds a metric, an area or a count, of all classes or of one, in pixels or mm."""
+    """Whether a column holds a metric, an area, a count (of all classes or of one, in pixels or mm) or the offset."""
     name = key.partition("_class")[0].removesuffix("_mm2").removesuffix("_mm")
-    return name in (*METRICS, "ece", *AREAS, *COUNTS)
+    return name in (*METRICS, "ece", *AREAS, *COUNTS, OFFSET)

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from .case_table import CaseTable, is_blank, is_missing, parse_number
+from .case_table import OFFSET, CaseTable, is_blank, is_missing, parse_number
 from .statistics import cluster_bootstrap
 
 LESION_SIZE = "lesion size"
+LESION_OFFSET = "offset from the middle"
+FIXED = (LESION_SIZE, LESION_OFFSET, "device", "birads")  # columns chosen before any result was seen
 SIZES = ("small", "medium", "large")
+OFFSETS = ("below 0.15", "0.15 to 0.3", "above 0.3")  # of the width
+OFFSET_CUTS = (0.15, 0.3)
 NO_LESION = "no lesion"
 UNKNOWN = "unknown"
 MAX_GROUPS = 8
@@ -27,12 +31,13 @@ def subgroup_table(
 
     Groups are the values of a column. A column of numbers with more than 8 different ones is cut into thirds of the
     cases, named by their smallest and largest number. Empty and None are the group unknown, the last. The column
-    "lesion size" is the thirds of label_area in pixels: small, medium and large. Labels without a pixel are
-    "no lesion". The interval is over patients: a group of one patient has one without width.
+    "lesion size" is the thirds of label_area in pixels: small, medium and large. The column "offset from the middle" is
+    cut at fixed shares of the width. Labels without a pixel are "no lesion". The interval is over patients: a group of
+    one patient has one without width.
 
     Args:
         table: of all arms.
-        columns: of the datalist, or "lesion size".
+        columns: of the datalist, "lesion size" or "offset from the middle".
         metric: a name that all rows have.
         bootstrap: options of `cluster_bootstrap`.
 
@@ -67,6 +72,10 @@ def _groups(table: CaseTable, column: str) -> dict[str, list[int]]:
         areas = table.values(next(iter(table.runs)), "label_area")[0].tolist()
         names = [NO_LESION if area == 0 else None for area in areas]
         return _collect(_fill_thirds(names, areas, SIZES), [*SIZES, NO_LESION])
+    if column == LESION_OFFSET:
+        offsets = [parse_number(row.get(OFFSET)) for row in table.first.values()]
+        names = [NO_LESION if at is None else OFFSETS[sum(at > cut for cut in OFFSET_CUTS)] for at in offsets]
+        return _collect(names, [*OFFSETS, NO_LESION])
     columns = dict.fromkeys(key for row in table.all_rows for key in row)
     if column not in columns:
         raise ValueError(f"column {column} is in no row, expected {LESION_SIZE} or one of {', '.join(columns)}.")

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation.calibration import Reliability
-from ..evaluation.case_table import CaseTable, is_missing, parse_number, warnings
+from ..evaluation.case_table import FAILED_DICE, OFFSET, CaseTable, is_missing, parse_number, warnings
 from ..evaluation.results import is_measured
 from ..evaluation.statistics import compare_arms, summarize_arms
-from ..evaluation.subgroups import LESION_SIZE, bland_altman, subgroup_table
+from ..evaluation.subgroups import LESION_OFFSET, LESION_SIZE, bland_altman, subgroup_table
 from ..metrics import METRICS
 from ..utils.options import ARMS, CONTROL, STUDENT, TEACHER
 
 PAIRS = ((STUDENT, CONTROL), (STUDENT, TEACHER), (CONTROL, TEACHER))
 COMPARED = ("dice", "hd95", "nsd")
 PACKAGES = ("torch", "monai", "timm", "segment-anything", "peft")
-FAILED_DICE = 0.5
 CASES_DRAWN = 3  # of each of the groups best, median and worst
 MOST_GROUPS = 8  # of a column of texts that makes subgroups
 
@@ -156,6 +155,8 @@ def _comparisons(table: CaseTable, margin: float | None, notes: list[str]) -> li
 
 def _subgroups(table: CaseTable, notes: list[str]) -> list[dict[str, Any]]:
     columns = [*_columns(table.all_rows, notes), LESION_SIZE]
+    if any(row.get(OFFSET) not in (None, "") for row in table.all_rows):  # tables of earlier versions have none
+        columns.append(LESION_OFFSET)
     return [row for column in columns for row in _attempt(notes, [], subgroup_table, table, [column])]
 
 

@@ -24,11 +24,12 @@ from ..evaluation.results import write_results
 from ..metrics import logits_to_classes
 from ..run.distributed import naming_lost_ranks
 from ..run.history import read_curves
-from ..utils.options import ARMS, STUDENT, TEACHER
+from ..utils.options import ARMS, STUDENT, TEACHER, chosen_probes
 from ..utils.screen import tell
 from .findings import compile_report, judged_arm, pick_cases
 from .panels import draw_panels
-from .summary import summary_text
+from .robustness import probe_arms
+from .summary import probe_text, summary_text
 from .write import write_report
 
 RESTART_ADVICE = (
@@ -50,6 +51,7 @@ def run_evaluation(
     margin: float = 0.02,
     seed: int = 0,
     notes: Sequence[str] = (),
+    probes: str | Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Evaluate networks on a data set, write the results and print a summary.
 
@@ -67,6 +69,9 @@ def run_evaluation(
             [0 or more]
         seed: of the training of the student or control, for the tables.
         notes: on the data, for the results and the report.
+        probes: changes of the images whose cost is measured too, a list of names or "all"; docs/robustness.md has
+            them. All of them take 19 times as long as the evaluation.
+            [list of names or "all"]
 
     Returns:
         By network `SegmentationMetrics.summary`: num_cases, means over all cases, and counts of empty masks.
@@ -74,15 +79,18 @@ def run_evaluation(
     Raises:
         ValueError: no cases, no network, or a case or network that does not fit.
     """
+    probes = chosen_probes("final_evaluation::probes", probes)
     seeds = {name: 0 if name == TEACHER else seed for name in networks}  # this run has not trained the teacher
     arms = [Arm(name, network, img_size, seeds[name]) for name, network in networks.items() if network is not None]
     with naming_lost_ranks(RESTART_ADVICE):
         measured = evaluate(dataset, arms, num_classes, device, autocast)
         summary = {name: means for (name, _), means in measured.summary.items()}
+        problems: list[str] = []
+        probed = probe_arms(problems, dataset, arms, num_classes, device, autocast, probes) if probes else None
         if idist.get_rank() == 0:
             draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
             draw_samples(draw, len(dataset), num_panels, Path(output_dir) / "visualizations")
-            _write(measured, summary, draw, Path(output_dir), margin, seed, notes)
+            _write(measured, summary, draw, Path(output_dir), margin, seed, [*notes, *problems], probed)
         idist.barrier()
     return summary
 
@@ -95,6 +103,7 @@ def _write(
     margin: float,
     seed: int,
     notes: Sequence[str],
+    probes: dict[str, Any] | None,
 ) -> None:
     """The files of an evaluation, and what is printed of it."""
     write_results(measured.rows, summary, output_dir, draw.class_names, notes)
@@ -102,7 +111,9 @@ def _write(
     report = compile_report(
         measured.rows, measured.reliability, title="Evaluation", curves=curves, margin=margin, problems=notes
     )
-    path = write_report_with_cases(report, measured.rows, draw, output_dir)
+    path = write_report_with_cases({**report, "probes": probes}, measured.rows, draw, output_dir)
+    if probes:
+        tell(probe_text(probes))
     tell(summary_text(report, path))
 
 

@@ -34,6 +34,7 @@ from .plots import (
     reliability_plot,
     unit_name,
 )
+from .robustness import NO_PROBES, render_probes, render_subgroups
 
 MAX_FAILURES = 200  # rows; report.json has them all
 COUNT_NAMES = {
@@ -293,18 +294,6 @@ def _reliability_alt(arm: str, summary: Mapping[str, Any]) -> str:
     return f"Reliability diagram of {arm_style(arm).name}: ECE {as_number(summary.get('ece'))}, {figures}"
 
 
-def _render_subgroups(subgroups: Sequence[Mapping[str, Any]]) -> str:
-    arms = list(dict.fromkeys(arm for row in subgroups for arm in row.get("arms") or {}))
-    groups: dict[str, list[list[str]]] = {}
-    for row in subgroups:
-        means = [as_interval(row["arms"][arm]) if arm in (row.get("arms") or {}) else "–" for arm in arms]
-        groups.setdefault(str(row.get("column")), []).append(
-            [as_text(row.get("group")), as_text(row.get("num_cases")), *means]
-        )
-    columns = ["Group", "Cases", *map(arm_name, arms)]
-    return as_table("Dice by subgroup, mean [95 % interval]", columns, groups) + SUBGROUPS_NOTE
-
-
 def _render_failures(failures: Sequence[Mapping[str, Any]]) -> str:
     rows = [_failure_row(failure) for failure in failures[:MAX_FAILURES]]
     left = len(failures) - len(rows)
@@ -332,8 +321,6 @@ Thick line: bias, the mean difference. Dashed: limits of agreement, bias ± 1.96
 CALIBRATION_NOTE = """<p class="note">A bar a bin of confidence. Below the dashed line the network is too confident. The
 lower plot is each bin's share of the pixels, on a logarithmic axis. ECE here is over all pixels together, in the table
 of the arms the mean over cases.</p>"""
-SUBGROUPS_NOTE = """<p class="note">Groups were not fixed beforehand, and intervals are not corrected for their number.
-Take differences between groups as questions, not as results.</p>"""
 
 SECTIONS = (
     Section("arms", "Arms side by side", _render_arms, "No arm was measured."),
@@ -344,7 +331,8 @@ SECTIONS = (
     Section("panels", "Best, median and worst cases", _render_panels, "No cases were drawn."),
     Section("areas", "Lesion area", _render_areas, "Lesion areas were not recorded."),
     Section("calibration", "Calibration", _render_calibration, "Confidences were not recorded."),
-    Section("subgroups", "Subgroups", _render_subgroups, "The datalist has no columns to tell subgroups by."),
+    Section("subgroups", "Subgroups", render_subgroups, "The datalist has no columns to tell subgroups by."),
+    Section("probes", "Probes", render_probes, NO_PROBES),
     Section("failures", "Failures", _render_failures, "No failures are listed."),
     Section("about", "Settings", _render_settings, "No settings were recorded."),
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..evaluation.statistics import describe_difference
 from ..metrics import metric_title
+from .robustness import describe_cases
 
 WIDTH = 110  # characters of a line
 METRICS = {"dice": 3, "hd95": 1, "hd95_mm": 1, "nsd": 3, "nsd_mm": 3}  # to print, with their decimals
@@ -48,6 +49,33 @@ def summary_table(report: Mapping[str, Any]) -> list[str]:
         ["empty predictions", *(str(arm["counts"].get("empty_prediction", "-")) for arm in arms.values())],
     ]
     return _align(rows)
+
+
+def probe_text(probes: Mapping[str, Any]) -> str:
+    """Lines with a row a probe and a column an arm: the change of Dice with its interval, failures and misses.
+
+    Args:
+        probes: of `evaluation.robustness.measure_probes`.
+    """
+    arms = list(dict.fromkeys(arm for row in probes["rows"] for arm in row["arms"]))
+    rows = [
+        ["change of Dice [95 % interval]", "cases", *(text for arm in arms for text in (arm, "failures", "misses"))]
+    ]
+    for row in probes["rows"]:
+        cells = (cell for arm in arms for cell in _effect(row["arms"].get(arm)))
+        rows.append([row["probe"], str(row["num_cases"]), *cells])
+    return "\n".join([*_align(rows), describe_cases(probes)])
+
+
+def _effect(effect: Mapping[str, Mapping[str, float]] | None) -> tuple[str, str, str]:
+    """Such as "-0.160 [-0.201, -0.122]", "2 -> 13" and "0 -> 4"."""
+    if effect is None:
+        return "-", "-", "-"
+    mean, low, high = (f"{effect['dice'][key]:+.3f}" for key in ("mean", "low", "high"))
+    failures, misses = (
+        f"{effect[name]['before']:.0f} -> {effect[name]['after']:.0f}" for name in ("failures", "misses")
+    )
+    return f"{mean} [{low}, {high}]", failures, misses
 
 
 def _interval(name: str, summary: Mapping[str, Any] | None) -> str:

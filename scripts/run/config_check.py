@@ -21,6 +21,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ..utils.files import CONFIGS
+from ..utils.options import chosen_probes
 from .errors import is_command_line, prepare_command_line
 from .monai_label import labeling_overrides
 from .references import REFERENCE, RESERVED
@@ -114,6 +115,7 @@ def check_config(config: dict) -> None:
     _check_pointers(config)
     _check_classes(config)
     _check_path_texts(config)
+    _check_probes(config)
 
 
 @lru_cache
@@ -232,6 +234,13 @@ def _is_expression(text: str, config: dict) -> bool:
         return False
     sections = [id.split("::")[0].split("#")[0] for id in REFERENCE.findall(text)]
     return bool(sections) and all(section in config for section in sections)
+
+
+def _check_probes(config: dict) -> None:
+    """Probes of the final evaluation, which runs when the training is over, are known."""
+    evaluation = config.get("final_evaluation")
+    if isinstance(evaluation, dict):
+        chosen_probes("final_evaluation::probes", evaluation.get("probes", ()))
 
 
 def _check_type(id: str, value: Any, annotation: str) -> None:

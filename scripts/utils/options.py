@@ -12,6 +12,12 @@ ONLINE, REPLAY, WARP = MODES = ("online", "replay", "warp")
 # which of the student's features the teacher's embedding is compared with: the neck's stride-16 level, or the last
 # block's output
 NECK, BACKBONE = STUDENT_FEATURES = ("neck", "backbone")
+# changes of an image that an evaluation can look at, see evaluation/probes.py
+PROBES = (
+    *("left", "right", "shallow", "deep", "smaller", "larger"),
+    *("darker", "brighter", "low_contrast", "high_contrast", "fading", "rising"),
+    *("borders", "sector", "text", "calipers", "jpeg", "speckle"),
+)
 
 
 def check_choice(id: str, value: Any, choices: Iterable[str]) -> None:
@@ -28,6 +34,25 @@ def check_choice(id: str, value: Any, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise ValueError(f"{id} must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def chosen_probes(id: str, value: Any) -> tuple[str, ...]:
+    """The names of PROBES that a setting asks for, in their order.
+
+    Args:
+        id: config id, for the message.
+        value: a list of names, or "all"; empty is none.
+
+    Raises:
+        ValueError: no list, or a name that no probe has.
+    """
+    if value == "all":
+        return PROBES
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f'{id} must be "all" or a list of probes, got {value!r}.')
+    for name in value:
+        check_choice(id, name, PROBES)
+    return tuple(name for name in PROBES if name in value)
 
 
 def is_whole(value: Any, low: int) -> bool:

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import ROOT
 
-from eval.card import calibration_lines, difference_lines, main, metric_table, overview, subgroup_table
+from eval.card import calibration_lines, difference_lines, main, metric_table, overview, probe_table, subgroup_table
 
 RESULTS = ROOT / "eval" / "results"
 
@@ -108,3 +108,18 @@ def test_areas_are_in_the_unit_of_the_report():
     lines = calibration_lines(report)
     assert "mm2, limits" in lines[-1]
     assert "pixels, limits" in lines[0]
+
+
+def test_probes_are_a_table_where_the_report_has_them():
+    assert probe_table(results("busbra")) == []
+    effect = {"dice": {"mean": -0.16, "low": -0.2, "high": -0.12}, "failures": {"before": 2.0, "after": 13.0}}
+    rows = [
+        {"probe": "left", "meaning": "moved", "num_cases": 97, "arms": {"student": effect, "teacher": effect}},
+        {"probe": "deep", "meaning": "deeper", "num_cases": 0, "arms": {}},
+    ]
+    cell = "-0.160 [-0.200, -0.120], failures 2 → 13"
+    assert probe_table({**results("busbra"), "probes": {"rows": rows}}) == [
+        "| change of Dice | images | teacher | student |",
+        "| --- | --- | --- | --- |",
+        f"| `left`: moved | 97 | {cell} | {cell} |",
+    ]

@@ -119,6 +119,23 @@ def test_teacher_and_control_that_cannot_be_compared_are_an_error():
         judge({**report(0, 0, 0), "comparisons": [], "warnings": ["other cases"]}, 1.0)
 
 
+def test_probe_that_costs_the_teacher_most_is_told():
+    rows = [
+        {
+            "probe": name,
+            "meaning": f"what {name} is",
+            "num_cases": 58,
+            "arms": {"teacher": {"dice": {"mean": mean, "low": mean - 0.05, "high": mean + 0.05}}},
+        }
+        for name, mean in (("text", -0.04), ("left", -0.16), ("jpeg", 0.0))
+    ]
+    answer = judge({**BETTER, "probes": {"rows": rows}}, 1.0)
+    assert (answer["worst_probe"]["probe"], answer["worst_probe"]["change"]) == ("left", -0.16)
+    line = "The probe that costs the teacher most is left (what left is): -0.160 Dice "
+    assert f"{line}(95 % CI -0.210 to -0.110, 58 images)." in describe(BETTER, answer).splitlines()
+    assert judge(BETTER, 1.0)["worst_probe"] is None
+
+
 @pytest.fixture
 def arguments(overrides, tmp_path):
     torch.manual_seed(0)
@@ -141,9 +158,12 @@ def test_validation_list_is_looked_at_and_the_decision_kept(arguments, tmp_path,
     assert f"{answer['decision'].upper()}: " in printed
     assert printed.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
     assert answer["temperature"] > 0
+    assert answer["worst_probe"]["change"] <= 0
+    assert f"The probe that costs the teacher most is {answer['worst_probe']['probe']} (" in printed
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {arm["num_cases"] for arm in report["arms"].values()} == {2}
     assert report["about"]["description"].startswith(answer["decision"].upper())
+    assert list(report["probes"]["rows"][-1]["arms"]) == ["teacher"]
 
 
 @pytest.mark.parametrize(

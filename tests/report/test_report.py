@@ -154,6 +154,14 @@ def curves(rng, arm):
     return {"epoch": epochs, **fall, "feature": [0.0] * 60, "val_mean_dice": dice}
 
 
+def probe(change):
+    return {
+        "dice": {"mean": change, "low": change - 0.05, "high": change + 0.05, "before": 0.85, "after": 0.85 + change},
+        "failures": {"mean": 0.2, "low": 0.1, "high": 0.3, "before": 2.0, "after": 10.0},
+        "misses": {"mean": 0.0, "low": 0.0, "high": 0.0, "before": 1.0, "after": 1.0},
+    }
+
+
 def full_report(arms=("teacher", "student")):
     rng = np.random.default_rng(0)
     return {
@@ -185,6 +193,14 @@ def full_report(arms=("teacher", "student")):
         ],
         "calibration": {arm: reliability(rng) for arm in arms},
         "areas": {arm: areas(rng, 40.0 * i - 60) for i, arm in enumerate(arms)},
+        "probes": {
+            "num_cases": 40,
+            "num_centered": 38,
+            "without_lesion": 0,
+            "rows": [
+                {"probe": "left", "meaning": "moved", "num_cases": 38, "arms": {arm: probe(-0.1) for arm in arms}}
+            ],
+        },
         "failures": [
             {"case": name, "arm": "student", "seed": 0, "reason": "nothing predicted"}
             for name in ("bus_0001-r", "bus_0017-l", "bus_0480-l")
@@ -317,6 +333,7 @@ def test_texts_are_escaped(tmp_path):
         "comparisons": [comparison(evil, evil, evil, test=evil, metric=evil)],
         "calibration": {evil: reliability(np.random.default_rng(0))},
         "subgroups": [{"column": evil, "group": evil, "num_cases": 1, "arms": {evil: metric(0.8)}}],
+        "probes": {"rows": [{"probe": evil, "meaning": evil, "num_cases": evil, "arms": {evil: probe(0.0)}}]},
         "areas": {evil: {"unit": evil, "bias": 0.0, "low": -1.0, "high": 1.0, "points": [[1.0, 0.0]], "cases": [evil]}},
         "failures": [{"case": evil, "arm": evil, "seed": evil, "reason": evil}],
         "curves": {evil: {evil: {"task": [1.0, 0.5]}}},
@@ -491,7 +508,7 @@ def test_browser_finds_the_sections(browse, written):
     assert {section.key for section in SECTIONS} <= set(parsed.ids)
     assert parsed.tags.count("svg") == 13
     assert parsed.tags.count("img") == 3
-    assert parsed.tags.count("table") == 6
+    assert parsed.tags.count("table") == 7
 
 
 def test_further_terms_of_the_loss_have_a_curve_of_their_own(tmp_path):
