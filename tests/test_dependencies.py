@@ -29,7 +29,13 @@ FLOORS = {
     "filelock": "3.20.3",
     "setuptools": "78.1.1",
 }
-DISTRIBUTIONS = {"PIL": "pillow", "ignite": "pytorch-ignite", "segment_anything": "segment-anything"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "ignite": "pytorch-ignite",
+    "segment_anything": "segment-anything",
+    "cyclonedx": "cyclonedx-python-lib",
+    "packageurl": "packageurl-python",
+}
 SEPARATE = {"nvflare"}  # in an environment of its own, see docs/many_machines.md
 OWN_FIELDS = {"torch": "pytorch_version", "monai": "monai_version", "numpy": "numpy_version"}
 PACKAGES_ENV = "MONAI_BUNDLE_ENV"
@@ -42,7 +48,7 @@ def requirements(block: str) -> list[Requirement]:
 
 
 DEPENDENCIES = requirements("dependencies")
-EXTRAS = [part for name in ("mlflow", "wandb", "dicom", "export") for part in requirements(name)]
+EXTRAS = [part for name in ("mlflow", "wandb", "dicom", "export", "sign") for part in requirements(name)]
 
 
 @pytest.mark.parametrize("name", FLOORS)
