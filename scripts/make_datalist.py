@@ -18,67 +18,27 @@ breast of one patient into training and validation. Paths in the datalist are re
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from .data.busbra import busbra_cases
 from .data.classes import default_names, missing_class_notes
-from .data.folders import Names, Pairs, find_pairs
+from .data.folders import Names, Pairs, find_pairs, inside
 from .data.look_alikes import look_alikes
-from .data.mask_files import Color, clean_mask, examine
-from .data.splits import SPLITS, check_patients, map_in_threads, split_by_patient
+from .data.mask_files import Color, check_one_color, check_places, clean_mask, examine
+from .data.splits import SPLITS, check_patients, identical_files, map_in_threads, split_by_patient
 from .run.errors import run_program
-from .utils.files import atomic_path, read_text
+from .utils.files import atomic_path
 from .utils.options import check_num_classes
 from .utils.passed_over import describe_passed_over
 
 MAX_NAMED = 5
-_BUSBRA = Names("Images", "Masks", "bus_{}", "mask_{}")
-_BUSBRA_COLUMNS = {"Pathology": "pathology", "BIRADS": "birads", "Device": "device", "Side": "side"}
-
-
-def busbra_cases(dataset_dir: Path) -> tuple[list[dict], Pairs]:
-    """Cases of a BUS-BRA download with patient, pathology, birads, device and side from bus_data.csv, without labels.
-
-    Raises:
-        FileNotFoundError: when Images/, Masks/ or bus_data.csv is missing.
-        ValueError: when the table lacks a column or an image, or an image has no mask.
-    """
-    table = dataset_dir / "bus_data.csv"
-    if not table.is_file():
-        raise FileNotFoundError(f"{table} does not exist; expected a BUS-BRA download, or pass --format folders.")
-    text = read_text(table)
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)  # a spreadsheet may have written it anew
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows = {row["ID"]: row for row in reader} if "ID" in (reader.fieldnames or []) else {}
-    missing = sorted({"ID", "Case"} - set(reader.fieldnames or []))
-    if missing:
-        raise ValueError(f"{table} has no column {', '.join(missing)}; expected BUS-BRA's ID and Case.")
-    pairs = find_pairs(dataset_dir, _BUSBRA)
-    stems = {case: _BUSBRA.image.format(case) for case in pairs.images}
-    unlisted = [stem for stem in stems.values() if stem not in rows]
-    if unlisted:
-        raise ValueError(f"image {unlisted[0]} has no row in {table} ({len(unlisted)} images have none); add its row.")
-    return [_busbra_case(pairs.images[case], rows[stem]) for case, stem in stems.items()], pairs
-
-
-def _busbra_case(image: Path, row: dict) -> dict:
-    if not row["Case"]:
-        raise ValueError(f"bus_data.csv has no Case (patient) for {row['ID']}; add it.")
-    metadata = {name: row[column] for column, name in _BUSBRA_COLUMNS.items() if row.get(column)}
-    if metadata.get("birads", "").isdecimal():
-        metadata["birads"] = int(metadata["birads"])
-    patient = int(row["Case"]) if row["Case"].isdecimal() else row["Case"]
-    return {"image": image, "patient": patient, **metadata}
 
 
 def folder_cases(dataset_dir: Path, names: Names, patient_regex: str | None = None) -> tuple[list[dict], Pairs]:
@@ -103,11 +63,12 @@ def folder_cases(dataset_dir: Path, names: Names, patient_regex: str | None = No
 
 
 def read_masks(
-    masks: Sequence[Sequence[Path]], num_classes: int, colors: Sequence[Color], clean: bool
+    images: Sequence[Path], masks: Sequence[Sequence[Path]], num_classes: int, colors: Sequence[Color], clean: bool
 ) -> tuple[list[bool], list[frozenset[int]]]:
     """Of each image, whether its mask can stay as it is, and the foreground classes that it shows.
 
     Args:
+        images: their files.
         masks: of each image.
         num_classes: with the background.
         colors: see `clean_mask`.
@@ -116,8 +77,14 @@ def read_masks(
     Raises:
         ValueError: a mask that is none, or that would have to be written anew.
     """
+
+    def read(image: Path, paths: Sequence[Path]) -> tuple[bool, frozenset[int]]:
+        ready, shown = examine(paths, num_classes, colors)
+        check_places(image, paths, ready)
+        return ready, shown
+
     try:
-        facts = map_in_threads(partial(examine, num_classes=num_classes, colors=colors), masks)
+        facts = map_in_threads(lambda pair: read(*pair), list(zip(images, masks)))
     except ValueError as error:  # it names config ids
         raise ValueError(str(error).replace("data::", "--")) from None
     poor = [paths for paths, (ready, _) in zip(masks, facts) if not ready]
@@ -130,6 +97,8 @@ def read_masks(
             else (f"{len(poor)} of {len(masks)} masks are colored or compressed ({names})")
         )
         raise ValueError(f"{what}; pass --clean_masks DIR to write one mask of class values for each of them there.")
+    if num_classes == 2 and not colors:
+        check_one_color(poor)
     return [ready for ready, _ in facts], [classes for _, classes in facts]
 
 
@@ -194,11 +163,14 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]
         )
         cases, pairs = folder_cases(options.dataset_dir, folders, options.patient_regex)
     masks = [pairs.masks[case] for case in pairs.images]
-    ready, classes = read_masks(masks, options.num_classes, colors, clean_dir is not None)
+    images = list(pairs.images.values())
+    ready, classes = read_masks(images, masks, options.num_classes, colors, clean_dir is not None)
     labels = [paths[0] if ok else clean_dir / f"{case}.png" for case, paths, ok in zip(pairs.images, masks, ready)]
+    _check_written([options.output, *(label for label, ok in zip(labels, ready) if not ok)], images, masks)
     cases = [_relative(case, label, options.dataset_dir) for case, label in zip(cases, labels)]
-    alike = look_alikes(list(pairs.images.values()))
-    splits = split_by_patient(cases, alike, options.val, options.test, options.seed)
+    alike = look_alikes(images)
+    together = _identical(images) if options.ignore_look_alikes else alike
+    splits = split_by_patient(cases, together, options.val, options.test, options.seed)
     check_patients(splits)
     for path, paths in ((label, paths) for label, paths, ok in zip(labels, masks, ready) if not ok):
         _write_mask(clean_mask(paths, options.num_classes, colors), options.num_classes, path)
@@ -208,10 +180,25 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]
     return splits, [
         *([f"{len(ready) - sum(ready)} masks written to {clean_dir}"] if not all(ready) else []),
         *_passed_over_notes(pairs.passed_over, options.dataset_dir),
-        *_alike_notes(cases, alike),
+        *_alike_notes(cases, alike, options.ignore_look_alikes),
         *_patient_notes(cases),
         *(f"warning: {note}" for note in missing_class_notes(shown, names)),
     ]
+
+
+def _check_written(written: list[Path], images: list[Path], masks: list[list[Path]]) -> None:
+    """Refuse to write over an image or a mask of the user, also through a link."""
+    sources = {path.resolve() for path in (*images, *(path for paths in masks for path in paths))}
+    over = next((path for path in written if path.resolve() in sources), None)
+    if over is not None:
+        option = "--output" if over is written[0] else "--clean_masks"
+        raise ValueError(f"{option} would write over {over}, a file of your data; name another place with {option}.")
+
+
+def _identical(images: list[Path]) -> list[list[int]]:
+    """Groups of byte-identical images, as indices; a training refuses them in two lists."""
+    index = {str(path): number for number, path in enumerate(images)}
+    return [[index[path] for path in group] for group in identical_files(index)]
 
 
 def _relative(case: dict, label: Path, dataset_dir: Path) -> dict:
@@ -232,14 +219,15 @@ def _passed_over_notes(passed_over: dict[Path, str], dataset_dir: Path) -> list[
     return [summary] * bool(summary) + [f"masks without an image: {_some(alone)}"] * bool(alone)
 
 
-def _alike_notes(cases: list[dict], alike: list[list[int]]) -> list[str]:
+def _alike_notes(cases: list[dict], alike: list[list[int]], ignored: bool) -> list[str]:
     """Of images that look alike and are not of one known patient."""
     names = [
         " = ".join(cases[index]["image"] for index in group)
         for group in alike
         if len({str(cases[index].get("patient", cases[index]["image"])) for index in group}) > 1
     ]
-    told = f"images that look alike stay in one list (groups: {len(names)}): {_some(names, '; ')}"
+    place = "may be in two lists" if ignored else "stay in one list"
+    told = f"{'warning: ' * ignored}images that look alike {place} (groups: {len(names)}): {_some(names, '; ')}"
     return [told] if names else []
 
 
@@ -286,9 +274,7 @@ def _colors(text: str | None, num_classes: int) -> list[Color]:
 def _clean_dir(options: argparse.Namespace) -> Path | None:
     if options.clean_masks is None:
         return None
-    folder = options.dataset_dir / options.clean_masks
-    if not Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(options.dataset_dir)):
-        raise ValueError(f"--clean_masks {options.clean_masks} must be a folder in --dataset_dir.")
+    folder = inside(options.dataset_dir, options.clean_masks, "--clean_masks")
     if folder.is_dir() and any(folder.iterdir()) and not options.overwrite:
         raise ValueError(f"--clean_masks {folder} is not empty; pass --overwrite to replace the masks in it.")
     return folder
@@ -306,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--test", type=float, default=0.2, help="fraction of the patients")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--ignore_look_alikes", action="store_true", help="split images that look alike; identical not")
     parser.add_argument(
         "--clean_masks",
         metavar="DIR",

@@ -249,7 +249,7 @@ def _restore_patience(trainer: Engine, evaluator: Engine, stopper: EarlyStopping
     stopper.best_score = evaluator.state.best_metric
     stopper.counter = (trainer.state.epoch - best) // val_interval
     if stopper.counter >= stopper.patience:
-        logger.info("the run had stopped early: no better validation in %d", stopper.counter)
+        tell(f"no better validation in {stopper.counter} epochs: pass a higher --training::patience to go on")
         trainer.terminate()
 
 

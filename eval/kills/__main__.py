@@ -144,7 +144,7 @@ def trial(kind: Any, folder: Path, seconds: float, most: int, draw: random.Rando
         process = kind.start(folder, log)
         if wait(process, draw.uniform(kind.idle * seconds, seconds) if killing else MOST_SECONDS) is None:
             process.kill(draw.random())
-            hits += killing
+            hits += killing and process.poll() != 0  # it may have ended by itself just before
             if not killing:
                 return hits, f"{folder.name}: no end in {MOST_SECONDS:.0f} s, see {log.name}"
         elif process.poll() != 0:

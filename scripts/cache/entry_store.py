@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..utils.digests import entry_digest
-from ..utils.files import atomic_path
+from ..utils.files import FULL, atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ class EntryStore:
 def explain(folder: Path, error: BaseException | str) -> str:
     """What to do about a folder that cannot be written."""
     reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+    free = "Free space, or pass" if isinstance(error, str) or error.errno in FULL else "Pass"
     return (
-        f"the cache {folder} cannot be written ({reason}); entries written before are kept. Free space, or pass "
+        f"the cache {folder} cannot be written ({reason}); entries written before are kept. {free} "
         "--teacher::cache_dir PATH to a folder with space that can be written, or --distillation::mode online."
     )

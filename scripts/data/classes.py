@@ -65,6 +65,7 @@ def missing_class_notes(occurring: Mapping[str, Collection[int]], names: Sequenc
         lacking = [split for split, classes in occurring.items() if index not in classes]
         if lacking:
             label = names[index] if names[index] == f"class {index}" else f"class {index} ({names[index]})"
-            place = "any list" if len(lacking) == len(occurring) > 1 else f"the list {' and '.join(lacking)}"
+            several = f"the list{'s' * (len(lacking) > 1)} {' and '.join(lacking)}"
+            place = "any list" if len(lacking) == len(occurring) > 1 else several
             notes.append(f"No mask of {place} shows {label}: check the masks, the split and the number of classes.")
     return notes

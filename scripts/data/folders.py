@@ -17,12 +17,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..utils.passed_over import why_passed_over
+from ..utils.passed_over import IN_SUBFOLDERS, why_passed_over
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz")
 IMAGE_DIRS = ("images", "Images", "imagesTr")
 MASK_DIRS = ("masks", "Masks", "labels", "Labels", "labelsTr")
 CASE = "{}"  # in a pattern
+HIDDEN, LINKED = "hidden", "linked folders"  # reasons to pass over a folder
 NNUNET_DIR, NNUNET_NAME = "imagesTr", "{}_0000"  # of its first channel
 _NUMBER = r"(?:[_\- ]\d+)?"  # of further masks of an image
 
@@ -86,11 +87,10 @@ def find_pairs(dataset_dir: Path, names: Names) -> Pairs:
     left_out = {names.left_out} - {None}
     listing = _Listing(names.recursive)
     stems = listing.stems(image_dir, left_out | ({mask_dir} - {image_dir}))
+    mask_stems = {}
     if image_dir == mask_dir:
         mask_stems = {stem: path for stem, path in stems.items() if _case_of(stem, mask_name, _NUMBER)}
         stems = {stem: path for stem, path in stems.items() if stem not in mask_stems}
-    else:
-        mask_stems = listing.stems(mask_dir, left_out | {image_dir})
     images = {}
     for stem, path in stems.items():
         case = _case_of(stem, image_name)
@@ -100,6 +100,8 @@ def find_pairs(dataset_dir: Path, names: Names) -> Pairs:
             images[case] = path
     if not images:
         raise ValueError(_no_image(image_dir, listing.passed_over))
+    if image_dir != mask_dir:
+        mask_stems = listing.stems(mask_dir, left_out | {image_dir})
     masks, alone = _assign(images, mask_stems, mask_name)
     listing.passed_over.update(dict.fromkeys(alone, "masks without an image"))
     _check_all_have_masks(images, masks, mask_stems, mask_name)
@@ -115,9 +117,10 @@ def _folders(dataset_dir: Path, names: Names) -> tuple[Path, Path]:
 
 
 def _folder(dataset_dir: Path, given: str | None, usual: tuple[str, ...], option: str, otherwise: Path | None) -> Path:
-    for name in (given,) if given is not None else usual:
-        if (dataset_dir / name).is_dir():
-            return dataset_dir / name
+    folders = [inside(dataset_dir, name, option) for name in ((given,) if given is not None else usual)]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is not None:
+        return found
     if given is None and otherwise is not None:
         return otherwise
     there = sorted(path.name for path in dataset_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -130,6 +133,18 @@ def _folder(dataset_dir: Path, given: str | None, usual: tuple[str, ...], option
     )
 
 
+def inside(dataset_dir: Path, given: str | Path, option: str) -> Path:
+    """The folder that an option names, from the dataset folder on or as an absolute path.
+
+    Raises:
+        ValueError: it does not lie in the dataset folder.
+    """
+    below = Path(os.path.relpath(dataset_dir / given, dataset_dir))
+    if os.pardir in below.parts:
+        raise ValueError(f"{option} {given} must be a folder in --dataset_dir {dataset_dir}.")
+    return dataset_dir / below
+
+
 class _Listing:
     """Files of folders by their name without the suffix, and why others are passed over."""
 
@@ -140,7 +155,9 @@ class _Listing:
     def stems(self, folder: Path, left_out: Collection[Path]) -> dict[str, Path]:
         """Readable files by their path from the folder on, without the suffix."""
         stems: dict[str, Path] = {}
-        for path in _files(folder, left_out):
+        files, folders = _files(folder, left_out)
+        self.passed_over.update(folders)
+        for path in files:
             home = path.parent if self.recursive else folder
             if path.parent != home or path.name.startswith(".") or not path.name.lower().endswith(IMAGE_SUFFIXES):
                 self.passed_over[path] = why_passed_over(path, home)
@@ -152,17 +169,18 @@ class _Listing:
         return stems
 
 
-def _files(folder: Path, left_out: Collection[Path] = ()) -> list[Path]:
-    """All files of a folder and its subfolders, also of linked ones; each folder once."""
-    found, seen = [], set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if Path(root, name) not in left_out]
-        if (real := os.path.realpath(root)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
+def _files(folder: Path, left_out: Collection[Path] = ()) -> tuple[list[Path], dict[Path, str]]:
+    """All files of a folder and its subfolders, and the subfolders that are passed over: hidden ones and links."""
+    found: list[Path] = []
+    passed_over: dict[Path, str] = {}
+    for root, names, files in os.walk(folder):
+        folders = [path for path in (Path(root, name) for name in sorted(names)) if path not in left_out]
+        hidden = [path for path in folders if path.name.startswith(".")]
+        linked = [path for path in folders if path not in hidden and path.is_symlink()]
+        passed_over |= {**dict.fromkeys(hidden, HIDDEN), **dict.fromkeys(linked, LINKED)}
+        names[:] = [path.name for path in folders if path not in passed_over]
         found += [Path(root, name) for name in sorted(files)]
-    return found
+    return found, passed_over
 
 
 def stem_of(name: str) -> str:
@@ -195,10 +213,15 @@ def _assign(
 
 
 def _no_image(folder: Path, passed_over: Mapping[Path, str]) -> str:
-    below = [path for path in passed_over if path.parent != folder and path.name.lower().endswith(IMAGE_SUFFIXES)]
-    if any(folder in path.parents for path in below):
+    """The message on a folder; only what was passed over in it is known."""
+    below = [path for path, reason in passed_over.items() if reason == IN_SUBFOLDERS and not path.name.startswith(".")]
+    below = [path for path in below if path.name.lower().endswith(IMAGE_SUFFIXES)]
+    if below:
         return f"folder {folder} holds no image right in it, but {len(below)} in its subfolders; pass --recursive."
     named = [reason for reason in passed_over.values() if reason.startswith("not named")]
+    linked = [path.name for path, reason in passed_over.items() if reason == LINKED]
+    if linked and not named:
+        return f"folder {folder} holds no image, and its linked folder {linked[0]} is not followed; move the files here."
     if named:
         return f"folder {folder} holds {len(named)} images, all {named[0]}; pass the right --image_name."
     return f"folder {folder} holds no image; expected {', '.join(IMAGE_SUFFIXES)}."
@@ -246,10 +269,14 @@ def _elsewhere(dataset_dir: Path, image_dir: Path, mask_dir: Path, left_out: Col
     """Images in other folders of the data set, such as imagesTs."""
     if dataset_dir in (image_dir, mask_dir):
         return {}
-    others = [path for path in sorted(dataset_dir.iterdir()) if path.is_dir() and path not in left_out]
+    others = [
+        path
+        for path in sorted(dataset_dir.iterdir())
+        if path.is_dir() and path not in left_out and not (path.name.startswith(".") or path.is_symlink())
+    ]
     return {
         file: f"in {folder.name}"
         for folder in others
-        for file in _files(folder, {*left_out, image_dir, mask_dir})
+        for file in _files(folder, {*left_out, image_dir, mask_dir})[0]
         if not {image_dir, mask_dir} & set(file.parents) and file.name.lower().endswith(IMAGE_SUFFIXES)
     }

@@ -65,10 +65,15 @@ def flips_to_match(image: Place, label: Place) -> tuple[int, ...]:
                 return flips
     if not (image.swapped or label.swapped) and _says_nothing(image, label):
         return ()
-    apart = f" ({_distance(image, label):.4g} mm)" if image.oriented and label.oriented else ""
+    if not (image.oriented and label.oriented):
+        turned, other = (image, label) if image.swapped else (label, image)
+        remedy = "as NIfTI with the affine of its image" if image.swapped else "with columns on its first axis"
+        raise ValueError(
+            f"the axes of {turned.name} are swapped and {other.name} does not say how it lies; save the label {remedy}."
+        )
     raise ValueError(
-        f"label {label.name} and image {image.name} lie in different places by their affines{apart}; save the label "
-        "with the affine of its image."
+        f"label {label.name} and image {image.name} lie in different places by their affines "
+        f"({_distance(image, label):.4g} mm); save the label with the affine of its image."
     )
 
 

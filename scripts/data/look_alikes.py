@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .nifti import is_nifti, read_values
-from .pictures import open_picture
+from .pictures import check_depth, open_picture
 from .refusals import errors_of
 from .splits import map_in_threads
 
@@ -67,6 +67,7 @@ def _gray(path: Path) -> np.ndarray:
         pixels = read_values(path).T
     else:
         with open_picture(path) as picture:
+            check_depth(picture)
             upright = ImageOps.exif_transpose(picture)
             wide = upright.mode.startswith("I") or upright.mode == "F"
             pixels = np.asarray(upright if wide else upright.convert("L"))

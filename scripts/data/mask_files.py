@@ -12,8 +12,9 @@ import numpy as np
 from PIL import ImageOps
 
 from .classes import MAX_LISTED, check_label_values, foreground_classes
-from .nifti import is_nifti, read_values
-from .pictures import open_picture
+from .geometry import Place, flips_to_match
+from .nifti import is_nifti, place_of, read_values
+from .pictures import check_depth, open_picture, values_or_colors
 from .refusals import errors_of
 
 HALF = 128  # of 256 grays: from here on a compressed pixel is white
@@ -29,7 +30,7 @@ def examine(paths: Sequence[Path], num_classes: int, colors: Sequence[Color] = (
     Raises:
         ValueError: as `clean_mask`.
     """
-    if len(paths) == 1:
+    if len(paths) == 1 and (not colors or is_nifti(paths[0])):
         mask = stored_values(paths[0])
         if mask.ndim == 2 and _fits(mask, num_classes):
             return True, foreground_classes(mask, num_classes)
@@ -42,7 +43,7 @@ def clean_mask(paths: Sequence[Path], num_classes: int, colors: Sequence[Color] 
     Args:
         paths: of its masks.
         num_classes: with the background.
-        colors: RGB of each class, the background first; without them one color on black is the class 1.
+        colors: RGB of each class in pictures, the background first; without them one color on black is the class 1.
 
     Raises:
         ValueError: values or colors that are no classes, masks of several sizes, or two classes in one pixel.
@@ -61,24 +62,90 @@ def clean_mask(paths: Sequence[Path], num_classes: int, colors: Sequence[Color] 
     return merged
 
 
-def stored_values(path: Path) -> np.ndarray:
+def check_one_color(masks: Sequence[Sequence[Path]]) -> None:
+    """Refuse masks of two classes of which some are in one color on black and others in another.
+
+    Args:
+        masks: of each image that has colored ones.
+
+    Raises:
+        ValueError: naming two colors and their files.
+    """
+    first: dict[str, Path] = {}
+    for path in (path for paths in masks for path in paths):
+        mask = stored_values(path)
+        if mask.ndim == 3:
+            first.setdefault(_list_colors(np.unique(mask[mask.any(axis=-1)], axis=0)), path)
+    if len(first) > 1:
+        told = " and ".join(f"{color} ({path})" for color, path in list(first.items())[:2])
+        raise ValueError(
+            f"masks hold the colors {told} on black, which may be two classes; pass --mask_colors with the color of "
+            "each class, the background first, and --num_classes."
+        )
+
+
+def check_places(image: Path, masks: Sequence[Path], ready: bool) -> None:
+    """Refuse NIfTI masks that do not lie as their image, or as each other where one PNG is to be made of them.
+
+    Args:
+        image: its file.
+        masks: of the image.
+        ready: the mask stays as it is, so that a training turns it by its affine.
+
+    Raises:
+        ValueError: naming the files.
+    """
+    places = [_place(path) for path in (image, *masks) if is_nifti(path)]
+    if not places:
+        return
+    home = places.pop(0) if is_nifti(image) else Place(str(image), places[0].shape)
+    if home.swapped and not ready:
+        raise ValueError(
+            f"the axes of image {image} are swapped and a cleaned mask is a PNG, which does not say how it lies; save "
+            "one NIfTI mask of class values with the affine of its image."
+        )
+    pictures = [Place(str(path), home.shape) for path in masks if not is_nifti(path)]
+    turned = [place for place in (*places, *pictures) if flips_to_match(home, place)]
+    turned += [place for place in places[1:] if _differs(places[0], place)]
+    if turned and not ready:
+        raise ValueError(
+            f"mask {turned[0].name} runs in another direction than its image or the first mask by its affine; save it "
+            "with the affine of its image."
+        )
+
+
+def _differs(mask: Place, other: Place) -> bool:
+    try:
+        return bool(flips_to_match(mask, other))
+    except ValueError:
+        raise ValueError(
+            f"masks {mask.name} and {other.name} of one image lie in different places by their affines; save both with "
+            "one affine."
+        ) from None
+
+
+def _place(path: Path) -> Place:
+    with errors_of(path):
+        return place_of(path)
+
+
+def stored_values(path: Path, as_shown: bool = False) -> np.ndarray:
     """Values as stored; of colors RGB, black where they are transparent. Equal color channels are one.
+
+    Args:
+        path: of the mask.
+        as_shown: see `values_or_colors`.
 
     Raises:
         ValueError: the file cannot be read.
     """
     with errors_of(path):
-        return read_values(path).T.astype(np.float32) if is_nifti(path) else _picture(path)
-
-
-def _picture(path: Path) -> np.ndarray:
-    with open_picture(path) as picture:
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode in ("1", "L", "P", "F") or picture.mode.startswith("I"):
-            return np.asarray(picture).astype(np.float32)
-        channels = np.asarray(picture.convert("RGBA"))  # (H, W, 4)
-    color = np.where(channels[..., 3:] > 0, channels[..., :3], 0)
-    return color if (color != color[..., :1]).any() else color[..., 0].astype(np.float32)
+        if is_nifti(path):
+            return read_values(path).T.astype(np.float32)
+        with open_picture(path) as picture:
+            check_depth(picture)
+            mask = values_or_colors(ImageOps.exif_transpose(picture), as_shown)
+    return mask if mask.ndim == 3 else mask.astype(np.float32)
 
 
 def _fits(mask: np.ndarray, num_classes: int) -> bool:
@@ -90,9 +157,10 @@ def _fits(mask: np.ndarray, num_classes: int) -> bool:
 
 
 def _classes(path: Path, num_classes: int, colors: Sequence[Color]) -> np.ndarray:
-    mask = stored_values(path)
+    named = bool(colors) and not is_nifti(path)
+    mask = stored_values(path, as_shown=named)
     compressed = path.suffix.lower() in (".jpg", ".jpeg")
-    if mask.ndim == 3 or colors:
+    if mask.ndim == 3 or named:
         rgb = mask if mask.ndim == 3 else np.repeat(mask[..., None], 3, axis=-1)
         return _from_colors(path, rgb, num_classes, colors, compressed)
     if num_classes == 2 and compressed and mask.max() >= HALF:

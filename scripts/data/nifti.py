@@ -17,12 +17,12 @@ from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from .geometry import AXES, FRAME_TIME, ORIENTED, SHAPE, SPACING
+from .geometry import AXES, FRAME_TIME, ORIENTED, SHAPE, SPACING, Place
 from .refusals import Refused, check_pixel_count
 
 SUFFIXES = (".nii", ".nii.gz")
 WINDOW = "window"  # in the metadata: the values that the file says to show black and white
-MIN_SIDE = 5  # pixels; a loop's frame that is thinner is none
+MIN_SIDE = 32  # pixels; a side that is shorter may be the frames or the colors of another layout
 _TO_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _TO_MS = {"sec": 1000.0, "msec": 1.0, "usec": 0.001}
 _LOOPS = "an image (W, H), a loop (W, H, N), or RGB: save an image as (W, H), a loop as (W, H, 1, N), colors as RGB24"
@@ -56,6 +56,15 @@ def read_values(path: Path) -> np.ndarray:
     return _frames(path, still=True)[0][..., 0]
 
 
+def place_of(path: Path) -> Place:
+    """Where a still lies, by its header. Raises what `read_nifti` raises."""
+    volume = nibabel.load(path)
+    axes = _axes(volume, tuple(volume.shape), color=False)
+    sizes = (*volume.shape, 1)
+    affine = np.asarray(volume.affine, dtype=np.float64)[:, [*axes, 3]]
+    return Place(str(path), (sizes[axes[0]], sizes[axes[1]]), affine, _is_oriented(volume), axes[0] > axes[1])
+
+
 def _frames(path: Path, still: bool) -> tuple[np.ndarray, nibabel.Nifti1Image, tuple[int, int, int], tuple[int, ...]]:
     """The array of `read_nifti`, its volume, the order of its axes, and its stored shape without colors."""
     volume = nibabel.load(path)
@@ -72,47 +81,63 @@ def _frames(path: Path, still: bool) -> tuple[np.ndarray, nibabel.Nifti1Image, t
     vector = len(shape) == 5 and shape[4] in (3, 4)
     if vector:
         shape = shape[:3] if shape[3] == 1 else shape[:4]
-    axes = _axes(volume, shape, fields or vector)
+    sizes = _four_axes(shape)
+    axes = _axes(volume, sizes, fields or vector)
     array = np.asanyarray(volume.dataobj)
     if fields:
         array = np.stack([array[name] for name in "RGB"], axis=-1)
     elif vector:
         array = array[..., :3]
-    padded = (*shape, *[1] * (4 - len(shape)))
+    padded = (*sizes, *[1] * (4 - len(sizes)))
     colors = array.shape[-1:] if fields or vector else ()
     array = array.reshape(*padded, *colors).transpose(*axes, *range(3, 4 + len(colors)))
     return array.reshape(*array.shape[:2], -1, *colors), volume, axes, shape
 
 
+def _four_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A stored shape without the axes of length 1 behind the fourth."""
+    while len(shape) > 4 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
 def _axes(volume: nibabel.Nifti1Image, shape: tuple[int, ...], color: bool) -> tuple[int, int, int]:
     """The stored axes of columns, rows and the rest, among the first three."""
-    columns, rows = _frame_axes(shape, color)
+    _check_frames(shape, color)
+    columns, rows = frame_axes(shape)
     if _is_swapped(volume, columns, rows):
         columns, rows = rows, columns
     return columns, rows, 3 - columns - rows
 
 
-def _frame_axes(shape: tuple[int, ...], color: bool) -> tuple[int, int]:
-    """The two axes of a frame.
+def frame_axes(shape: Sequence[int]) -> tuple[int, int]:
+    """The two axes of a frame: of the first three those longer than 1 where they are two, otherwise the first two."""
+    long = [axis for axis, length in enumerate(shape[:3]) if length > 1]
+    return (long[0], long[1]) if len(long) == 2 else (0, 1)
+
+
+def _check_frames(shape: tuple[int, ...], color: bool) -> None:
+    """Refuse a stored shape of which it is not certain what its axes are.
+
+    (W, H), (W, H, 1) and (W, H, 1, N) are. With another third axis, a short side may be what counts frames or colors.
 
     Raises:
-        Refused: it is not certain which they are.
+        Refused: so it is.
     """
     found = f"has shape {shape}; expected {_LOOPS}."
     if not 2 <= len(shape) <= 4 or 0 in shape:
         raise Refused(found)
     if len(shape) == 2:
-        return 0, 1
-    long = [axis for axis in range(3) if shape[axis] > 1]
-    if len(long) == 2:
-        return long[0], long[1]
-    if len(long) < 2 or shape[3:] not in ((), (1,)) or min(shape[:2]) < MIN_SIDE:
+        return
+    long = sum(length > 1 for length in shape[:3])
+    if long < 2 or (long == 3 and shape[3:] not in ((), (1,))):
         raise Refused(found)
-    if shape[2] in (3, 4) and not color:
+    if shape[2] > 1 and min(shape[axis] for axis in frame_axes(shape)) < MIN_SIDE:
+        raise Refused(found)
+    if long == 3 and shape[2] in (3, 4) and not color:
         raise Refused(
             f"has shape {shape}, which may be a loop of {shape[2]} frames or one picture in color; expected {_LOOPS}."
         )
-    return 0, 1
 
 
 def _is_swapped(volume: nibabel.Nifti1Image, columns: int, rows: int) -> bool:
@@ -169,7 +194,8 @@ def is_eight_bit(path: Path) -> bool:
     """Whether a file holds 8-bit pixels that lie as they are read, by its header. What cannot be read has no others."""
     try:
         volume = nibabel.load(path)
-        axes = _axes(volume, tuple(volume.shape), color=False)
-        return volume.get_data_dtype() == np.uint8 and volume.dataobj.slope == 1 and axes == (0, 1, 2)
+        axes = _axes(volume, _four_axes(tuple(volume.shape)), color=False)
+        as_read = (volume.dataobj.slope, volume.dataobj.inter) == (1, 0) and axes == (0, 1, 2)
+        return volume.get_data_dtype() == np.uint8 and as_read
     except (Refused, OSError, EOFError, ImageFileError, HeaderDataError):
         return True

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
+
+from ..utils.files import clear_leftovers, own_folder
 
 _VERSION = 1  # of the generator: another version is another data set
 
@@ -218,18 +218,18 @@ def write_phantom_dataset(
     if _is_complete(target, content):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
+    clear_leftovers(target.parent)
+    with own_folder(target) as folder:
+        draft = folder / "new"
+        draft.mkdir()
         _write_files(draft, content)
-        draft.chmod(0o755)
-        if target.is_dir():
-            target.rmdir()  # _is_complete found it empty
-        os.replace(draft, target)
-    except OSError:
-        if not _is_complete(target, content):  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            if target.is_dir():
+                target.rmdir()  # _is_complete found it empty
+            os.replace(draft, target)
+        except OSError:
+            if not _is_complete(target, content):  # else another process was faster
+                raise
     return target
 
 

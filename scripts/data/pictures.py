@@ -57,13 +57,13 @@ def decode_picture(path: Path, from_picture: Callable) -> tuple[np.ndarray, dict
     """What `from_picture` gives of a picture as it is looked at, columns first, and its metadata."""
     with open_picture(path) as picture:
         kind, mode = picture.format, picture.mode
-        _check_depth(picture)
+        check_depth(picture)
         array = from_picture(ImageOps.exif_transpose(picture)).swapaxes(0, 1)  # (H, W) -> (W, H)
     shape = np.asarray(array.shape[:2])
     return array, {"format": kind, "mode": mode, "spatial_shape": shape, SHAPE: shape}
 
 
-def _check_depth(picture: Image.Image) -> None:
+def check_depth(picture: Image.Image) -> None:
     """Refuse 16-bit colors that use less than 16 bits: Pillow keeps the upper 8 bits alone.
 
     Raises:
@@ -112,13 +112,24 @@ def colors_from_picture(picture: Image.Image) -> np.ndarray:
 
 def values_from_picture(picture: Image.Image) -> np.ndarray:
     """Stored values (H, W) of a mask; of equal color channels the first."""
-    if picture.mode in ("1", "L", "P", "F") or picture.mode.startswith("I"):
+    values = values_or_colors(picture)
+    if values.ndim == 3:
+        raise Refused(f"is a {picture.mode} mask with unequal color channels; expected one class value a pixel.")
+    return values
+
+
+def values_or_colors(picture: Image.Image, as_shown: bool = False) -> np.ndarray:
+    """Stored values (H, W) of a mask, or RGB (H, W, 3), black where it is transparent, of unequal color channels.
+
+    Args:
+        picture: of the mask.
+        as_shown: give black and white as 0 and 255, and the colors of a palette instead of its indices.
+    """
+    if picture.mode in ("L", "F") or picture.mode.startswith("I") or (picture.mode in ("1", "P") and not as_shown):
         return np.asarray(picture)
     channels = np.asarray(picture.convert("RGBA"))  # (H, W, 4)
-    color, visible = channels[..., :3], channels[..., 3] > 0
-    if (color[visible] != color[visible][:, :1]).any():
-        raise Refused(f"is a {picture.mode} mask with unequal color channels; expected one class value a pixel.")
-    return np.where(visible, color[..., 0], 0)
+    color = np.where(channels[..., 3:] > 0, channels[..., :3], 0)
+    return color if (color != color[..., :1]).any() else color[..., 0]
 
 
 def _sixteen_bit(array: np.ndarray) -> np.ndarray:

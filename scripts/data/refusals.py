@@ -24,15 +24,14 @@ def errors_of(path: str | Path) -> Iterator[None]:
         ValueError: the block refused it or failed.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"file {path} does not exist; check data::dataset_dir and the paths in data::datalist.")
+        raise FileNotFoundError(f"file {path} does not exist; put it back, or correct what names it.")
     try:
         yield
     except Refused as error:
         raise ValueError(f"file {path} {error}") from None
     except Exception as error:
         raise ValueError(
-            f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out of "
-            "the list."
+            f"file {path} cannot be read as an image ({type(error).__name__}: {error}); replace it or take it out."
         ) from error
 
 

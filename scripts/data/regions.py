@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 SAME_SCALE = 1e-3  # relative: what scanners round may differ between regions of one scale
 REGIONS = "regions"  # in the metadata, see `calibrated_regions`
 TISSUE = "tissue_region"  # in the metadata: the box of the one tissue region
-_TWO_DIMENSIONAL, _TISSUE, _CENTIMETERS = 1, 1, 3  # codes of RegionSpatialFormat, RegionDataType and PhysicalUnits
+# codes of RegionSpatialFormat, RegionDataType and PhysicalUnits
+_TWO_DIMENSIONAL, _TISSUE, _NO_UNIT, _CENTIMETERS = 1, 1, 0, 3
 _CORNERS = ("RegionLocationMinX0", "RegionLocationMaxX1", "RegionLocationMinY0", "RegionLocationMaxY1")
 
 
@@ -40,8 +41,9 @@ def calibrated_regions(dataset: Dataset) -> np.ndarray | None:
     """Boxes and pixel sizes (R, 6): first and last + 1 column, first and last + 1 row, width and height of a pixel in
     mm, which are nan where a region has no millimeters.
 
-    With PixelSpacing and without a calibrated region, the first row is the whole image. None where nothing is known:
-    the file names no region and no scale, or one of its regions does not fit the image.
+    With PixelSpacing and without a calibrated region, the first row is the whole image, and regions that say nothing of
+    their own have no row. None where nothing is known: the file names no region and no scale, or one of its regions
+    does not fit the image.
     """
     regions = _regions(dataset)
     boxes = [_box(region, dataset) for region in regions]
@@ -52,7 +54,8 @@ def calibrated_regions(dataset: Dataset) -> np.ndarray | None:
         spacing = _plain_spacing(dataset)
         if spacing is None:
             return None
-        rows.insert(0, (0, dataset.Columns, 0, dataset.Rows, *spacing))
+        others = [row for row, region in zip(rows, regions) if not _says_nothing(region)]
+        rows = [(0, dataset.Columns, 0, dataset.Rows, *spacing), *others]
     return np.asarray(rows, dtype=np.float64)
 
 
@@ -118,6 +121,12 @@ def _region_spacing(region: Dataset) -> tuple[float, float] | None:
     ):
         return None
     return round(10 * deltas[0], 6), round(10 * deltas[1], 6)
+
+
+def _says_nothing(region: Dataset) -> bool:
+    """Whether a two-dimensional region names no unit, so that PixelSpacing holds in it; an M-mode has seconds."""
+    units = {region.get(name) or _NO_UNIT for name in ("PhysicalUnitsXDirection", "PhysicalUnitsYDirection")}
+    return region.get("RegionSpatialFormat", _TWO_DIMENSIONAL) == _TWO_DIMENSIONAL and units == {_NO_UNIT}
 
 
 def _plain_spacing(dataset: Dataset) -> tuple[float, float] | None:

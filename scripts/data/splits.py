@@ -152,6 +152,7 @@ def split_by_patient(
     """
     if not (0 < val < 1 and 0 <= test < 1 and val + test < 1):
         raise ValueError(f"--val must be above 0, --test at least 0 and their sum below 1, got {val} and {test}.")
+    alike = list(alike)
     groups = _groups(cases, alike)
     rng = np.random.default_rng(seed)
     order = sorted(rng.permutation(len(groups)), key=lambda index: str(groups[index][0].get("pathology")))
@@ -163,9 +164,12 @@ def split_by_patient(
         splits[SPLITS[needy]] += groups[index]
     empty = [split for split in SPLITS if not splits[split] and (split != "test" or test > 0)]
     if empty:
+        joined = len(groups) < len(_groups(cases, []))
+        kept = f" ({len(alike)} groups of images look alike, and each stays together)" if joined else ""
+        remedy = ", or pass --ignore_look_alikes to split them all the same" if joined else ""
         raise ValueError(
-            f"{len(cases)} images of {len(groups)} separate patients leave the split {empty[0]} empty; "
-            "expected at least one patient in each: add cases or change --val and --test."
+            f"{len(cases)} images of {len(groups)} separate patients leave the split {empty[0]} empty{kept}; "
+            f"expected at least one patient in each: add cases or change --val and --test{remedy}."
         )
     return {split: sorted(items, key=lambda item: item["image"]) for split, items in splits.items()}
 

@@ -102,7 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--formats", nargs="+", default=[ALL_FORMATS], help=f"of {', '.join(FORMAT_FILES)}; all of them if left out"
     )
-    # the option's former name
     parser.add_argument("--dataset_dir", help="images to check on; generated phantoms if left out")
     parser.add_argument("--datalist", default="dataset.json")
     parser.add_argument("--allow_outside", action="store_true", help="take images that lie outside of --dataset_dir")

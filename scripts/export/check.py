@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from ..data.segment import restore_logits
 from ..metrics import SegmentationMetrics, logits_to_classes
 from ..networks.tinyusfm import TinyUSFMSeg
+from ..utils.files import clear_leftovers, own_folder
 from ..utils.options import logit_channels
 from .cases import Case
 from .formats import FORMATS, INPUT, LOGIT_LIMIT, OUTPUT, Runner, Setup, find_format, library, load_runner, torch_runner
@@ -129,15 +129,16 @@ def export_student(
         The reason by refused format.
     """
     _print_head(check.expected)
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
-        draft = Path(folder) / "new"
+    clear_leftovers(output.parent)
+    with own_folder(output) as folder:
+        draft = folder / "new"
         draft.mkdir()
         measured = {format: _write(format, student, draft, calibration, check) for format in formats}
         refusals = {format: reason for format, numbers in measured.items() if (reason := refusal(format, numbers))}
         kept = {format: numbers for format, numbers in measured.items() if format not in refusals}
         if kept:
             _finish(draft, kept, {**(about or {}), **_record(check, kept)})
-            _replace(draft, output, Path(folder) / "old")
+            _replace(draft, output, folder / "old")
     return refusals
 
 

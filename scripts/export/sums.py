@@ -6,12 +6,11 @@ ONNX and OpenVINO look at no checksum themselves, and a damaged file would segme
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..utils.digests import file_digest
-from ..utils.weight_files import AGAIN, check_archive, check_sum, warn_unguarded
+from ..utils.weight_files import AGAIN, check_archive, check_sum, is_archive, warn_unguarded
 from .names import EXPORT_RECORD
 
 SUMS = "sha256"  # in the record
@@ -29,7 +28,10 @@ def record_sums(folder: Path, names: Iterable[str]) -> dict[str, str]:
 def read_sums(folder: Path) -> dict[str, str]:
     """The sums in a folder's record by name; empty where there is none, as in exports of version 0.6 and before."""
     record = folder / EXPORT_RECORD
-    return json.loads(record.read_text(encoding="utf-8")).get(SUMS, {}) if record.is_file() else {}
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8")).get(SUMS, {})) if record.is_file() else {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{record} is damaged ({error}); {REMEDY}.") from None
 
 
 def check_files(path: Path, names: Iterable[str]) -> None:
@@ -43,13 +45,16 @@ def check_files(path: Path, names: Iterable[str]) -> None:
         ValueError: a file is damaged.
     """
     sums = read_sums(path.parent)
-    files = [path.with_name(name) for name in names] if path.name in names else [path]
+    names = list(names)
+    # OpenVINO's weights lie beside its .xml, under the same name
+    files = [path.with_name(name) for name in names] if path.name in names else [path, path.with_suffix(".bin")]
+    files = files if path.name in names or path.suffix == ".xml" else [path]
     for file in filter(Path.is_file, files):
         if file.name in sums:
             if file_digest(file) != sums[file.name]:
                 raise ValueError(f"{file} is damaged: its SHA-256 is not the one in {EXPORT_RECORD}; {REMEDY}.")
         elif not check_sum(file, "export", REMEDY):
-            if zipfile.is_zipfile(file):
+            if is_archive(file):
                 check_archive(file, "export", REMEDY)
             elif file.suffix not in CHECKED_WHEN_READ:
                 warn_unguarded(file, "export")

@@ -177,6 +177,7 @@ class Checkpoints:
 
     def restore(self, engine: Engine) -> None:
         """Load `resume` into the network and all states, and set the trainer to its epoch."""
+        idist.barrier()  # the first rank has waited for the end of another run in this folder
         content = self._read()
         progress = content.pop("progress")
         for name, state in content.items():
@@ -222,8 +223,8 @@ class Checkpoints:
         if changed:
             raise ValueError(
                 f"training::resume: {self.resume} was trained with other settings: {'; '.join(changed)}. Pass the "
-                "former values "
-                "(only training::num_epochs may change), or leave training::resume out to start a new run."
+                "former values (only training::num_epochs and patience may change), or leave training::resume out to "
+                "start a new run."
             )
 
     def _check_epoch(self, epoch: int, max_epochs: int) -> None:
@@ -233,13 +234,13 @@ class Checkpoints:
                 "pass a higher --training::num_epochs to go on."
             )
         last = self.resume.parent / LAST_CHECKPOINT
-        newest = _load(last, mmap=True)["progress"]["epoch"] if last.is_file() else epoch
+        is_other = last.is_file() and last.resolve() != self.resume.resolve()
+        newest = _load(last, mmap=True)["progress"]["epoch"] if is_other else epoch
         if epoch < newest:
             raise ValueError(
                 f"training::resume: {self.resume} is of epoch {epoch}, but {last} is of epoch {newest}, and its run's "
-                "later "
-                "weights would be replaced; pass the run's folder to go on from the last epoch, or copy the checkpoint "
-                "to the folder models/ of a new run and pass the copy."
+                "later weights would be replaced; pass the run's folder to go on from the last epoch, or copy the "
+                "checkpoint to the folder models/ of a new run and pass the copy."
             )
 
     def _check_shapes(self, content: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ignite.engine import Engine
 from monai.engines import SupervisedEvaluator
+from monai.utils import CommonKeys as Keys
 
 from ..utils.screen import printable
 from .failures import FAILURE, FILE, reason_of, write_error
@@ -18,8 +19,9 @@ logger = logging.getLogger(__name__)
 class FileEvaluator(SupervisedEvaluator):
     """Segments the files of an `ImageFiles`, one by one, into a folder that no other run writes to meanwhile.
 
-    A file may fail in reading, in the network or in what is made of its mask. Its outputs are taken away, the engine's
-    output is [], and `failures` has the reason by its path.
+    A file may fail in reading, in the network or in what is made of its mask. Its outputs are taken away, those of an
+    earlier run too, the engine's output is [], and `failures` has the reason by its path. One that fails for its name
+    alone keeps what is there: it may belong to a file of another name.
 
     Args:
         outputs: folder of the outputs.
@@ -38,6 +40,7 @@ class FileEvaluator(SupervisedEvaluator):
             )
         self.outputs = outputs
         self.failures: dict[str, str] = {}
+        self._refused: set[str] = set()  # for their names, before anything was read
 
     def run(self, global_epoch: int = 1) -> None:
         """Segment every file that is not segmented yet.
@@ -48,19 +51,25 @@ class FileEvaluator(SupervisedEvaluator):
         """
         dataset = self.data_loader.dataset
         listed, self.failures = dataset.data, {}
-        with self.outputs.opened(listed) as items:
-            try:
+        self._refused = {item[Keys.IMAGE] for item in listed if FAILURE in item}
+        try:
+            with self.outputs.opened(listed) as items:
                 dataset.data, self.state.epoch_length = items, len(items)
                 if items:
                     super().run(global_epoch)
-            finally:
-                dataset.data = listed
+        except BaseException:  # a full disk or Ctrl-C: what was found until then is told all the same
+            self._log_failures()
+            raise
+        finally:
+            dataset.data = listed
         self._name_failures(len(listed))
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict | list:
         (file,) = batchdata[FILE]
         if FAILURE in batchdata:
             self.failures[file] = batchdata[FAILURE][0]
+            if file not in self._refused:
+                self.outputs.discard(file)
             return []
         try:
             return super()._iteration(engine, batchdata)
@@ -74,11 +83,14 @@ class FileEvaluator(SupervisedEvaluator):
     def _name_failures(self, number: int) -> None:
         reasons = list(self.failures.values())
         if len(reasons) == 1:
-            raise ValueError(f"1 of {number} files was not segmented: {reasons[0]}")
-        for reason in reasons:
-            logger.warning("%s", printable(reason))
+            raise ValueError(f"1 file of {number} was not segmented: {reasons[0]}")
+        self._log_failures()
         if reasons:
             raise ValueError(
-                f"{len(reasons)} of {number} files were not segmented; the lines above name them. Mend them or take "
+                f"{len(reasons)} files of {number} were not segmented; the lines above name them. Repair them or take "
                 "them out, and run again with --resume True."
             )
+
+    def _log_failures(self) -> None:
+        for reason in self.failures.values():
+            logger.warning("%s", printable(reason))

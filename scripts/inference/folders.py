@@ -10,7 +10,9 @@ from typing import NamedTuple
 from ..data.dicom import is_dicom
 from ..utils.passed_over import IN_SUBFOLDERS, describe_passed_over, why_passed_over
 from ..utils.screen import printable
-from .outputs import is_image
+from .outputs import LESIONS_FILE, RUN_FILE, is_image
+
+ENHANCED_ULTRASOUND = "Enhanced US Volume"  # the one class of ultrasound images without Image in its name
 
 
 class Listing(NamedTuple):
@@ -29,7 +31,7 @@ class Listing(NamedTuple):
 def list_folder(folder: Path, recursive: bool = False, leave_out: Path | None = None) -> Listing:
     """The files of a folder, sorted by name, those of a folder before those of its subfolders.
 
-    Links to folders are not followed.
+    Links to folders are not followed, and folders in it with the outputs of a run are left out.
 
     Args:
         folder: of images.
@@ -46,10 +48,13 @@ def list_folder(folder: Path, recursive: bool = False, leave_out: Path | None = 
         here = Path(root)
         linked = [name for name in folders if (here / name).is_symlink()]
         hidden = [name for name in folders if name.startswith(".")]
-        listing.passed_over.extend([*["linked folders"] * len(linked), *["hidden"] * len(hidden)])
         folders[:] = sorted(
             name for name in folders if name not in (*linked, *hidden) and (here / name).resolve() != leave_out
         )
+        outputs = [name for name in folders if _holds_outputs(here / name)]
+        folders[:] = [name for name in folders if name not in outputs]
+        for kind, found in {"linked folders": linked, "hidden": hidden, "outputs of a run": outputs}.items():
+            listing.passed_over.extend([kind] * len(found))
         if recursive or here == folder:
             for name in sorted(names):
                 _sort_in(here / name, listing)
@@ -61,6 +66,14 @@ def list_folder(folder: Path, recursive: bool = False, leave_out: Path | None = 
         if recursive:
             listing.failures[Path(error.filename)] = f"folder {error.filename} cannot be read ({error.strerror})"
     return listing
+
+
+def _holds_outputs(folder: Path) -> bool:
+    """Whether an earlier run has written into a folder: its masks and overlays are no images."""
+    try:
+        return all((folder / name).is_file() for name in (RUN_FILE, LESIONS_FILE))
+    except OSError:  # of a folder that cannot be read, which the walk names
+        return False
 
 
 def _sort_in(path: Path, listing: Listing) -> None:
@@ -108,8 +121,9 @@ def _held_by_dicom(path: Path) -> str | None:
         name = read_file_meta_info(path).MediaStorageSOPClassUID.name
     except Exception:  # pydicom has no error of its own; the reader will say what is wrong
         return None
-    is_image_class = "Image" in name or name[:1].isdigit()  # an unknown class has its number for a name
-    return None if is_image_class else name.removesuffix(" Storage")
+    kind = name.removesuffix(" Storage")
+    # an unknown class has its number for a name
+    return None if "Image" in kind or kind == ENHANCED_ULTRASOUND or kind[:1].isdigit() else kind
 
 
 def describe(listing: Listing) -> str:

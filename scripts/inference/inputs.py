@@ -40,11 +40,7 @@ SUPPORTED = ", ".join((*PICTURES, *VOLUMES, ".dcm"))
 
 
 def list_images(
-    path: str | Path,
-    output_dir: str | Path | None = None,
-    output_postfix: str = "mask",
-    output_format: str = AUTO_FORMAT,
-    recursive: bool = False,
+    path: str | Path, output_dir: str | Path | None = None, output_format: str = AUTO_FORMAT, recursive: bool = False
 ) -> list[dict[str, str]]:
     """Items {"image": path} of one image file, or of the images in a folder, sorted by name.
 
@@ -53,7 +49,6 @@ def list_images(
     Args:
         path: the image, or a folder of images. [path]
         output_dir: where masks, overlays and lesions.csv go. [path]
-        output_postfix: as SaveMaskd's.
         output_format: of the masks: auto follows the image, dicom_seg writes DICOM SEG for DICOM images.
             [auto, dicom_seg]
         recursive: read the images in subfolders too; their outputs go into the same subfolders of output_dir.
@@ -73,9 +68,9 @@ def list_images(
     listing = _list(path, recursive, output_dir and Path(output_dir))
     reasons = dict(listing.failures)
     for image in listing.images:
-        if reason := _name_problem(image, path, output_postfix, output_format):
+        if reason := _name_problem(image, path, output_format):
             reasons[image] = reason
-    for image, reason in _collisions(listing.images, path, output_dir or ".", output_postfix, output_format).items():
+    for image, reason in _collisions(listing.images, path, output_dir or ".", output_format).items():
         reasons.setdefault(image, reason)
     files = sorted({*listing.images, *reasons})
     return [{Keys.IMAGE: str(file), **({FAILURE: reasons[file]} if file in reasons else {})} for file in files]
@@ -94,8 +89,9 @@ def _check_output_dir(output_dir: str | Path, dataset_dir: Path, recursive: bool
             raise FileExistsError(
                 f"output_dir {output_dir} is no folder, since {path} is a file; give a folder for the outputs."
             )
-    folder, images = Path(output_dir).resolve(), dataset_dir.resolve()
-    if dataset_dir.is_dir() and (folder == images or (recursive and images in folder.parents)):
+    images = (dataset_dir.parent if dataset_dir.is_file() else dataset_dir).resolve()
+    folder, inside = Path(output_dir).resolve(), recursive and dataset_dir.is_dir()
+    if dataset_dir.exists() and (folder == images or (inside and images in folder.parents)):
         place = "is" if folder == images else "lies in"
         raise ValueError(
             f"output_dir {output_dir} {place} the folder of the images, so that the next run would read masks as "
@@ -120,7 +116,7 @@ def _list(path: Path, recursive: bool, output_dir: Path | None) -> Listing:
     return listing
 
 
-def _name_problem(image: Path, dataset_dir: Path, output_postfix: str, output_format: str) -> str | None:
+def _name_problem(image: Path, dataset_dir: Path, output_format: str) -> str | None:
     """Why no output can have the name of an image, or None."""
     name = str(relative_path(image, dataset_dir))
     if printable(name) != name:
@@ -129,7 +125,7 @@ def _name_problem(image: Path, dataset_dir: Path, output_postfix: str, output_fo
         return (
             f"output_format {DICOM_SEG} is for DICOM images, but {image} is none; take it out, or pass {AUTO_FORMAT}."
         )
-    outputs = possible_outputs(image, ".", output_postfix, output_format)
+    outputs = possible_outputs(image, ".", output_format=output_format)
     longest = max((output.name for output in outputs), key=lambda text: len(os.fsencode(text)))
     if len(os.fsencode(longest)) > MAX_NAME_BYTES:
         return (
@@ -139,11 +135,11 @@ def _name_problem(image: Path, dataset_dir: Path, output_postfix: str, output_fo
     return None
 
 
-def _collisions(images: list[Path], dataset_dir: Path, output_dir: str | Path, *naming: str) -> dict[Path, str]:
+def _collisions(images: list[Path], dataset_dir: Path, output_dir: str | Path, output_format: str) -> dict[Path, str]:
     """Images whose outputs would have the place of another's, or of an image; none of them is segmented."""
     images_of: dict[Path, list[Path]] = defaultdict(list)  # by output
     for image in images:
-        for output in possible_outputs(image, output_dir, *naming, dataset_dir):
+        for output in possible_outputs(image, output_dir, output_format=output_format, dataset_dir=dataset_dir):
             images_of[output].append(image)
     inputs, reasons = {image.resolve() for image in images}, {}
     for output, (image, *others) in images_of.items():

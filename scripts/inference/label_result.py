@@ -19,7 +19,7 @@ PLAIN = re.compile(r"(\.[A-Za-z0-9]+)+")
 class LabelResultd(MapTransform):
     """Masks as MONAI Label's writer (0.8.5) keeps them whole. Items of other programs are left as they are.
 
-    The writer uses ITK and the format of the image. Two formats would spoil a mask:
+    The writer uses ITK and the format of the image. Two formats would damage a mask:
 
     - JPEG changes its values. So PNG is asked for, unless the client wants another format.
     - A NIfTI image (W, H) loses its position and pixel size. So its mask becomes (W, H, 1).

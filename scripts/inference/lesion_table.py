@@ -17,12 +17,11 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys as Keys
 from scipy.ndimage import label
 
-from ..data.geometry import as_shown
 from ..data.regions import spacing_of
 from ..utils.files import naming_path
 from ..utils.screen import tell
 from ..utils.tables import append_rows, write_table
-from .masks import image_path
+from .masks import image_path, shown_mask
 from .outputs import LESIONS_FILE, relative_path
 
 COLUMNS = (
@@ -97,7 +96,7 @@ def rows_of(mask: torch.Tensor, class_names: Sequence[str], file: str) -> Iterat
         class_names: of the classes 1, 2, ...
         file: name of the image in the table.
     """
-    frames = as_shown(mask.detach().cpu().numpy(), mask.meta)
+    frames = shown_mask(mask)
     for frame in range(frames.shape[2]):
         for c, name in enumerate(class_names, start=1):
             inside = frames[:, :, frame] == c
@@ -161,5 +160,7 @@ class LesionTable:
             self.files += 1
 
     def finish(self, engine: Engine) -> None:
-        """Print where the outputs are."""
-        tell(f"segmented {self.files} files into {self.path.parent}; {LESIONS_FILE} holds the areas")
+        """Print where the outputs are, if there are any."""
+        if self.files:
+            files = "1 file" if self.files == 1 else f"{self.files} files"
+            tell(f"segmented {files} into {self.path.parent}; {LESIONS_FILE} holds the areas")

@@ -8,6 +8,7 @@ Arrays are in MONAI's layout: W columns first, then H rows, then N frames.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image
 
 from ..data.dicom import read_dataset
-from ..data.geometry import AXES, CROP, SPACING, STORED_AXES, as_stored, is_turned
+from ..data.geometry import AXES, CROP, SPACING, STORED_AXES, as_shown, as_stored, is_turned
+from ..data.nifti import frame_axes
 from ..utils.files import atomic_path
 from .dicom_seg import need_highdicom, segmentation_of
 from .outputs import AUTO_FORMAT, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
@@ -57,6 +59,12 @@ def original_shape(mask: torch.Tensor) -> tuple[int, ...]:
 def image_path(mask: torch.Tensor) -> Path:
     """The image that a mask is of, from its metadata."""
     return Path(mask.meta[ImageMetaKey.FILENAME_OR_OBJ])
+
+
+def shown_mask(mask: torch.Tensor) -> np.ndarray:
+    """What ToStoredShaped gives, as (W, H, N), as its image is looked at."""
+    stored = mask.detach().cpu().numpy()
+    return as_shown(stored.reshape(stored.shape[:4]), mask.meta)  # NIfTI may have further axes of length 1
 
 
 def laid_as_stored(mask: torch.Tensor) -> torch.Tensor:
@@ -99,7 +107,6 @@ class SaveMaskd(SaveImaged):
     Args:
         keys: masks with the metadata of their image (`filename_or_obj`, `original_shape`).
         output_dir: made when the first mask is written.
-        output_postfix: masks are named IMAGE_postfix.
         output_format: `auto`, or `dicom_seg` for DICOM images.
         class_names: of the foreground, for DICOM SEG.
         scale_binary: write 255 for the foreground, to look at; two classes only.
@@ -118,7 +125,6 @@ class SaveMaskd(SaveImaged):
         self,
         keys: KeysCollection,
         output_dir: str | Path,
-        output_postfix: str = "mask",
         output_format: str = AUTO_FORMAT,
         class_names: Sequence[str] = ("lesion",),
         scale_binary: bool = False,
@@ -131,7 +137,6 @@ class SaveMaskd(SaveImaged):
         if output_format == DICOM_SEG:
             need_highdicom()
         self.output_dir = Path(output_dir)
-        self.output_postfix = output_postfix
         self.output_format = output_format
         self.class_names = tuple(class_names)
         self.scale_binary = scale_binary
@@ -148,7 +153,9 @@ class SaveMaskd(SaveImaged):
         mask = laid_as_stored(mask)
         image, pixels = image_path(mask), stored_mask(mask, original_shape(mask))
         loop = pixels.ndim > 2
-        path = mask_path(image, self.output_dir, self.output_postfix, loop, self.output_format, self.dataset_dir)
+        path = mask_path(
+            image, self.output_dir, loop=loop, output_format=self.output_format, dataset_dir=self.dataset_dir
+        )
         if not self.overwrite:
             refuse_existing(path)
         if self.scale_binary:
@@ -206,4 +213,8 @@ def count_frames(path: str | Path, num_classes: int) -> int:
     path = Path(path)
     if path.suffix == ".dcm":
         return int(read_dataset(path).NumberOfFrames) // num_classes
-    return 1 if path.suffix == ".png" else int(np.prod(nibabel.load(path).shape[2:]))
+    if path.suffix == ".png":
+        return 1
+    shape = nibabel.load(path).shape
+    columns, rows = frame_axes(shape)
+    return math.prod(shape) // (shape[columns] * shape[rows])

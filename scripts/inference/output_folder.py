@@ -24,9 +24,9 @@ from ..utils.tables import read_table, write_table
 from .failures import FAILURE
 from .lesion_table import COLUMNS, name_in_table
 from .masks import count_frames
-from .outputs import AUTO_FORMAT, LESIONS_FILE, possible_outputs, refuse_existing
+from .outputs import AUTO_FORMAT, LESIONS_FILE, RUN_FILE, possible_outputs, refuse_existing
 
-RUN_FILE, LOCK_FILE = "run.json", ".lock"
+LOCK_FILE = ".lock"
 PATIENCE = 15.0  # seconds: the processes of a data loader hold the lock some seconds longer than one that is killed
 Item = Mapping[str, str]
 
@@ -129,11 +129,10 @@ class OutputFolder:
         return possible_outputs(image, self.path, output_format=self.output_format, dataset_dir=self.dataset_dir)
 
     def discard(self, image: str) -> None:
-        """Remove the outputs of an image that has failed. Where outputs of an earlier run are replaced, they stay."""
-        if not self.overwrite or self.resume:
-            for output in self.outputs_of(image):
-                with naming_path(output):
-                    output.unlink(missing_ok=True)
+        """Remove the outputs of an image that has failed, those of an earlier run too."""
+        for output in self.outputs_of(image):
+            with naming_path(output):
+                output.unlink(missing_ok=True)
 
     @cached_property
     def _description(self) -> dict[str, Any]:
@@ -191,7 +190,13 @@ class OutputFolder:
             return []
         with naming_path(self.table), open(self.table, "rb+") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
-        return read_table(self.table)
+        rows = read_table(self.table)
+        if rows and set(rows[0]) != set(COLUMNS):
+            raise ValueError(
+                f"{self.table} has other columns than a run writes, as when a spreadsheet saves it; remove it, and "
+                "its images are segmented anew."
+            )
+        return rows
 
     def _is_done(self, image: str, rows: Sequence[Mapping[str, str | None]]) -> bool:
         """Whether all outputs of an image are there, none older than it, and all its rows."""
@@ -201,7 +206,12 @@ class OutputFolder:
             return False
         try:
             frames = count_frames(mask, len(self.class_names))
-            is_newer = mask.stat().st_mtime >= Path(image).stat().st_mtime
+            is_newer = mask.stat().st_mtime_ns >= _changed(Path(image))
         except Exception:  # whatever keeps it from being read: it is made again
             return False
         return is_newer and len(rows) == frames * len(self.class_names)
+
+
+def _changed(image: Path) -> int:
+    """When a file was last written, or put in its place, in ns: what `cp -p` and rsync copy keeps its older time."""
+    return max(time for stat in (image.stat(), image.lstat()) for time in (stat.st_mtime_ns, stat.st_ctime_ns))

@@ -20,7 +20,7 @@ from ..data.dicom import is_dicom
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUMES = (".nii.gz", ".nii")
-LESIONS_FILE = "lesions.csv"
+LESIONS_FILE, RUN_FILE = "lesions.csv", "run.json"
 AUTO_FORMAT, DICOM_SEG = OUTPUT_FORMATS = ("auto", "dicom_seg")
 
 

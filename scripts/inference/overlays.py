@@ -18,11 +18,11 @@ from PIL import Image
 from PIL.GifImagePlugin import getdata, getheader
 from scipy.ndimage import binary_erosion
 
-from ..data.geometry import FRAME_TIME, as_shown
+from ..data.geometry import FRAME_TIME
 from ..utils.colors import CLASS_COLORS, SOURCE_COLORS
 from ..utils.files import atomic_path
 from .frame_reader import FrameReader
-from .masks import image_path
+from .masks import image_path, shown_mask
 from .outputs import overlay_path, refuse_existing
 
 OUTLINE_COLORS = (SOURCE_COLORS["student"], *CLASS_COLORS)  # of the classes 1, 2, ...
@@ -92,7 +92,7 @@ class SaveOverlayd(SaveImaged):
 
     def _save(self, image: Path, mask: torch.Tensor) -> Path:
         pixels, meta = self.reader.colors(image)  # (W, H, N, 3)
-        masks = as_shown(mask.detach().cpu().numpy(), mask.meta)  # (W, H, N)
+        masks = shown_mask(mask)  # (W, H, N)
         path = overlay_path(image, self.output_dir, pixels.shape[2] > 1, self.dataset_dir)
         if not self.overwrite:
             refuse_existing(path)

@@ -63,7 +63,8 @@ class TunableTeacher(SamTeacher):
 
     def _check_base(self, state: Mapping[str, torch.Tensor], frozen: Mapping[str, torch.Tensor]) -> None:
         for name, weight in frozen.items():
-            if name in state and not torch.equal(weight, state[name].to(weight)):
+            # tables that are resized when they are read differ in the last bits from processor to processor
+            if name in state and not torch.allclose(weight, state[name].to(weight), rtol=1e-4, atol=1e-5):
                 raise ValueError(
                     f"the checkpoint was tuned on another base than teacher::sam_checkpoint, "
                     f"{self.base.partition('  ')[2]}; it differs first in {name}: pass the base it was tuned on."

@@ -36,7 +36,11 @@ PLAIN_SECTIONS = ("preprocessing", "train", "validate", "test")
 LOSS = "@distillation"
 VIEW_KEYS = (["mode"], ["views"])  # of the distillation; the views of the images follow them, whatever the loss
 POINTERS = {"dataset_dir": ("@data::dataset_dir", "data::dataset_dir")}
-PATHS = ("dataset_dir", "output_dir", "checkpoint")  # ids of inference.json with a path
+# ids with a path
+PATHS = (
+    *("dataset_dir", "output_dir", "checkpoint", "data::dataset_dir", "training::resume", "student::checkpoint"),
+    *(f"teacher::{key}" for key in ("sam_checkpoint", "lora_checkpoint", "cache_dir")),
+)
 TYPES = {"bool": bool, "int": int, "float": (int, float)}
 
 
@@ -219,7 +223,8 @@ def _check_classes(config: dict) -> None:
 def _check_path_texts(config: dict) -> None:
     """A folder may be called $RECYCLE.BIN: MONAI would run its name as Python."""
     for name in PATHS:
-        value = config.get(name)
+        section, _, key = name.rpartition("::")
+        value = (config.get(section) or {}).get(key) if section else config.get(key)
         if isinstance(value, str) and value[:1] == "$" and not _is_expression(value[1:], config):
             raise ValueError(
                 f"{name} is {value!r}, which MONAI's configuration would run as Python; write ./ before the name."

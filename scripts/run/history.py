@@ -36,7 +36,7 @@ def _read(folder: str | Path) -> list[dict[str, float | None]]:
     if not path.is_file():
         return []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         lines = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise _spoilt(path, f"it is no CSV: {error}") from error

@@ -73,7 +73,7 @@ def _check_request(config: dict[str, Any]) -> None:
         )
     for handler in config["train"].get("handlers") or []:
         path = handler.get("load_path") if isinstance(handler, dict) else None
-        if path is not None and Path(str(path)).resolve().parent != MODELS.resolve():
+        if path is not None and (str(path)[:1] in "$@%" or Path(str(path)).resolve().parent != MODELS.resolve()):
             raise ValueError(f"model_filename must be a file of {MODELS}, got {str(path)!r}.")
     for part in ("train", "validate"):
         cases = config[part]["dataset"]["data"]

@@ -20,7 +20,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import atomic_path
+from ..utils.files import atomic_path, clear_leftovers, own_folder
 from .manifest import MANIFEST, digest, files_below, write_manifest
 from .model_card import hub_library, model_card
 from .sbom import write_sbom
@@ -86,8 +86,9 @@ def write_hub_folder(root: Path, output: Path, overwrite: bool = False, private_
         )
     _refuse_existing(target, overwrite)
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=f".{target.name}-") as draft:
-        folder = copy_bundle(root, Path(draft) / target.name)
+    clear_leftovers(output)
+    with own_folder(target) as draft:
+        folder = copy_bundle(root, draft / target.name)
         _make_repository(folder)
         _seal(folder, target.name, private_key)
         if target.exists():

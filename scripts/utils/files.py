@@ -1,8 +1,8 @@
 """Files that are whole or not there: written beside their name, flushed to the disk, then renamed; and texts of any
 system.
 
-What a killed process has begun lies in a folder .NAME.xxxxxxxx beside the name. Its writer holds a lock in it, which
-dies with the process: `clear_leftovers` takes away what nobody writes any more.
+What a killed process has begun lies in a folder .NAME.part-xxxxxxxx beside the name. Its writer holds a lock in it,
+which dies with the process: `clear_leftovers` takes away what nobody writes any more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = BUNDLE_ROOT / "configs"
 
 WRITER = ".writer"  # the lock of who writes a partial file
-LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}", re.DOTALL)  # folder of a partial file, see tempfile
+LEFTOVER = re.compile(r"\..+\.part-[a-z0-9_]{8}", re.DOTALL)  # folder of a partial file, see tempfile
 MOST_BYTES = 200  # of a file's name that its partial folder repeats
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust, such as safetensors, tell it
 FULL, LOCKED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -107,7 +107,7 @@ def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
     path = Path(path)
     with naming_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _own_folder(path) as folder:
+        with own_folder(path) as folder:
             partial = folder / path.name
             yield partial
             if flush:
@@ -132,27 +132,31 @@ def require_writable(path: str | Path) -> None:
 
 
 @contextmanager
-def _own_folder(path: Path) -> Iterator[Path]:
+def own_folder(path: Path) -> Iterator[Path]:
     """A folder beside a path that `clear_leftovers` of other processes leaves alone while this one is in the block."""
-    prefix = f".{os.fsdecode(os.fsencode(path.name)[:MOST_BYTES])}."
+    prefix = f".{os.fsdecode(os.fsencode(path.name)[:MOST_BYTES])}.part-"
     while True:
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
         lock = FileLock(folder / WRITER, timeout=0)
         try:
-            lock.acquire()
-        except (Timeout, FileNotFoundError):  # cleared before it was locked
-            continue
-        if (folder / WRITER).exists():
-            break
-        lock.release()
+            if _acquire(lock):
+                yield folder
+                return
+        finally:
+            try:
+                _remove(folder, lock)
+            except BaseException:  # SIGTERM may come here, once
+                _remove(folder, lock)
+                raise
+
+
+def _acquire(lock: FileLock) -> bool:
+    """Whether a lock is held now, and its folder was not cleared before."""
     try:
-        yield folder
-    finally:
-        try:
-            _remove(folder, lock)
-        except BaseException:  # SIGTERM may come here, once
-            _remove(folder, lock)
-            raise
+        lock.acquire()
+    except (Timeout, FileNotFoundError):
+        return False
+    return Path(lock.lock_file).exists()
 
 
 def _remove(folder: Path, lock: FileLock) -> None:

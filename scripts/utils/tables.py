@@ -17,6 +17,9 @@ from typing import Any
 from .files import atomic_path
 
 _FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width
+# where a spreadsheet's separator is the semicolon, a cell begins after one
+_INNER = re.compile("(;\\s*)('*[=+\\-@])")
+_GUARDED_INNER = re.compile("(;\\s*)'('*[=+\\-@])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf", re.IGNORECASE)
 
 
@@ -75,9 +78,14 @@ def read_table(path: str | Path) -> list[dict[str, str | None]]:
 
 
 def _guarded(value: Any) -> Any:
-    is_formula = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
-    return f"'{value}" if is_formula else value
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    value = _INNER.sub(r"\1'\2", value)
+    return f"'{value}" if _FORMULA.match(value) else value
 
 
 def _plain(text: str | None) -> str | None:
-    return text[1:] if text and text[0] == "'" and _FORMULA.match(text) else text
+    if not text:
+        return text
+    text = text[1:] if text[0] == "'" and _FORMULA.match(text) else text
+    return _GUARDED_INNER.sub(r"\1\2", text)

@@ -29,7 +29,7 @@ def switch_reports_off() -> None:
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     if not asked_mlflow and "mlflow.telemetry" in sys.modules:
-        sys.modules["mlflow.telemetry"].set_telemetry_client()  # reads the variable again
+        getattr(sys.modules["mlflow.telemetry"], "set_telemetry_client", bool)()  # reads the variable again
     if not consents_to_openvino():
         sys.modules.setdefault(OPENVINO, None)  # no variable switches it off, but openvino does without the package
 

@@ -30,6 +30,7 @@ SAFETENSORS = ".safetensors"
 SUM_SUFFIX = ".sha256"
 TENSORS_SUM = "tensors_sha256"  # in the header of a safetensors file
 AGAIN = "copy or download it again"
+ARCHIVE, FOLDER = b"PK\x03\x04", 0x10  # of zip: how a file begins, and the mark of a folder
 
 
 def read_weight_file(
@@ -95,11 +96,25 @@ def check_archive(path: str | Path, name: str, remedy: str = AGAIN) -> None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            entries = [entry for entry in archive.infolist() if entry.file_size]
+            # torch takes an entry that is marked as a folder for one, and gives whatever lies in memory
+            damaged = next((entry.filename for entry in entries if entry.external_attr & FOLDER), None)
+            unsummed = entries and not any(entry.CRC for entry in entries)
+            damaged = damaged or (None if unsummed else archive.testzip())
     except Exception as error:  # a flipped bit can make the zip module raise nearly anything
         raise ValueError(f"{name} {path} cannot be read as weights: {_first_line(error)}; {remedy}.") from error
+    if unsummed:
+        raise ValueError(
+            f"{name} {path} was saved without checksums; save it anew with torch.serialization.set_crc32_options(True)."
+        )
     if damaged is not None:
-        raise ValueError(f"{name} {path} is damaged: the checksum of {Path(damaged).name} in it is wrong; {remedy}.")
+        raise ValueError(f"{name} {path} is damaged, in its entry {damaged}; {remedy}.")
+
+
+def is_archive(path: str | Path) -> bool:
+    """Whether a file begins as a zip archive does, even if it is damaged."""
+    with open(path, "rb") as file:
+        return file.read(len(ARCHIVE)) == ARCHIVE
 
 
 def check_sum(path: Path, name: str, remedy: str = AGAIN) -> bool:
@@ -149,17 +164,18 @@ def warn_unguarded(path: Path, name: str) -> None:
 def _read_torch(path: Path, name: str, remedy: str, has_sum: bool, mmap: bool) -> Any:
     import torch
 
-    if zipfile.is_zipfile(path):
+    if is_archive(path):
         check_archive(path, name, remedy)
-    elif not has_sum:
-        warn_unguarded(path, name)  # torch's format before 1.6
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # arbitrary bytes make the unpickler raise nearly anything
         reason = _first_line(error)
         if "weights_only" in reason:  # torch's advice would let the file run code
             reason = "it holds more than named tensors, or is damaged"
         raise ValueError(f"{name} {path} cannot be read as weights: {reason}; {remedy}.") from error
+    if not has_sum and not is_archive(path):
+        warn_unguarded(path, name)  # torch's format before 1.6
+    return content
 
 
 def _read_safetensors(path: Path, name: str, remedy: str, has_sum: bool) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_filling_that_goes_on_gives_the_teacher_the_batches_of_a_whole_one(cache
 def test_leftovers_of_a_killed_filling_are_cleared(cached, tmp_path):
     teacher = cached()
     teacher.fill()
-    leftover = entry_files(tmp_path)[0].parent / ".entry.safetensors.abcd1234"
+    leftover = entry_files(tmp_path)[0].parent / ".entry.safetensors.part-abcd1234"
     leftover.mkdir()
     cached().fill()
     assert not leftover.exists()

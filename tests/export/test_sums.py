@@ -75,7 +75,7 @@ def test_torchscript_is_checked_by_its_own_archive(exported, tmp_path):
     content = bytearray((exported / path.name).read_bytes())
     content[len(content) // 2] ^= 64
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"export {path} is damaged: the checksum of"):
+    with pytest.raises(ValueError, match=f"export {path} is damaged, in its entry"):
         load_runner("torchscript", path, SIZE)
 
 
@@ -94,3 +94,9 @@ def test_sums_are_added_to_those_that_are_there(tmp_path):
         (tmp_path / name).write_text(name)
         record_sums(tmp_path, [name])
     assert list(read_sums(tmp_path)) == ["a", "b"]
+
+
+def test_damaged_record_is_named(tmp_path):
+    (tmp_path / "export.json").write_text("{")
+    with pytest.raises(ValueError, match=r"export.json is damaged .*; copy or download it again, or write it again"):
+        read_sums(tmp_path)

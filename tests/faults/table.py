@@ -23,7 +23,7 @@ REMEDY = re.compile(rf"\b({VERBS.replace(' ', '|')})\b|it is for|did you mean|mu
 # in a message: the interpreter, epochs that were done when a signal came, checksums, names as long as a name can be
 VARYING = (
     (r"\S*/python[\d.]*(?= )", "python"),
-    (r"the first \d+ epochs", "the first N epochs"),
+    (r"(?i)the first (epoch is|\d+ epochs are)", "the first N epochs are"),
     (r"\b[0-9a-f]{12,64}\b", "..."),
     (r"(\w)\1{40,}", r"\1\1\1..."),
 )

@@ -123,7 +123,7 @@ def test_run_goes_on_past_bad_files_and_names_all_of_them(folder, checkpoint, tm
     bad = spoil(folder)
     error = failure(folder, checkpoint, tmp_path / "out")
     assert isinstance(error, ValueError)
-    assert str(error).startswith("9 of 13 files were not segmented; the lines above name them.")
+    assert str(error).startswith("9 files of 13 were not segmented; the lines above name them.")
     assert written(tmp_path / "out") == {f"{name}_mask.png" for name in "abcd"}
     assert files_in_table(tmp_path / "out") == ["a.png", "b.png", "c.png", "d.png"]
     lines = [record.message for record in caplog.records if record.name == "scripts.inference.evaluator"]
@@ -135,7 +135,7 @@ def test_run_goes_on_past_bad_files_and_names_all_of_them(folder, checkpoint, tm
 def test_one_bad_file_is_named_by_the_last_line(folder, checkpoint, tmp_path):
     (folder / "c.png").write_text("no picture")
     error = str(failure(folder, checkpoint, tmp_path / "out"))
-    assert error.startswith(f"1 of 4 files was not segmented: file {folder / 'c.png'} cannot be read as an image")
+    assert error.startswith(f"1 file of 4 was not segmented: file {folder / 'c.png'} cannot be read as an image")
     assert len(written(tmp_path / "out")) == 3
 
 
@@ -161,7 +161,7 @@ def test_file_may_fail_at_any_stage_and_leaves_no_output(folder, checkpoint, tmp
     }[stage]
     monkeypatch.setattr(place, name, fail_once(getattr(place, name)))
     error = str(failure(folder, checkpoint, tmp_path / "out"))
-    assert "1 of 4 files was not segmented: file " in error
+    assert "1 file of 4 was not segmented: file " in error
     assert f"{folder / 'b.png'} cannot be segmented (RuntimeError: out of memory)" in error
     names = {path.name for path in (tmp_path / "out").iterdir()} - OF_THE_RUN
     assert names == {f"{name}_{kind}.png" for name in "acd" for kind in ("mask", "overlay")}
@@ -170,13 +170,13 @@ def test_file_may_fail_at_any_stage_and_leaves_no_output(folder, checkpoint, tmp
 
 def test_where_every_name_is_bad_nothing_is_written(folder, checkpoint, tmp_path):
     error = str(failure(folder, checkpoint, tmp_path / "out", output_format="dicom_seg"))
-    assert "4 of 4 files were not segmented" in error
+    assert "4 files of 4 were not segmented" in error
     assert not (tmp_path / "out").exists()
 
 
 def test_images_of_one_name_are_both_named_and_the_others_segmented(folder, checkpoint, tmp_path, caplog):
     save(folder / "a.jpg")
-    assert "2 of 5 files were not segmented" in str(failure(folder, checkpoint, tmp_path / "out"))
+    assert "2 files of 5 were not segmented" in str(failure(folder, checkpoint, tmp_path / "out"))
     both = f"images {folder / 'a.jpg'} and {folder / 'a.png'} would both give a_mask.png; rename one of them."
     assert caplog.messages.count(both) == 2
     assert written(tmp_path / "out") == {f"{name}_mask.png" for name in "bcd"}
@@ -244,7 +244,7 @@ def test_subfolders_are_read_when_asked_for_and_outputs_keep_them(tmp_path, chec
     (images / "p2" / "bad.png").touch()
     (images / "link").symlink_to(images / "p1")
     error = str(failure(images, checkpoint, tmp_path / "out", recursive=True))
-    assert f"1 of 5 files was not segmented: file {images / 'p2' / 'bad.png'}" in error
+    assert f"1 file of 5 was not segmented: file {images / 'p2' / 'bad.png'}" in error
     found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")}
     folders = ("", "p1/", "p1/left/", "p2/")
     assert found == {f"{folder}a_{kind}.png" for folder in folders for kind in ("mask", "overlay")}
@@ -368,7 +368,7 @@ def test_killed_run_goes_on_and_ends_as_an_uninterrupted_one(folder, checkpoint,
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert written(out) == {"a_mask.png", "b_mask.png"}
     assert not (out / "lesions.csv").read_bytes().endswith(b"\n")
-    (out / ".c_mask.png.abcd1234").mkdir()  # of a mask that was being written
+    (out / ".c_mask.png.part-abcd1234").mkdir()  # of a mask that was being written
     before = (out / "a_mask.png").stat().st_mtime_ns
     infer(folder, checkpoint, out, resume=True)
     assert (out / "a_mask.png").stat().st_mtime_ns == before
@@ -419,8 +419,8 @@ def test_run_that_is_done_has_nothing_left(folder, checkpoint, tmp_path, caplog)
 
 def test_bad_files_are_tried_again(folder, checkpoint, tmp_path):
     (folder / "c.png").write_text("no picture")
-    assert "1 of 4 files" in str(failure(folder, checkpoint, tmp_path / "out"))
-    assert "1 of 4 files" in str(failure(folder, checkpoint, tmp_path / "out", resume=True))
+    assert "1 file of 4" in str(failure(folder, checkpoint, tmp_path / "out"))
+    assert "1 file of 4" in str(failure(folder, checkpoint, tmp_path / "out", resume=True))
     save(folder / "c.png")
     infer(folder, checkpoint, tmp_path / "out", resume=True)
     assert len(written(tmp_path / "out")) == 4
@@ -485,7 +485,7 @@ def test_names_that_are_no_plain_text(tmp_path, checkpoint, caplog):
     refused = ["a\nb.png", "\x1b[31m.png", os.fsdecode(b"M\xfcller.png"), "x" * 244 + ".png", "ü" * 122 + ".png"]
     save(*(tmp_path / "images" / name for name in (*kept, *refused)))
     error = str(failure(tmp_path / "images", checkpoint, tmp_path / "out"))
-    assert error.startswith("5 of 11 files were not segmented")
+    assert error.startswith("5 files of 11 were not segmented")
     assert sorted(files_in_table(tmp_path / "out")) == sorted(kept)
     assert written(tmp_path / "out") == {f"{name.removesuffix('.png')}_mask.png" for name in kept}
     cells = (tmp_path / "out" / "lesions.csv").read_text().splitlines()
@@ -528,7 +528,7 @@ def test_command_ends_with_1_and_names_all_bad_files(folder, checkpoint, tmp_pat
     result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1
     *lines, last = result.stderr.splitlines()[-len(bad) - 1 :]
-    assert last.startswith("error: 9 of 13 files were not segmented")
+    assert last.startswith("error: 9 files of 13 were not segmented")
     assert all(sum(str(folder / name) in line for line in lines) == 1 for name in bad)
     assert "Traceback" not in result.stderr + result.stdout
     assert len(written(tmp_path / "out")) == 4

@@ -202,7 +202,7 @@ def test_second_run_is_refused_before_anything_is_computed(images, checkpoint, t
         ({"checkpoint": "no.pt"}, "checkpoint no.pt does not exist"),
         ({"dataset_dir": "nowhere"}, "image path nowhere does not exist; give an image file or a folder of images"),
         ({"dataset_dir": "$@bundle_root + '/images'"}, "image path .*images does not exist"),  # the config's default
-        ({"output_format": "dicom_seg"}, "5 of 5 files were not segmented; the lines above name them"),
+        ({"output_format": "dicom_seg"}, "5 files of 5 were not segmented; the lines above name them"),
         ({"output_format": "nrrd"}, "output_format must be one of auto, dicom_seg, got 'nrrd'"),
         ({"modalities": "US"}, "modalities must be a list such as .*, got 'US'"),
         ({"class_names": ["a", "b"]}, "class_names must name the 1 classes without the background"),
@@ -227,7 +227,7 @@ def test_folder_of_masks_is_refused_file_by_file(images, checkpoint, tmp_path):
     Image.fromarray(np.uint8(np.asarray(picture()) > 128)).save(images / "label.png")
     with pytest.raises(Exception) as error:
         infer(images, checkpoint, tmp_path / "masks")
-    assert "1 of 6 files was not segmented: file" in str(root_cause(error.value))
+    assert "1 file of 6 was not segmented: file" in str(root_cause(error.value))
     assert "label.png looks like a mask, not like an ultrasound image" in str(root_cause(error.value))
     assert not (tmp_path / "masks" / "label_mask.png").exists()
     infer(images / "label.png", checkpoint, tmp_path / "label", accept_masks=True)

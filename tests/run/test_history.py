@@ -23,6 +23,11 @@ def test_rows_stay_as_they_were_written(tmp_path):
     assert (tmp_path / "history.csv").read_text().startswith(before)
 
 
+def test_file_that_a_spreadsheet_has_saved_is_read(tmp_path):
+    (tmp_path / "history.csv").write_bytes(b"\xef\xbb\xbf" + f"{HEAD}1,0.5,0.25\n".encode())
+    assert read_history(tmp_path) == [{"epoch": 1, "loss": 0.5, "val_mean_dice": 0.25}]
+
+
 def test_run_without_a_history_has_no_rows(tmp_path):
     assert read_history(tmp_path) == []
     assert read_curves(tmp_path) == {}

@@ -162,7 +162,7 @@ def killed_while_writing(path) -> None:
 
 def test_partial_file_of_a_killed_process_is_cleared_and_of_a_living_one_not(tmp_path):
     killed_while_writing(tmp_path / "models" / "last.pt")
-    (tmp_path / ".last.pt.abcd1234").mkdir()  # killed before it had its lock
+    (tmp_path / ".last.pt.part-abcd1234").mkdir()  # killed before it had its lock
     (tmp_path / ".git").mkdir()
     assert len(list((tmp_path / "models").iterdir())) == 1
     with atomic_path(tmp_path / "models" / "last.pt") as partial:

@@ -146,3 +146,37 @@ def test_other_programs_read_the_safetensors_that_are_written(tmp_path):
 def test_safetensors_can_be_read_by_those_who_can_read_other_files(tmp_path):
     (tmp_path / "other").touch()
     assert write(tmp_path, "safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_no_flipped_bit_of_the_zip_directory_changes_a_weight_unnoticed(tmp_path):
+    """There an entry can be marked as a folder, of which torch would give whatever lies in memory."""
+    path = tmp_path / "x.pth"
+    torch.save({"a": WEIGHT[:8]}, path)
+    whole = path.read_bytes()
+    begin = whole.index(b"PK\x01\x02")
+    for place in range(8 * begin, 8 * len(whole)):
+        path.write_bytes(whole)
+        flip_bit(path, place // 8, place % 8)
+        try:
+            content = read_weight_file(path, "checkpoint")
+        except ValueError:
+            continue
+        assert torch.equal(content["a"], WEIGHT[:8]), place
+
+
+def test_file_that_was_saved_without_checksums_is_refused_with_what_helps(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(STATE, tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with pytest.raises(ValueError, match=r"x.pth was saved without checksums; save it anew with .*set_crc32_options"):
+        read_weight_file(tmp_path / "x.pth", "checkpoint")
+
+
+def test_cut_file_is_no_file_without_a_checksum(tmp_path, caplog):
+    path = write(tmp_path, "zip")
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="x.pth cannot be read as weights: File is not a zip file"):
+        read_weight_file(path, "checkpoint")
+    assert not caplog.records
