@@ -29,6 +29,7 @@ from PIL import Image
 
 from .data.busbra import busbra_cases
 from .data.classes import default_names, missing_class_notes
+from .data.datalist_file import load_list, read_datalist
 from .data.folders import Names, Pairs, find_pairs, inside
 from .data.look_alikes import look_alikes
 from .data.mask_files import Color, check_one_color, check_places, clean_mask, examine
@@ -129,6 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _make(options: argparse.Namespace) -> int:
     try:
+        if options.check:
+            print(_check(options.check, options.dataset_dir))
+            return 0
         splits, remarks = _run(options)
     except (ValueError, OSError) as error:
         print(f"make_datalist: {error}", file=sys.stderr)
@@ -142,6 +146,23 @@ def _make(options: argparse.Namespace) -> int:
     allow = " --data::allow_outside true" if outside else ""
     print(f"  --data::dataset_dir {options.dataset_dir} --data::datalist {options.output.resolve()}{allow}")
     return 0
+
+
+def _check(datalist: Path, dataset_dir: Path) -> str:
+    """That no two lists of a datalist hold images that look alike; a ValueError where they do."""
+    content = read_datalist(datalist)
+    lists = {split: load_list(content, split, datalist, dataset_dir) for split in SPLITS}
+    places = [(item["image"], split) for split, items in lists.items() for item in items]
+    groups = [[places[index] for index in group] for group in look_alikes([image for image, _ in places])]
+    lists_of = [len({split for _, split in group}) for group in groups]
+    named = [" = ".join(f"{image} ({split})" for image, split in group) for group in groups]
+    across = [name for name, count in zip(named, lists_of) if count > 1]
+    if across:
+        raise ValueError(
+            f"{datalist} has images that look alike in two lists (groups: {len(across)}): {_some(across, '; ')}; move "
+            "each group to one list, or build the datalist anew with --output."
+        )
+    return f"{datalist}: no images of different lists look alike"
 
 
 def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]:
@@ -166,7 +187,7 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]
     images = list(pairs.images.values())
     ready, classes = read_masks(images, masks, options.num_classes, colors, clean_dir is not None)
     labels = [paths[0] if ok else clean_dir / f"{case}.png" for case, paths, ok in zip(pairs.images, masks, ready)]
-    _check_written([options.output, *(label for label, ok in zip(labels, ready) if not ok)], images, masks)
+    _check_written([options.output, *(label for label, ok in zip(labels, ready) if not ok)], pairs)
     cases = [_relative(case, label, options.dataset_dir) for case, label in zip(cases, labels)]
     alike = look_alikes(images)
     together = _identical(images) if options.ignore_look_alikes else alike
@@ -186,9 +207,11 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]
     ]
 
 
-def _check_written(written: list[Path], images: list[Path], masks: list[list[Path]]) -> None:
-    """Refuse to write over an image or a mask of the user, also through a link."""
-    sources = {path.resolve() for path in (*images, *(path for paths in masks for path in paths))}
+def _check_written(written: list[Path], pairs: Pairs) -> None:
+    """Refuse to write over an image or a mask of the user, also through a link or one that was passed over."""
+    pictures = [path for path in pairs.passed_over if path.suffix.lower() == ".png"]
+    files = (*pairs.images.values(), *(path for paths in pairs.masks.values() for path in paths), *pictures)
+    sources = {path.resolve() for path in files}
     over = next((path for path in written if path.resolve() in sources), None)
     if over is not None:
         option = "--output" if over is written[0] else "--clean_masks"
@@ -283,7 +306,9 @@ def _clean_dir(options: argparse.Namespace) -> Path | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.make_datalist", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset_dir", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--output", type=Path, help="datalist to write")
+    task.add_argument("--check", type=Path, metavar="DATALIST", help="only look for look-alikes in two of its lists")
     parser.add_argument("--format", choices=("busbra", "folders"), default="busbra")
     parser.add_argument("--num_classes", type=int, default=2, help="with background")
     parser.add_argument("--labels", help="class names from background on, comma separated")

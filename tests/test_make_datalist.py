@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import nibabel
 import numpy as np
 import pytest
 from conftest import ROOT, SHARED
@@ -372,3 +373,95 @@ assert not {{"torch", "monai"}} & set(sys.modules), sorted(sys.modules)
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (busbra / "dataset.json").is_file()
+
+
+@pytest.mark.parametrize("clean", ["images", "masks", ".", "link"])
+def test_files_of_the_user_are_never_written_over(plain, capsys, clean):
+    second = np.zeros((20, 24), np.uint8)
+    for name in ("p0_0_1.png", "p0_0_2.png"):
+        Image.fromarray(second).save(plain / "masks" / name)
+    (plain / "link").symlink_to(plain / "images")
+    layout = ("--format", "folders")
+    if clean == ".":  # images and masks side by side
+        for path in (plain / "images").iterdir():
+            shutil.move(path, plain / path.name)
+        layout += ("--image_dir", ".")
+    before = {path: path.read_bytes() for path in plain.rglob("*.png")}
+    message = refused(capsys, plain, *layout, "--clean_masks", clean, "--overwrite")
+    assert "--clean_masks would write over " in message
+    assert "p0_0.png, a file of your data; name another place with --clean_masks" in message
+    assert {path: path.read_bytes() for path in plain.rglob("*.png")} == before
+
+
+def test_output_does_not_write_over_an_image(plain, capsys):
+    message = refused(capsys, plain, "--format", "folders", "--overwrite", output="images/p0_0.png")
+    assert "--output would write over " in message
+
+
+def test_absolute_folder_of_a_relative_data_set_is_taken(several, capsys, monkeypatch):
+    monkeypatch.chdir(several.parent)
+    arguments = ["--dataset_dir", several.name, "--output", f"{several.name}/dataset.json", "--format", "folders"]
+    assert main([*arguments, "--clean_masks", str(several / "clean"), "--image_dir", str(several / "images")]) == 0
+    items = json.loads((several / "dataset.json").read_text())["training"]
+    assert {item["label"].partition("/")[0] for item in items} <= {"clean", "masks"}
+    assert main([*arguments, "--overwrite", "--image_dir", str(several.parent)]) == 1
+    assert "--image_dir" in capsys.readouterr().err
+
+
+def test_masks_of_two_colors_without_their_classes_are_refused(several, capsys):
+    lesion = np.asarray(Image.open(several / "masks" / "p2_0.png"))
+    Image.fromarray(lesion[..., [1, 0, 2]]).save(several / "masks" / "p3_0.png")
+    message = refused(capsys, several, "--format", "folders", "--clean_masks", "clean")
+    assert "p2_0.png) and 00ff00 (" in message
+    assert "pass --mask_colors" in message
+
+
+@pytest.fixture
+def recording(plain):
+    """The images are twenty frames that look alike."""
+    noise = gaussian_filter(np.random.default_rng(99).random((20, 24)), 2)
+    picture = np.uint8(200 * (noise - noise.min()) / np.ptp(noise))
+    for number, path in enumerate(sorted((plain / "images").iterdir())):
+        Image.fromarray(picture + np.uint8(number)).save(path)
+    return plain
+
+
+def test_recording_is_split_only_where_look_alikes_are_ignored(recording, capsys):
+    message = refused(capsys, recording, "--format", "folders")
+    assert "split validation empty (1 groups of images look alike, and each stays together); expected" in message
+    assert "or pass --ignore_look_alikes to split them all the same" in message
+    code, content = run(recording, "--format", "folders", "--ignore_look_alikes")
+    assert (code, len(content["validation"])) == (0, 2)
+    told = "warning: images that look alike may be in two lists (groups: 1): images/p0_0.png = images/p0_1.png"
+    assert told in capsys.readouterr().out
+
+
+def test_identical_files_stay_together_where_look_alikes_are_ignored(recording, capsys):
+    for path in (recording / "images").iterdir():
+        shutil.copy(recording / "masks" / "p0_0.png", path)
+    message = refused(capsys, recording, "--format", "folders", "--ignore_look_alikes")
+    assert "20 images of 1 separate patients leave" in message
+
+
+def test_lists_of_a_datalist_are_checked_for_look_alikes(plain, capsys):
+    _, content = run(plain, "--format", "folders")
+    check = ["--dataset_dir", str(plain), "--check", str(plain / "dataset.json")]
+    assert main(check) == 0
+    assert "dataset.json: no images of different lists look alike\n" in capsys.readouterr().out
+    first, other = (plain / content[split][0]["image"] for split in ("training", "test"))
+    Image.open(first).resize((48, 40)).save(other)
+    assert main(check) == 1
+    message = capsys.readouterr().err
+    assert "look alike in two lists (groups: 1): " in message
+    assert f"{first} (training) = {other} (test); move each group to one list" in message
+
+
+def test_nifti_masks_that_lie_apart_are_not_merged(plain, capsys):
+    (plain / "masks" / "p0_0.png").unlink()
+    for number in (1, 2):
+        affine = np.diag([-0.1, -0.1, 1, 1]) + number * np.eye(4, k=3)
+        nibabel.save(
+            nibabel.Nifti1Image(np.eye(24, 20, dtype=np.uint8), affine), plain / "masks" / f"p0_0_{number}.nii"
+        )
+    message = refused(capsys, plain, "--format", "folders", "--clean_masks", "clean")
+    assert "p0_0_2.nii of one image lie in different places by their affines; save both with one affine" in message

@@ -70,14 +70,14 @@ class Trace(NamedTuple):
 def trace(tmp_path):
     """A function that runs Python with arguments in the bundle's folder, as a user of an empty home."""
 
-    def run(*arguments: str, **variables: str) -> Trace:
+    def run(*arguments: str, codes: tuple[int, ...] = (0,), **variables: str) -> Trace:
         home, log = tmp_path / "home", tmp_path / "trace.txt"
         home.mkdir(exist_ok=True)
         kept = {key: value for key, value in os.environ.items() if key not in {*VARIABLES, *MACHINE}}
         own = {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "fonts"), "OMP_NUM_THREADS": "1", **variables}
         command = [*NAMESPACE, *TRACE, "-o", str(log), sys.executable, *arguments]
         done = subprocess.run(command, cwd=ROOT, env={**kept, **own}, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        assert done.returncode in codes, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         files = [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
         return Trace(contacts(log.read_text(errors="replace")), sorted(files))
 
@@ -165,7 +165,8 @@ def test_inference_contacts_nobody(trace, phantoms, tmp_path):
 def test_export_in_every_format_contacts_nobody(trace, tmp_path):
     need("onnx", "onnxscript", "onnxruntime", "openvino")
     options = ["--checkpoint", "models/model.pt", "--output", str(tmp_path / "export"), "--num_images", "2"]
-    assert trace("-m", "scripts.export", *options, "--formats", "all") == Trace([], [])
+    # 1: of so few images int8 may be refused, after it has been written and run
+    assert trace("-m", "scripts.export", *options, "--formats", "all", codes=(0, 1)) == Trace([], [])
     assert Path(tmp_path / "export" / "student.onnx").is_file()
 
 

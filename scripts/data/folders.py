@@ -221,7 +221,7 @@ def _no_image(folder: Path, passed_over: Mapping[Path, str]) -> str:
     named = [reason for reason in passed_over.values() if reason.startswith("not named")]
     linked = [path.name for path, reason in passed_over.items() if reason == LINKED]
     if linked and not named:
-        return f"folder {folder} holds no image, and its linked folder {linked[0]} is not followed; move the files here."
+        return f"folder {folder} holds no image, and its link {linked[0]} is not followed; move its files here."
     if named:
         return f"folder {folder} holds {len(named)} images, all {named[0]}; pass the right --image_name."
     return f"folder {folder} holds no image; expected {', '.join(IMAGE_SUFFIXES)}."

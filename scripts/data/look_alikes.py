@@ -34,6 +34,8 @@ def look_alikes(paths: Sequence[str | Path]) -> list[list[int]]:
     Raises:
         ValueError: a file that cannot be read.
     """
+    if not paths:
+        return []
     bits = np.stack(map_in_threads(picture_hash, paths)).astype(np.float32)
     signs = 2 * bits - 1  # the product of two rows is bits that agree less bits that differ
     group = np.arange(len(paths))

@@ -59,7 +59,7 @@ def read_values(path: Path) -> np.ndarray:
 def place_of(path: Path) -> Place:
     """Where a still lies, by its header. Raises what `read_nifti` raises."""
     volume = nibabel.load(path)
-    axes = _axes(volume, tuple(volume.shape), color=False)
+    axes = _axes(volume, _four_axes(tuple(volume.shape)), color=False)
     sizes = (*volume.shape, 1)
     affine = np.asarray(volume.affine, dtype=np.float64)[:, [*axes, 3]]
     return Place(str(path), (sizes[axes[0]], sizes[axes[1]]), affine, _is_oriented(volume), axes[0] > axes[1])

@@ -41,7 +41,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise Refused(
             f"cannot be read as an image: its content is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}; replace it or "
-            "take it out of the list."
+            "take it out."
         ) from None
     except Image.DecompressionBombError:
         raise too_large(f"more than {2 * limit:g} megapixels") from None

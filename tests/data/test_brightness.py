@@ -1,13 +1,11 @@
 """One picture has one brightness, whatever type and format hold it."""
 
-import struct
-import zlib
-
 import nibabel
 import numpy as np
 import pytest
 from dicom_files import write_dicom
 from PIL import Image
+from png_files import write_png16
 
 from scripts.data.brightness import unit_range
 from scripts.data.readers import read_image
@@ -29,19 +27,6 @@ def save_nifti(path, array, **header):
         image.header[name] = value
     nibabel.save(image, path)
     return path
-
-
-def write_png16(path, pixels):
-    """A PNG of 16-bit colors (H, W, C), which Pillow does not write; C is 2 (gray and alpha), 3 or 4."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width, channels = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 def both(path):

@@ -24,7 +24,7 @@ def test_class_that_no_list_shows_is_told_once():
 def test_class_that_some_lists_lack_is_told_with_them():
     notes = missing_class_notes({"training": {1, 2}, "validation": {1}, "test": {1}}, NAMES)
     assert len(notes) == 1
-    assert notes[0].startswith("No mask of the list validation and test shows class 2: ")
+    assert notes[0].startswith("No mask of the lists validation and test shows class 2: ")
 
 
 def test_nothing_is_told_where_every_class_is_shown():

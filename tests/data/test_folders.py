@@ -122,10 +122,43 @@ def test_further_masks_are_told_from_masks_of_other_images(make):
     assert found["a_1"][1:] == ["masks/a_1.png"]
 
 
-def test_linked_folders_are_read_once(make):
-    folder = make("images/one/a.png", "masks/one/a.png")
+def test_links_to_folders_are_not_followed(make):
+    folder = make("images/one/a.png", "masks/one/a.png", "storage/b.png")
     (folder / "images" / "loop").symlink_to(folder / "images")
-    assert list(pairs_of(folder, Names(recursive=True))[0]) == ["one/a"]
+    (folder / "images" / "two").symlink_to(folder / "storage")
+    found, passed_over = pairs_of(folder, Names(recursive=True))
+    assert (list(found), passed_over) == (["one/a"], "3 passed over: 2 linked folders, 1 in storage")
+    (folder / "images" / "one" / "a.png").unlink()
+    with pytest.raises(ValueError, match="holds no image, and its link loop is not followed; move its files here"):
+        find_pairs(folder, Names(recursive=True))
+
+
+def test_hidden_files_and_folders_are_not_read(make):
+    folder = make("images/a.png", "images/.ipynb_checkpoints/a-checkpoint.png", "images/.b.png", "masks/a.png")
+    make("masks/.ipynb_checkpoints/a-checkpoint.png", ".cache/c.png")
+    assert pairs_of(folder, Names(recursive=True)) == (
+        {"a": ["images/a.png", "masks/a.png"]},
+        "3 passed over: 3 hidden",
+    )
+
+
+def test_images_in_subfolders_are_counted_without_masks(make):
+    for names in (Names(), Names(image_dir=".", mask_dir="masks")):
+        folder = make("images/b/a.png", "masks/b/a.png")
+        with pytest.raises(ValueError, match="holds no image right in it, but 1 in its subfolders; pass --recursive"):
+            find_pairs(folder, names)
+    with pytest.raises(ValueError, match="holds 1 images, all not named us_{}; pass the right --image_name"):
+        find_pairs(folder, Names(image="us_{}", recursive=True))
+
+
+@pytest.mark.parametrize("option", ["image_dir", "mask_dir"])
+def test_folders_outside_are_refused_and_absolute_ones_inside_are_read(make, option):
+    folder = make("us/a.png", "gt/a.png")
+    names = {"image_dir": str(folder / "us"), "mask_dir": str(folder / "us" / ".." / "gt")}
+    assert pairs_of(folder, Names(**names))[0] == {"a": ["us/a.png", "gt/a.png"]}
+    for outside in (str(folder.parent), ".."):
+        with pytest.raises(ValueError, match=f"--{option} .* must be a folder in --dataset_dir"):
+            find_pairs(folder, Names(**{**names, option: outside}))
 
 
 @pytest.mark.parametrize("pattern", ["_mask", "{}{}", ""])

@@ -4,7 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from PIL import Image
 
+from scripts.data import nifti
 from scripts.data.datalist import GivenCases
 from scripts.data.geometry import AXES, CROP, as_shown, as_stored
 from scripts.data.readers import GrayImageReader, MaskReader, read_image, read_mask
@@ -119,7 +121,11 @@ def test_label_without_an_orientation_of_a_swapped_image_is_refused(tmp_path, co
     square = slice(0, HEIGHT)
     image = save(tmp_path / "image.nii", *transposed(columns[square], AFFINE))
     label = save(tmp_path / "label.nii", mask[square].T, np.eye(4), code)
-    with pytest.raises(ValueError, match="label .*label.nii and image .*image.nii lie in different places"):
+    message = {
+        0: "the axes of .*image.nii are swapped and .*label.nii does not say how it lies; save the label as NIfTI with",
+        1: "label .*label.nii and image .*image.nii lie in different places",
+    }
+    with pytest.raises(ValueError, match=message[code]):
         GivenCases([{"image": image, "label": label}], [])
 
 
@@ -130,8 +136,19 @@ def test_label_of_another_size_is_refused_at_its_image(tmp_path, columns, mask):
     assert f"label {label} has size (29, 20) (width, height) and image {image} (30, 20)" in str(error.value.__cause__)
 
 
-@pytest.mark.parametrize("shape", [(1, WIDTH, HEIGHT), (WIDTH, 1, HEIGHT), (WIDTH, HEIGHT, 1), (1, WIDTH, HEIGHT, 1)])
-def test_thin_axis_in_any_place_is_squeezed(tmp_path, columns, shape):
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, WIDTH, HEIGHT),
+        (WIDTH, 1, HEIGHT),
+        (WIDTH, HEIGHT, 1),
+        (1, WIDTH, HEIGHT, 1),
+        (WIDTH, HEIGHT, 1, 1, 1),
+        (WIDTH, 1, HEIGHT, 1, 1, 1),
+    ],
+)
+def test_thin_axis_in_any_place_is_squeezed(tmp_path, columns, shape, monkeypatch):
+    monkeypatch.setattr(nifti, "MIN_SIDE", HEIGHT)
     path = save(tmp_path / "a.nii", columns.reshape(shape), np.eye(4))
     image, meta = read_image(path)
     assert np.array_equal(image, columns / np.float32(255))
@@ -144,7 +161,12 @@ def test_thin_axis_in_any_place_is_squeezed(tmp_path, columns, shape):
 
 @pytest.mark.parametrize("read", [read_image, read_mask, FrameReader().decode])
 @pytest.mark.parametrize(
-    "shape", [(30, 20, 3), (30, 20, 4), (30, 20, 3, 1), (3, 30, 20), (30, 2, 20), (1, 1, 20), (30, 20, 5, 2)]
+    "shape",
+    [
+        *((60, 50, 3), (60, 50, 4), (60, 50, 3, 1), (3, 60, 50), (60, 2, 50), (1, 1, 50), (60, 50, 5, 2)),
+        *((10, 64, 48), (64, 10, 48)),  # frames first, or between
+        *((1, 64, 3), (64, 1, 3), (1, 64, 31)),  # a line, and its colors
+    ],
 )
 def test_what_may_be_colors_or_no_frame_is_refused(tmp_path, shape, read):
     path = save(tmp_path / "a.nii", np.ones(shape, np.uint8))
@@ -172,3 +194,18 @@ def test_crop_is_put_back_into_its_place():
 def test_a_loop_of_three_frames_is_certain_along_the_fourth_axis(tmp_path):
     path = save(tmp_path / "a.nii", np.ones((30, 20, 1, 3), np.uint8))
     assert FrameReader().decode(path)[0].shape == (30, 20, 3)
+
+
+def test_picture_of_a_swapped_nifti_is_refused_without_a_word_of_its_affine(tmp_path, columns, mask):
+    image = save(tmp_path / "image.nii", *transposed(columns, AFFINE))
+    Image.fromarray(mask.T).save(tmp_path / "label.png")
+    message = (
+        "the axes of .*image.nii are swapped and .*label.png does not say how it lies; save the label as NIfTI with"
+    )
+    with pytest.raises(ValueError, match=message):
+        GivenCases([{"image": image, "label": str(tmp_path / "label.png")}], [])
+    Image.fromarray(columns.T).save(tmp_path / "image.png")
+    label = save(tmp_path / "label.nii", *transposed(mask, AFFINE))
+    message = "the axes of .*label.nii are swapped and .*image.png .*; save the label with columns on its first axis"
+    with pytest.raises(ValueError, match=message):
+        GivenCases([{"image": str(tmp_path / "image.png"), "label": label}], [])

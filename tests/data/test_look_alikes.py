@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 from PIL import Image
+from png_files import write_png16
 from scipy.ndimage import gaussian_filter
 
 from scripts.data.look_alikes import look_alikes, picture_hash
@@ -63,3 +64,9 @@ def test_no_two_breast_images_of_different_patients_look_alike(name):
     content = json.loads((folder / "dataset.json").read_text())
     items = [item for split in ("training", "validation", "test") for item in content.get(split, [])]
     assert look_alikes([folder / item["image"] for item in items]) == []
+
+
+def test_colors_of_sixteen_bits_that_would_be_lost_are_refused(tmp_path):
+    write_png16(tmp_path / "a.png", np.stack([np.asarray(picture(0))] * 3, axis=-1))
+    with pytest.raises(ValueError, match="a.png has colors of 16 bits, but uses at most 14 of them; save it with 8"):
+        picture_hash(tmp_path / "a.png")

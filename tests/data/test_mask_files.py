@@ -4,8 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from png_files import write_png16
 
-from scripts.data.mask_files import clean_mask, examine
+from scripts.data.mask_files import check_one_color, check_places, clean_mask, examine
 
 LESION = np.zeros((24, 32), np.uint8)
 LESION[4:12, 8:20] = 1
@@ -102,3 +103,84 @@ def test_unreadable_mask_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"none")
     with pytest.raises(ValueError, match="a.png cannot be read as an image"):
         examine([tmp_path / "a.png"], 2)
+
+
+def test_named_colors_hold_for_masks_whose_values_would_fit(tmp_path):
+    white = save(tmp_path / "a.png", 255 * (1 - LESION))
+    colors = [(255, 255, 255), (0, 0, 0)]
+    assert np.array_equal(clean_mask([white], 2, colors), LESION)
+    assert examine([white], 2, colors) == (False, {1})
+    Image.fromarray(255 * (1 - LESION)).convert("1").save(tmp_path / "b.png")
+    assert np.array_equal(clean_mask([tmp_path / "b.png"], 2, colors), LESION)
+
+
+def test_named_colors_are_those_of_a_palette(tmp_path):
+    picture = Image.fromarray(1 - LESION).convert("P")
+    picture.putpalette([*RED, *GREEN])
+    picture.save(tmp_path / "a.png")
+    assert np.array_equal(clean_mask([tmp_path / "a.png"], 2, [GREEN, RED]), LESION)
+    assert np.array_equal(clean_mask([tmp_path / "a.png"], 2), 1 - LESION)  # indices
+
+
+def test_nifti_mask_has_values_whatever_the_colors_of_pictures(tmp_path):
+    assert examine([nifti(tmp_path / "a.nii", LESION)], 2, [(0, 0, 0), RED]) == (True, {1})
+
+
+def test_colors_of_sixteen_bits_that_would_be_lost_are_refused(tmp_path):
+    write_png16(tmp_path / "a.png", colored((LESION, RED)))
+    with pytest.raises(ValueError, match="a.png has colors of 16 bits, but uses at most 14 of them; save it with 8"):
+        examine([tmp_path / "a.png"], 2)
+
+
+def test_second_color_in_another_mask_is_refused(tmp_path):
+    paths = [save(tmp_path / f"{n}.png", colored((LESION, color))) for n, color in enumerate((RED, RED, GREEN))]
+    check_one_color([paths[:2], [save(tmp_path / "white.png", LESION * 255)]])
+    with pytest.raises(ValueError, match=r"colors ff0000 \(.*0.png\) and 00ff00 \(.*2.png\) .*; pass --mask_colors"):
+        check_one_color([[path] for path in paths])
+
+
+AFFINE = np.diag([-0.1, -0.2, 1, 1])
+
+
+def nifti(path, rows, affine=AFFINE):
+    """A NIfTI of pixels (H, W)."""
+    image = nibabel.Nifti1Image(rows.T, affine)
+    image.set_sform(affine, 1)
+    nibabel.save(image, path)
+    return path
+
+
+def test_nifti_masks_of_one_image_must_lie_in_one_place(tmp_path):
+    image = save(tmp_path / "image.png", LESION)
+    shifted = AFFINE + np.eye(4, k=3) * 2
+    mirrored = AFFINE.copy()
+    mirrored[0] = (0.1, 0, 0, -3.1)  # the same place, the other way round
+    masks = [nifti(tmp_path / f"{n}.nii", LESION, affine) for n, affine in enumerate((AFFINE, shifted, mirrored))]
+    check_places(image, [masks[0], masks[0]], ready=False)
+    with pytest.raises(
+        ValueError, match="masks .*0.nii and .*1.nii of one image lie in different places .*; save both"
+    ):
+        check_places(image, masks[:2], ready=False)
+    with pytest.raises(
+        ValueError, match="mask .*2.nii runs in another direction .*; save it with the affine of its im"
+    ):
+        check_places(image, masks[::2], ready=False)
+
+
+def test_nifti_masks_must_lie_as_their_nifti_image(tmp_path):
+    image, mask = nifti(tmp_path / "image.nii", LESION), nifti(tmp_path / "mask.nii", LESION, AFFINE + np.eye(4, k=3))
+    check_places(image, [image], ready=True)
+    for ready in (True, False):
+        with pytest.raises(ValueError, match="label .*mask.nii and image .*image.nii lie in different places"):
+            check_places(image, [mask], ready)
+
+
+def test_mask_of_an_image_with_swapped_axes_is_not_written_as_a_picture(tmp_path):
+    image = nifti(tmp_path / "image.nii", LESION, AFFINE[:, [1, 0, 2, 3]])
+    check_places(image, [image], ready=True)
+    with pytest.raises(
+        ValueError, match="axes of image .*image.nii are swapped and a cleaned mask is a PNG.*; save one N"
+    ):
+        check_places(image, [image, image], ready=False)
+    with pytest.raises(ValueError, match="are swapped and .*a.png does not say how it lies"):
+        check_places(image, [tmp_path / "a.png"], ready=True)

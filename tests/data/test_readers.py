@@ -5,7 +5,7 @@ import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from PIL import Image
 
-from scripts.data.readers import GrayImageReader, MaskReader, read_image, read_mask
+from scripts.data.readers import READING_RULE, GrayImageReader, MaskReader, read_image, read_mask, reading_rule
 
 READER = "scripts.data.readers.GrayImageReader"
 
@@ -150,6 +150,22 @@ def test_refused_nifti_is_named_and_no_other_reader_takes_it(tmp_path, make, mes
     with pytest.raises(RuntimeError) as error:
         Compose(LoadImaged("image", reader=READER))({"image": path})
     assert str(path) in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize("slope, intercept, rule", [(1, 0, ""), (2, 0, READING_RULE), (1, 7, READING_RULE)])
+def test_eight_bits_that_are_scaled_are_read_by_a_rule(gray, tmp_path, slope, intercept, rule):
+    image = nibabel.Nifti1Image(gray.T, np.eye(4))
+    image.header.set_slope_inter(slope, intercept)
+    nibabel.save(image, tmp_path / "a.nii")
+    assert reading_rule(tmp_path / "a.nii") == rule
+
+
+def test_messages_fit_a_program_that_has_no_list(tmp_path):
+    (tmp_path / "a.nii").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"replace it or take it out\.$"):
+        read_image(tmp_path / "a.nii")
+    with pytest.raises(FileNotFoundError, match=r"b.nii does not exist; put it back, or correct what names it\.$"):
+        read_image(tmp_path / "b.nii")
 
 
 def test_rgb_nifti_is_refused(tmp_path):

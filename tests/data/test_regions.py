@@ -69,6 +69,15 @@ def test_pixel_spacing_counts_where_no_region_has_millimeters(tmp_path):
     assert spacing([FINE], lesion(40, 50), tmp_path, PixelSpacing=[0.4, 0.3]) is None
 
 
+def test_pixel_spacing_holds_in_a_two_dimensional_region_without_units(tmp_path):
+    unscaled, motion = region(0, 0, 0, box=LEFT), region(0.01, 1, SECONDS, MOTION, RIGHT)
+    assert spacing([unscaled], lesion(5, 10), tmp_path, PixelSpacing=[0.4, 0.3]) == (0.3, 0.4)
+    assert spacing([unscaled, motion], lesion(5, 10), tmp_path, PixelSpacing=[0.4, 0.3]) == (0.3, 0.4)
+    assert spacing([unscaled, motion], lesion(25, 35), tmp_path, PixelSpacing=[0.4, 0.3]) is None
+    assert spacing([unscaled], lesion(5, 10), tmp_path) is None
+    assert spacing([unscaled, region(0.03, 0.03, box=RIGHT)], lesion(5, 10), tmp_path, PixelSpacing=[1, 1]) is None
+
+
 def test_region_that_does_not_fit_or_lies_nowhere_leaves_no_scale():
     good = region(0.01, 0.02, box=LEFT)
     for wrong in (region(0.01, 0.02, box=(0, 0, 60, 41)), region(0.01, 0.02, box=(-3, 0, 10, 10))):

@@ -108,7 +108,8 @@ def test_list_without_lesions_is_refused_and_nothing_written(overrides, student,
         Image.new("L", size).save(tmp_path / entry["label"])
         entry.update(image=str(phantoms / entry["image"]), label=str(tmp_path / entry["label"]))
     (tmp_path / "empty.json").write_text(json.dumps(lists))
-    options = words(overrides, **{"data::datalist": str(tmp_path / "empty.json"), "teacher::lora_checkpoint": None})
+    own = {"data::datalist": str(tmp_path / "empty.json"), "data::allow_outside": True}
+    options = words(overrides, **own, **{"teacher::lora_checkpoint": None})
     assert main(["--checkpoint", f"student={student}", "--output_dir", str(tmp_path / "out"), *options]) == 1
     assert "no case of the list has a lesion" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()

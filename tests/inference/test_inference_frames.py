@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 from PIL import Image
 
+from scripts.data import nifti
 from scripts.data.dicom import is_dicom
 from scripts.data.readers import read_image
 from scripts.data.segment import resize_image, restore_logits
@@ -96,7 +97,8 @@ def test_luma_is_pillows(rng):
     "shape", [(WIDTH, HEIGHT), (WIDTH, HEIGHT, 1), (WIDTH, HEIGHT, FRAMES), (WIDTH, HEIGHT, 1, FRAMES)]
 )
 @pytest.mark.parametrize("kind", ["gray", "rgb24", "vector"])
-def test_nifti_of_every_shape_gives_frames(color, tmp_path, shape, kind):
+def test_nifti_of_every_shape_gives_frames(color, tmp_path, shape, kind, monkeypatch):
+    monkeypatch.setattr(nifti, "MIN_SIDE", HEIGHT)
     count = int(np.prod(shape[2:]))
     stored = np.moveaxis(color[:count], 0, 2).swapaxes(0, 1)  # (W, H, N, 3)
     if kind == "gray":

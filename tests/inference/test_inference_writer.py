@@ -242,7 +242,15 @@ def test_outputs_keep_the_subfolders_and_never_leave_the_folder():
 
 def test_frames_of_a_mask_are_read_from_its_header(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
-    for shape, frames in {(3, 4): 1, (3, 4, 1): 1, (3, 4, 5): 5, (3, 4, 1, 6): 6}.items():
+    for shape, frames in {
+        (3, 4): 1,
+        (3, 4, 1): 1,
+        (3, 4, 5): 5,
+        (3, 4, 1, 6): 6,
+        (1, 50, 60): 1,
+        (50, 1, 60): 1,
+        (1, 50, 60, 6): 6,
+    }.items():
         nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
         assert count_frames(tmp_path / "a.nii.gz", 1) == frames
     assert count_frames(tmp_path / "a.png", 2) == 1
