@@ -68,8 +68,8 @@ def _numbers(path: Path, line: Mapping[str | None, str | None], number: int) -> 
 
 def _spoilt(path: Path, what: str) -> ValueError:
     return ValueError(
-        f"{path} is damaged: {what}. Correct the line, or move the file away: weights and results do not need it, and the "
-        "curves then begin with the next epoch."
+        f"{path} is damaged: {what}. Correct the line, or move the file away: weights and results do not need it, and "
+        "the curves then begin with the next epoch."
     )
 
 

@@ -53,7 +53,7 @@ def resumed_twice(place):
 
 @fault(
     "run",
-    "a history.csv that is spoilt",
+    "a history.csv that is damaged",
     "training, resumed",
     r"history\.csv",
     changes=(f"{RUN}/config.json", f"{RUN}/distill.log"),
