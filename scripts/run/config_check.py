@@ -232,7 +232,9 @@ def _check_path_texts(config: dict) -> None:
 
 
 def _is_expression(text: str, config: dict) -> bool:
-    """Whether a text is Python that refers to other ids of the configuration."""
+    """Whether a text is None, or Python that refers to other ids of the configuration."""
+    if text == "None":
+        return True
     try:
         ast.parse(REFERENCE.sub("reference", text), mode="eval")
     except (SyntaxError, ValueError):
