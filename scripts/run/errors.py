@@ -162,14 +162,28 @@ def _stop(owner: int, number: int, frame: FrameType | None) -> None:
         os._exit(0)
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when the workers end, as they do now
-    signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends at once
+    signal.signal(number, signal.SIG_DFL)
     advice = _current_advice()
     logger.info("stopped by %s", signal.Signals(number).name)
     logging.disable(logging.ERROR)  # what libraries say on the way out
-    os.write(
-        sys.__stderr__.fileno(), f"\nstopped: {printable(advice)}\n".encode()
-    )  # print could be interrupted in itself
+    # print could be interrupted in itself
+    os.write(sys.__stderr__.fileno(), f"\nstopped: {printable(advice)}\n".encode())
+    sys.unraisablehook = partial(_stop_anew, number, sys.unraisablehook)
+    _exit(number, frame)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends at once
     raise SystemExit(128 + number)
+
+
+def _stop_anew(number: int, former: Callable[[sys.UnraisableHookArgs], None], lost: sys.UnraisableHookArgs) -> None:
+    """A signal that meets a destructor is lost, since Python lets nothing out of one: send it once more."""
+    if lost.exc_type is SystemExit:
+        signal.signal(number, _exit)
+        os.kill(os.getpid(), number)
+    else:
+        former(lost)
 
 
 def _current_advice() -> str:

@@ -282,6 +282,21 @@ def work():
 
 sys.exit(run_program("segment", work))
 """
+DESTRUCTOR = """
+class Held:
+    def __del__(self):
+        print("ready", flush=True)
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            pass
+
+def work():
+    Held()
+    time.sleep(60)
+    return 0
+
+sys.exit(run_program("segment", work))
+"""
 SLOW_ADVICE = """
 def slow():
     print("asked", flush=True)
@@ -361,6 +376,13 @@ def test_forked_child_ends_without_a_word_and_is_no_crash_to_torch(program):
     assert out == "0\n"
     assert shown == ""
     assert process.returncode == 0
+
+
+def test_signal_that_meets_a_destructor_is_not_lost(program):
+    code, shown = end_of(program(DESTRUCTOR), signal.SIGTERM)
+    assert code == 143
+    assert shown.startswith("\nstopped: nothing is kept yet; start again with: ")
+    assert shown.count("\n") == 2
 
 
 def test_ctrl_c_reaches_all_processes_and_one_speaks(program):
