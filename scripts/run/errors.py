@@ -24,6 +24,8 @@ from ..utils.screen import keep_early_records, printable, show_messages
 
 logger = logging.getLogger(__name__)
 
+SOON = 0.05  # seconds
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTHING_KEPT = "nothing is kept yet"
 _advice: list[Callable[[], str]] = []  # of the blocks that are running, the outermost first
@@ -181,7 +183,7 @@ def _stop_anew(number: int, former: Callable[[sys.UnraisableHookArgs], None], lo
     """A signal that meets a destructor is lost, since Python lets nothing out of one: send it once more."""
     if lost.exc_type is SystemExit:
         signal.signal(number, _exit)
-        os.kill(os.getpid(), number)
+        threading.Timer(SOON, os.kill, (os.getpid(), number)).start()  # at once, it would meet this function
     else:
         former(lost)
 
