@@ -34,7 +34,7 @@ def test_one_flipped_bit_is_refused_before_anything_is_restored(damaged):
     for resume in (damaged, damaged.with_name("checkpoint_epoch001.pt")):
         with pytest.raises(
             ValueError,
-            match=f"training::resume {damaged} is damaged: .*copy a checkpoint_epoch.* to the folder models/",
+            match=f"training::resume {damaged} is damaged, .*copy a checkpoint_epoch.* to the folder models/",
         ):
             checkpoints(damaged.parent, network, resume).attach(at_epoch(0, max_epochs=4))
     assert torch.equal(network.weight, before)
