@@ -232,15 +232,15 @@ def _check_path_texts(config: dict) -> None:
 
 
 def _is_expression(text: str, config: dict) -> bool:
-    """Whether a text is None, or Python that refers to other ids of the configuration."""
-    if text == "None":
-        return True
+    """Whether a text is Python that is made of values, or refers to other ids of the configuration."""
     try:
-        ast.parse(REFERENCE.sub("reference", text), mode="eval")
+        tree = ast.parse(REFERENCE.sub("reference", text), mode="eval")
     except (SyntaxError, ValueError):
         return False
     sections = [id.split("::")[0].split("#")[0] for id in REFERENCE.findall(text)]
-    return bool(sections) and all(section in config for section in sections)
+    if sections:
+        return all(section in config for section in sections)
+    return not any(isinstance(node, ast.Name) for node in ast.walk(tree))
 
 
 def _check_probes(config: dict) -> None:
