@@ -208,7 +208,7 @@ def wait_until(condition, process: subprocess.Popen, log: Path, seconds: int = 3
 def convert_dicom(label: Label, studies: Path) -> None:
     """What MONAI Label makes of DICOM from a DICOMweb server before a model sees it, as studies."""
     session = Session(label, "")
-    gray = np.stack([phantom(number)[0] for number in range(20, 23)])
+    gray = np.stack([phantom(number)[0] for number in range(20, 25)])
     color = np.stack([gray[0]] * 3, axis=-1)
     files = {
         "dicom_still": (gray[0], "MONOCHROME2"),
