@@ -180,6 +180,7 @@ def test_command_of_a_readme_is_accepted(words, monkeypatch):
         pytest.skip(f"monai.bundle {words[1]} is no run; the tests above call it")
     run_id = words[2] if not words[2].startswith("-") else "run"
     options = [word.removeprefix("--") for word in words[2 + (run_id == words[2]) :]]
+    options = [re.sub(r"^\$([A-Z]\w*)$", r"\1", word) for word in options]  # a variable of the reader's shell
     pairs = dict(zip(options[::2], options[1::2], strict=True))
     config_file = pairs.pop("config_file")
     files = ast.literal_eval(config_file) if config_file.startswith("[") else [config_file]
