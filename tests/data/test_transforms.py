@@ -5,26 +5,6 @@ from monai.transforms import Compose, EnsureTyped, Invertd, Resized
 
 from scripts.data.transforms import LabelToClassesd, ToRowsFirstd
 
-OFF = {
-    "flip_prob": 0,
-    "rotate_degrees": 0,
-    "zoom_range": None,
-    "shift_fraction": None,
-    "gamma_range": None,
-    "contrast_range": None,
-}
-
-
-def item(size=64):
-    """A bright disc off the center and its mask."""
-    rows, cols = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    disc = ((rows - 0.4 * size) ** 2 + (cols - 0.6 * size) ** 2 < (0.2 * size) ** 2).float()[None]
-    return {"image": 0.2 + 0.6 * disc, "label": disc}
-
-
-def dice(a, b):
-    return (2 * (a * b).sum() / (a.sum() + b.sum())).item()
-
 
 def test_rows_first_transposes_plain_tensors():
     columns_first = torch.rand(1, 7, 5)
