@@ -183,6 +183,13 @@ class Server(NamedTuple):
         """What it has logged from a character on."""
         return self.log.read_text()[start:]
 
+    def says(self, text: str, start: int = 0, seconds: float = 30.0) -> bool:
+        """Whether it logs a text within some seconds; a request is answered before its error is in the log."""
+        end = time.monotonic() + seconds
+        while text not in self.text(start) and time.monotonic() < end:
+            time.sleep(0.1)
+        return text in self.text(start)
+
 
 def start(label: Label, port: int, log: Path) -> subprocess.Popen:
     """The page's command for the server, with another port and in a process group of its own."""

@@ -171,7 +171,7 @@ def test_training_without_labels_is_an_error_that_says_so(server):
     weights, seen = sha256(server.label.model / "models" / "model.pt"), len(server.text())
     status = server.session.train(max_epochs=1)
     assert status["status"] == "ERROR"
-    assert "MONAI Label gave 0 labeled studies for training and 0 for validation" in server.text(seen)
+    assert server.says("MONAI Label gave 0 labeled studies for training and 0 for validation", seen)
     assert sha256(server.label.model / "models" / "model.pt") == weights
 
 
@@ -299,7 +299,7 @@ def test_inference_runs_no_code_of_a_request(server, mark, key):
 def test_mask_is_not_written_where_a_request_says(server):
     seen = len(server.text())
     server.session.error("infer", MODEL, "gray_11", {"result_extension": "/../evil.png"})
-    assert "result_extension must be an extension such as .png or .nii.gz, got '/../evil.png'" in server.text(seen)
+    assert server.says("result_extension must be an extension such as .png or .nii.gz, got '/../evil.png'", seen)
 
 
 @pytest.mark.monai_label
@@ -317,7 +317,7 @@ def test_training_runs_no_code_of_a_request(server, mark, asked, message):
     weights, seen = sha256(server.label.model / "models" / "model.pt"), len(server.text())
     status = server.session.train(**{key: code if value == "CODE" else value for key, value in asked.items()})
     assert status["status"] == "ERROR"
-    assert message in server.text(seen)
+    assert server.says(message, seen)
     assert not path.exists()
     assert sha256(server.label.model / "models" / "model.pt") == weights
 
