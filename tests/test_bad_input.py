@@ -333,7 +333,7 @@ def test_number_out_of_range_is_refused(refusal, changes, message):
     ("changes", "message"),
     [
         ({"teacher::img_size": 100, "teacher::lora_checkpoint": None}, "img_size must be a .*multiple of 16, got 100"),
-        ({}, "teacher::lora_checkpoint is what fine-tuning writes, got .*; leave it null"),
+        ({"teacher::rank": 3}, "has LoRA rank 4, but teacher::rank is 3; pass --teacher::rank 4"),
         ({"teacher::rank": 0, "teacher::lora_checkpoint": None}, "rank"),
     ],
 )

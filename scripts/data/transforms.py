@@ -123,6 +123,7 @@ def joint_augmentation(
     resolution_range: Sequence[float] | None = None,
     speckle_range: Sequence[float] | None = None,
     drawings_prob: float = 0.0,
+    lesion_free_prob: float = 0.0,
 ) -> Compose:
     """Random geometry of image and label together, and a random look of the image.
 
@@ -146,6 +147,8 @@ def joint_augmentation(
         resolution_range: factors by which the image loses resolution; 1 loses none. [two numbers above 0 to 1, or null]
         speckle_range: standard deviation of multiplicative noise. [two numbers from 0 to 1, or null]
         drawings_prob: probability of text over the image, and of calipers. [0 to 1]
+        lesion_free_prob: probability of a window of the image without a lesion, mirrored tissue around it, so that the
+            student learns to find nothing. [0 to 1]
 
     Raises:
         ValueError: when a probability or the shift is outside [0, 1], an angle outside [0, 180] or a range not 0 < low
@@ -157,6 +160,7 @@ def joint_augmentation(
         ("mirror_prob", mirror_prob),
         ("sector_prob", sector_prob),
         ("drawings_prob", drawings_prob),
+        ("lesion_free_prob", lesion_free_prob),
     ):
         _check_number(name, value, 1)
     rotate_degrees = _check_number("rotate_degrees", rotate_degrees or 0, 180)
@@ -170,7 +174,7 @@ def joint_augmentation(
         )
     )
     image, label = CommonKeys.IMAGE, CommonKeys.LABEL
-    geometry = (flip_prob, prob, rotate_degrees, zoom, shift, mirror_prob, sector_prob)
+    geometry = (flip_prob, prob, rotate_degrees, zoom, shift, mirror_prob, sector_prob, lesion_free_prob)
     parts: list = [RandFlipRotateZoomd(image, label, *geometry)]
     if gamma != (1, 1) or contrast != (1, 1):
         parts.append(RandGammaContrastd(image, prob, gamma, contrast))

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from monai.transforms import MapTransform, RandomizableTransform
 
+TRIES = 20  # windows drawn to find one without a lesion
+COARSE = 8  # pixels to a side of the cells in which they are looked for
 WHOLE_IMAGE = (0.0, 0.0, math.pi, 0.0, math.inf)  # the sector that cuts nothing
 VIEW_KEYS = ("theta", "mirror", "sector")
 
@@ -38,6 +40,8 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
         shift_fraction: the shift along each axis is uniform in [-shift_fraction, shift_fraction] of the image's side.
         mirror_prob: probability of mirrored tissue outside of the image, where a view is resampled.
         sector_prob: probability of a sector.
+        lesion_free_prob: probability of a window of the image in which the label is background alone, mirrored tissue
+            around it, at a zoom between 1 and the largest one; where TRIES windows show none, the view is as others.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
         shift_fraction: float = 0.0,
         mirror_prob: float = 0.0,
         sector_prob: float = 0.0,
+        lesion_free_prob: float = 0.0,
     ) -> None:
         MapTransform.__init__(self, (image_key, label_key), allow_missing_keys=True)
         RandomizableTransform.__init__(self, prob)
@@ -61,6 +66,8 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
         self.shift_fraction = shift_fraction
         self.mirror_prob = mirror_prob
         self.sector_prob = sector_prob
+        self.label_key = label_key
+        self.lesion_free_prob = lesion_free_prob
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         d = dict(data)
@@ -68,6 +75,10 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
         theta, resampled, flipped = self._draw(*shape[-2:])
         # they draw nothing where they are off, so that the other draws stay the same
         mirror = torch.tensor([bool(self.mirror_prob) and self.R.random() < self.mirror_prob])
+        if self.lesion_free_prob and self.label_key in d and self.R.random() < self.lesion_free_prob:
+            window = self._draw_lesion_free(d[self.label_key])
+            if window is not None:
+                theta, resampled, mirror = window, True, torch.tensor([True])
         in_sector = bool(self.sector_prob) and self.R.random() < self.sector_prob
         sector = torch.tensor(self._draw_sector() if in_sector else WHOLE_IMAGE)
         grid = view_grid(theta[None], shape[-2:], mirror) if resampled else None
@@ -92,6 +103,22 @@ class RandFlipRotateZoomd(RandomizableTransform, MapTransform):
             across, down = self.R.uniform(-self.shift_fraction, self.shift_fraction, 2).tolist()
         theta = view_theta(angle, zoom, flipped, height / width, (across, down))
         return theta, (angle, zoom, across, down) != (0.0, 1.0, 0.0, 0.0), flipped
+
+    def _draw_lesion_free(self, label: torch.Tensor) -> torch.Tensor | None:
+        """Theta (2, 3) of a window without a lesion; None where none is found, and for labels without one."""
+        lesion = F.max_pool2d((label > 0).float(), COARSE, ceil_mode=True)
+        if not lesion.any():
+            return None
+        height, width = label.shape[-2:]
+        for _ in range(TRIES):
+            angle = math.radians(self.R.uniform(-self.rotate_degrees, self.rotate_degrees))
+            zoom = self.R.uniform(1.0, max(1.0, self.zoom_range[1]))
+            shift = (self.R.uniform(-0.5, 0.5, 2) * zoom).tolist()  # the window's center lies anywhere in the image
+            theta = view_theta(angle, zoom, self.R.random() < self.flip_prob, height / width, shift)
+            grid = view_grid(theta[None], lesion.shape[-2:], torch.tensor([True]))
+            if not F.grid_sample(lesion[None], grid, mode="bilinear", align_corners=False).any():
+                return theta
+        return None
 
     def _draw_sector(self) -> tuple[float, ...]:
         """A convex probe somewhere above the image: its arc near the top, most of the image inside."""

@@ -73,18 +73,32 @@ def adapter_state(model: nn.Module, module: str) -> dict[str, torch.Tensor]:
         model: what `add_lora` returned.
         module: the one it was given.
     """
-    module = normalize_module(module)
-    if module == DECODER_ONLY:
-        state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(SamNames.tuned)}
-    elif is_tiny_vit(model):
-        names = {key: PARAMETRIZED.sub(r"\1.lora_\2.weight", key) for key in model.state_dict()}
-        kept = [key for key, name in names.items() if key.startswith(TinyVitNames.tuned) or name != key]
-        state = {names[key]: tensor for key, tensor in model.state_dict().items() if key in kept}
-    else:
+    if is_peft(model):
         from peft import get_peft_model_state_dict
 
         state = from_peft(get_peft_model_state_dict(model))
+    else:
+        tensors = model.state_dict()
+        state = {name: tensors[key] for name, key in tuned_names(model, module).items()}
     return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
+
+
+def is_peft(model: nn.Module) -> bool:
+    """Whether peft holds the LoRA of what `add_lora` returned."""
+    return hasattr(model, "peft_config")
+
+
+def tuned_names(model: nn.Module, module: str) -> dict[str, str]:
+    """The model's own names of its tuned weights, by an adapter's; for one without peft.
+
+    Args:
+        model: what `add_lora` returned.
+        module: the one it was given.
+    """
+    if normalize_module(module) == DECODER_ONLY:
+        return {key: key for key in model.state_dict() if key.startswith(SamNames.tuned)}
+    names = {key: PARAMETRIZED.sub(r"\1.lora_\2.weight", key) for key in model.state_dict()}
+    return {name: key for key, name in names.items() if key.startswith(TinyVitNames.tuned) or name != key}
 
 
 def checkpoint_content(

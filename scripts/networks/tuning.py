@@ -7,16 +7,32 @@ Shapes: B batch, C classes, H W pixels of the input.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from segment_anything.modeling import Sam
+from torch import nn
 from torch.nn import functional as F
 
-from .adapters import adapter_state, checkpoint_content
+from .adapters import (
+    Adapter,
+    adapter_state,
+    check_adapter,
+    check_base,
+    checkpoint_content,
+    is_peft,
+    read_adapter,
+    tuned_names,
+)
 from .frozen_teacher import FrozenTeacher
 from .lora import add_lora
+from .lora_names import PEFT_PREFIX, names_of
 from .teacher import SamTeacher, build_base, count_mask_tokens
+from .weights import list_keys
+
+logger = logging.getLogger(__name__)
 
 
 class TunableTeacher(SamTeacher):
@@ -72,27 +88,71 @@ class TunableTeacher(SamTeacher):
 
 
 def tunable_teacher(teacher: FrozenTeacher) -> TunableTeacher:
-    """The teacher that a section `teacher` describes, its adapter new and trainable, all else frozen.
+    """The teacher that a section `teacher` describes, its adapter trainable, all else frozen.
+
+    The adapter is new, or goes on from the section's `lora_checkpoint`.
 
     Its `cache_dir` keeps the embeddings of a frozen image encoder, which pays where the same views come back.
 
     Args:
-        teacher: the section; it names no adapter.
+        teacher: the section; it names one adapter at most.
 
     Raises:
         FileNotFoundError: SAM's base file is not there.
-        ValueError: an option does not fit a fine-tuning.
+        ValueError: an option does not fit a fine-tuning, or the adapter does not fit the options.
     """
-    if teacher.adapters:
+    if len(teacher.adapters) > 1:
         raise ValueError(
-            f"teacher::lora_checkpoint is what fine-tuning writes, got {teacher.adapters[0]}; leave it null in "
-            "train_teacher.json."
+            f"teacher::lora_checkpoint names {len(teacher.adapters)} adapters, but a fine-tuning goes on from one; "
+            "name one, or null for a new one."
         )
     if teacher.flips:
         raise ValueError("teacher::flips is for a frozen teacher; leave it false in train_teacher.json.")
     options = teacher.options
     tokens = count_mask_tokens(options["num_classes"], options["mask_tokens"])
     sam = build_base(options["model_name"], options["img_size"], tokens, teacher.sam_checkpoint)
+    adapter = _adapter_for(teacher, sam) if teacher.adapters else None
     base, tunable = sam.base, add_lora(sam, options["module"], options["rank"])
+    if adapter is not None:
+        load_adapter(tunable, adapter)
+        logger.info("the fine-tuning goes on from %s", adapter.source)
     arguments = (options["img_size"], options["normalization"], options["mask_tokens"], teacher.cache_dir)
     return TunableTeacher(options["module"], base, tunable, *arguments)
+
+
+def _adapter_for(teacher: FrozenTeacher, sam: Sam) -> Adapter:
+    adapter, options = read_adapter(teacher.adapters[0]), teacher.options
+    check_base(adapter, sam)
+    classes = sam.mask_decoder.num_mask_tokens - 1
+    check_adapter(adapter, sam, module=options["module"], rank=options["rank"], num_classes=classes)
+    return adapter
+
+
+def load_adapter(model: nn.Module, adapter: Adapter) -> None:
+    """Load an adapter into a model that trains one of the same kind: the way back of `adapter_state`.
+
+    Args:
+        model: what `add_lora` returned; untouched when the adapter is refused.
+        adapter: from `read_adapter`.
+
+    Raises:
+        ValueError: keys are missing, unexpected or of another shape; they are listed.
+    """
+    own = adapter_state(model, adapter.module)
+    foreign = [key for key, tensor in adapter.state.items() if key not in own or own[key].shape != tensor.shape]
+    missing = sorted(own.keys() - adapter.state.keys())
+    if foreign or missing:
+        raise ValueError(
+            f"{adapter.source} does not fit the teacher that is tuned: missing [{list_keys(missing)}], "
+            f"unexpected or of another shape [{list_keys(sorted(foreign))}]."
+        )
+    if is_peft(model):
+        from peft import set_peft_model_state_dict
+
+        to_peft = names_of(adapter.state).to_peft(adapter.depth)
+        state = {to_peft.get(key, f"{PEFT_PREFIX}{key}"): tensor for key, tensor in adapter.state.items()}
+        set_peft_model_state_dict(model, state)
+        return
+    tensors, names = model.state_dict(), tuned_names(model, adapter.module)
+    for name, tensor in adapter.state.items():
+        tensors[names[name]].copy_(tensor)

@@ -24,6 +24,7 @@ ADDED = {
     "resolution_range": None,
     "speckle_range": None,
     "drawings_prob": 0.0,
+    "lesion_free_prob": 0.0,
 }
 BUILD_OPTIMIZER = "scripts.optimization.build_optimizer"
 # arguments of an optimizer that other settings hold

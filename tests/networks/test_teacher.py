@@ -286,11 +286,26 @@ def test_section_keeps_the_folder_of_its_cache(checkpoint, tmp_path):
     assert FrozenTeacher(SIZE, **options).cache_dir is None
 
 
-def test_adapter_given_to_fine_tuning_is_refused(trainable, adapter_file):
-    with pytest.raises(
-        ValueError, match="teacher::lora_checkpoint is what fine-tuning writes, got .*best.pth; leave it null"
-    ):
-        trainable(lora_checkpoint=adapter_file)
+@pytest.mark.parametrize("module", [ENCODER, FULL, DECODER_ONLY])
+def test_fine_tuning_goes_on_from_an_adapter(trainable, tmp_path, module):
+    tuned, path = tune(trainable(module=module)), tmp_path / "best.pth"
+    torch.save(tuned.best_state(), path)
+    further = trainable(module=module, lora_checkpoint=str(path))
+    image = torch.rand(2, 1, IMG, IMG)
+    with torch.no_grad():
+        assert torch.equal(further.eval()(image), tuned(image))
+        assert not torch.equal(trainable(module=module).eval()(image), tuned(image))
+    trained = [
+        {name for name, weight in teacher.named_parameters() if weight.requires_grad} for teacher in (tuned, further)
+    ]
+    assert trained[0] == trained[1] != set()
+
+
+def test_fine_tuning_goes_on_from_one_adapter_that_fits(trainable, adapter_file):
+    with pytest.raises(ValueError, match="names 2 adapters, but a fine-tuning goes on from one; name one, or null"):
+        trainable(lora_checkpoint=[adapter_file, adapter_file])
+    with pytest.raises(ValueError, match="has LoRA rank 4, but teacher::rank is 2; pass --teacher::rank 4"):
+        trainable(lora_checkpoint=adapter_file, rank=2)
 
 
 def test_flips_of_a_fine_tuning_are_refused(trainable):
