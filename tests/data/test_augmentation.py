@@ -27,6 +27,7 @@ EVERYTHING = {
     "resolution_range": (0.3, 1),
     "speckle_range": (0, 0.3),
     "drawings_prob": 0.5,
+    "lesion_free_prob": 0.2,
     "prob": 0.8,
 }
 
@@ -201,6 +202,25 @@ def test_new_parts_leave_the_draws_of_the_others_alone():
         assert torch.equal(before["theta"], after["theta"])
 
 
+def test_windows_without_a_lesion_show_none_and_are_of_the_image():
+    augmentation = joint_augmentation(**{**OFF, "zoom_range": (1, 2)}, lesion_free_prob=1.0).set_random_state(0)
+    views = [augmentation(item()) for _ in range(20)]
+    free = [view for view in views if not view["label"].any()]
+    assert len(free) > 10
+    assert all(view["image"].max() < 0.5 and view["mirror"] for view in free)  # tissue, and no disc
+    for view in views:
+        grid = view_grid(view["theta"][None], (64, 64), view["mirror"])
+        same = torch.nn.functional.grid_sample(item()["image"][None], grid, align_corners=False)[0]
+        torch.testing.assert_close(view["image"], same)
+
+
+@pytest.mark.parametrize("lesion", [0.0, 1.0])
+def test_view_is_as_others_where_no_window_is_free_or_nothing_is_to_be_avoided(lesion):
+    image = {"image": torch.rand(1, 64, 64), "label": torch.full((1, 64, 64), lesion)}
+    view = joint_augmentation(**OFF, lesion_free_prob=1.0)({key: part.clone() for key, part in image.items()})
+    assert torch.equal(view["image"], image["image"])
+
+
 def test_mirrored_tissue_is_that_of_the_image_reflected_at_its_border():
     image = torch.rand(1, 1, 32, 32)
     theta = view_theta(0.0, 1.0, shift=(0.25, 0.0))[None]  # 8 pixels to the right
@@ -284,6 +304,7 @@ def test_drawings_are_bright_small_and_in_the_image_alone():
         ("mirror_prob", 2),
         ("sector_prob", -1),
         ("drawings_prob", "on"),
+        ("lesion_free_prob", 2),
         ("brightness_range", (0.5, -0.5)),
         ("brightness_range", (-2, 0)),
         ("gain_range", (0, 1)),
