@@ -51,6 +51,28 @@ def test_every_recipe_runs_and_is_kept(arguments, tmp_path, monkeypatch, caplog)
     assert json.loads((tmp_path / "recipes.json").read_text())["recipes"] == report["recipes"]
 
 
+def test_augmentations_are_measured_by_probes_too(arguments, tmp_path, monkeypatch, caplog):
+    kept = {name: recipes.AUGMENTATIONS[name] for name in (recipes.PLAIN, "all together")}
+    monkeypatch.setattr(recipes, "AUGMENTATIONS", kept)
+    monkeypatch.setattr(recipes, "PROBED", ("left", "text"))
+    assert main([*arguments, "--recipes", "augmentation", "--cases", "2"]) == 0
+    report = json.loads((tmp_path / "recipes.json").read_text())["recipes"]
+    assert list(report) == list(kept)
+    assert all(set(row["probes"]) == {"left", "text"} for row in report.values())
+    text = caplog.messages[-1].splitlines()
+    assert text[0].endswith("| gain over its base | left | text |")
+    assert len({line.count("|") for line in text}) == 1
+
+
+def test_augmentations_name_keys_of_the_section():
+    from inspect import signature
+
+    from scripts.data.transforms import joint_augmentation
+
+    keys = {key for _, changes, _ in recipes.AUGMENTATIONS.values() for key in changes}
+    assert {key.removeprefix("augmentation::") for key in keys} <= set(signature(joint_augmentation).parameters)
+
+
 def test_teacher_of_an_overlay_is_used_and_not_mixed_with_a_former_ones_runs(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recipes, "RECIPES", {"distillation as it is": recipes.RECIPES["distillation as it is"]})
     given = arguments.index("--teacher::lora_checkpoint")
