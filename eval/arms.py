@@ -71,6 +71,7 @@ class Plan:
             "model_file": None,
             "final_evaluation": None,
             "training::on_completion": None,
+            **({} if arm == STUDENT else {"data::unlabeled_share": 0}),  # there is no teacher to say what they show
         }
         overrides = {**_overrides_of(self.overrides, arm), **fixed, **(more or {})}
         return build_workflow([*self.config_files, *OVERLAYS[arm], *overlays], overrides)

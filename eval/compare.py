@@ -8,9 +8,10 @@ Trains what is not trained yet, arm by arm, with one schedule for both students;
 where it was. Checkpoints are selected on the validation list. When all are trained, the test list is read, once:
 metrics.csv (a row a case, arm and seed), report.html and report.json. The margin of non-inferiority is fixed by the
 first call. `--checkpoint ARM[:SEED]=PATH` evaluates weights that exist, and `--tables` makes the report from the
-metrics.csv of earlier evaluations. `--continue_from DIR` trains the students of another comparison further, each arm
-and seed from its own best checkpoint there. To share the work, processes with one --output_dir and `--train ARM[:SEED]`
-train that alone (an arm without SEED with every one of --seeds) and stop; the call without it evaluates.
+metrics.csv of earlier evaluations; `--tables A.csv NAME=B.csv` compares the students of A with those of B, which are
+called NAME. `--continue_from DIR` trains the students of another comparison further, each arm and seed from its own
+best checkpoint there. To share the work, processes with one --output_dir and `--train ARM[:SEED]` train that alone (an
+arm without SEED with every one of --seeds) and stop; the call without it evaluates.
 """
 
 from __future__ import annotations
@@ -65,7 +66,13 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument(
         "--train", nargs="+", default=[], metavar="ARM[:SEED]", help="train these alone, beside other processes"
     )
-    parser.add_argument("--tables", nargs="+", type=Path, default=[], help="metrics.csv of evaluations to report on")
+    parser.add_argument(
+        "--tables",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="metrics.csv of evaluations to report on; of one with a NAME the students, called so",
+    )
     options, overrides = parse_run(parser, arguments)
     if len(set(options.seeds)) != len(options.seeds):
         raise ValueError(f"--seeds holds one twice: {options.seeds}; each seed is one training.")
@@ -76,9 +83,20 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     if options.continue_from and (options.checkpoint or options.tables):
         raise ValueError("--continue_from goes with neither --checkpoint nor --tables: it says where trainings start.")
     options.train = [key for text in options.train for key in _wanted(text, options.seeds)]
+    options.tables = [_named_table(text) for text in options.tables]
     options.command = without_folders(" ".join(["python -m eval.compare", *arguments]))
     options.checkpoint = parse_checkpoints(options.checkpoint)
     return options, overrides
+
+
+def _named_table(text: str) -> tuple[str, Path]:
+    """The name and the file of [NAME=]PATH; the name is "" where there is none."""
+    name, _, path = text.rpartition("=")
+    if not name or Path(text).is_file():
+        return "", Path(text)
+    if name in ARMS:
+        raise ValueError(f"--tables {text} would call other students the {name}; pass another NAME, or the path alone.")
+    return name, Path(path)
 
 
 def _wanted(text: str, seeds: Sequence[int]) -> list[tuple[str, int]]:

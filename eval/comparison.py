@@ -18,7 +18,7 @@ from filelock import FileLock
 from monai.utils import set_determinism
 
 from scripts.evaluation.evaluate import Arm, Evaluation, evaluate
-from scripts.evaluation.results import METRICS_FILE, read_rows, table
+from scripts.evaluation.results import METRICS_FILE, read_named_rows, table
 from scripts.report.findings import compile_report
 from scripts.report.run_evaluation import CaseDrawer, write_report_with_cases
 from scripts.report.summary import summary_text
@@ -344,7 +344,7 @@ def _print_report(report: Mapping[str, Any], page: Path) -> None:
 
 def report_tables(options: argparse.Namespace) -> list[str]:
     """The report of tables that earlier evaluations wrote; what of it could not be told."""
-    rows = [row for path in options.tables for row in read_rows(path)]
+    rows = [row for name, path in options.tables for row in read_named_rows(path, name)]
     report = compile_report(rows, {}, "Comparison of tables", margin=options.margin, about={"command": options.command})
     _print_report(report, write_report(report, [], options.output_dir))
     return [] if report["comparisons"] or len(report["arms"]) == 1 else report["warnings"]

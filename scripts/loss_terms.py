@@ -25,6 +25,17 @@ from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
+from .utils.batch_means import (
+    batch_mean,
+    boundary_mask,
+    correlation,
+    divergence,
+    mean_divergence,
+    mean_square,
+    predict,
+    probabilities,
+    region_mean,
+)
 from .utils.options import check_choice, check_num_classes, is_whole
 
 SMOOTH = 1e-5
@@ -38,6 +49,8 @@ class Batch(NamedTuple):
 
     student_logits, teacher_logits: (B, 1 or C, H, W), unnormalized. label: (B, 1, H, W), class indices.
     student_features: (B, D, h, w). teacher_features: (B, D', h, w).
+    labeled: (B,) bool, None where all images have a label; the label of one that has none is what the teacher says.
+    weight: (B,) of the images in the teacher's terms, None where all count alike.
     """
 
     student_logits: torch.Tensor
@@ -45,6 +58,8 @@ class Batch(NamedTuple):
     teacher_logits: torch.Tensor | None = None
     student_features: torch.Tensor | None = None
     teacher_features: torch.Tensor | None = None
+    labeled: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
 
 
 class Term(nn.Module):
@@ -77,7 +92,7 @@ class Task(Term):
 
     Binary: BCE with logits, and the Dice of the foreground. Multi-class: cross-entropy, and the mean Dice over all
     classes with the background. Cross-entropy is the mean over B, H, W. Dice sums over the whole batch, so that an
-    image without foreground cannot dominate it.
+    image without foreground cannot dominate it. Images without a label are left out; 0 where none has one.
 
     Args:
         num_classes: with the background; 2 takes one logit channel.
@@ -94,6 +109,10 @@ class Task(Term):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         logits, label = batch.student_logits.float(), batch.label
+        if batch.labeled is not None:
+            logits, label = logits[batch.labeled], label[batch.labeled]
+        if not len(label):
+            return logits.sum()
         if self.binary:
             label = label.float()
             entropy = F.binary_cross_entropy_with_logits(logits, label)
@@ -107,7 +126,8 @@ class Divergence(Term):
 
     The mean keeps the term comparable between image sizes, T^2 its gradient between temperatures (Hinton et al., Sec.
     2). Pixels that a gate leaves out are 0 in the mean, which still divides by all of them: the less the teacher is
-    trusted, the less it weighs against the ground truth.
+    trusted, the less it weighs against the ground truth. Where an image has no label, the teacher's own mask stands for
+    it: it agrees everywhere, and the edges are its own.
 
     Args:
         key: beta or boundary.
@@ -158,14 +178,14 @@ class Divergence(Term):
     def forward(self, batch: Batch) -> torch.Tensor:
         student, teacher = batch.student_logits / self.temperature, batch.teacher_logits / self.temperature
         if self.region == ALL and self.gate == NO_GATE:
-            return self.temperature**2 * mean_divergence(student, teacher)
+            return self.temperature**2 * mean_divergence(student, teacher, batch.weight)
         pixels = self.temperature**2 * divergence(student, teacher)
         if self.gate != NO_GATE:
             pixels = pixels * gate_weight(batch.teacher_logits, batch.label, self.gate, self.gate_confidence)
         if self.region == ALL:
-            return pixels.mean()
+            return batch_mean(pixels, batch.weight)
         edge = boundary_mask(batch.label, self.width)
-        return region_mean(pixels, edge if self.region == EDGE else ~edge)
+        return region_mean(pixels, edge if self.region == EDGE else ~edge, batch.weight)
 
 
 class Feature(Term):
@@ -188,7 +208,7 @@ class Feature(Term):
             self.adapter = nn.Sequential(convolution, nn.BatchNorm2d(teacher_channels))
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return F.mse_loss(self.adapter(batch.student_features), batch.teacher_features)
+        return mean_square(self.adapter(batch.student_features), batch.teacher_features, batch.weight)
 
 
 class ChannelWise(Term):
@@ -208,7 +228,7 @@ class ChannelWise(Term):
         student = (batch.student_logits.flatten(2) / self.temperature).log_softmax(dim=-1)
         teacher = (batch.teacher_logits.flatten(2) / self.temperature).log_softmax(dim=-1)
         channels = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)  # (B, C, HW) -> (B, C)
-        return self.temperature**2 * channels.mean()
+        return self.temperature**2 * batch_mean(channels, batch.weight)
 
 
 class IntraRelation(Term):
@@ -222,7 +242,9 @@ class IntraRelation(Term):
     def forward(self, batch: Batch) -> torch.Tensor:
         both = (batch.student_logits, batch.teacher_logits)
         student, teacher = (probabilities(logits).transpose(0, 1).flatten(1) for logits in both)  # -> (C, BHW)
-        return 1 - correlation(student, teacher).mean()
+        pixels = batch.student_logits[0, 0].numel()
+        weight = None if batch.weight is None else batch.weight.repeat_interleave(pixels)  # (B,) -> (BHW,)
+        return 1 - correlation(student, teacher, weight).mean()
 
 
 class InterRelation(Term):
@@ -247,7 +269,8 @@ class InterRelation(Term):
             )
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return 1 - correlation(probabilities(batch.student_logits), probabilities(batch.teacher_logits)).mean()
+        pixels = correlation(probabilities(batch.student_logits), probabilities(batch.teacher_logits))
+        return 1 - batch_mean(pixels, batch.weight)
 
 
 class MaskedGeneration(Term):
@@ -285,65 +308,18 @@ class MaskedGeneration(Term):
     def forward(self, batch: Batch) -> torch.Tensor:
         aligned = self.align(batch.student_features)
         kept = torch.rand_like(aligned[:, :1]) >= self.mask_ratio  # (B, 1, h, w)
-        return F.mse_loss(self.generate(aligned * kept), batch.teacher_features)
-
-
-def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """KL(softmax(teacher) || softmax(student)) of each pixel, summed over classes: (B, 1 or C, H, W) -> (B, H, W)."""
-    if student_logits.shape[1] == 1:  # cross-entropy less the teacher's entropy, faster than two channels
-        target = teacher_logits.sigmoid()
-        entropy = F.binary_cross_entropy_with_logits(teacher_logits, target, reduction="none")
-        return (F.binary_cross_entropy_with_logits(student_logits, target, reduction="none") - entropy)[:, 0]
-    student, teacher = student_logits.log_softmax(1), teacher_logits.log_softmax(1)
-    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
-
-
-def mean_divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """The mean of `divergence` over B, H, W; with one channel of logits the means come first, which is faster."""
-    if student_logits.shape[1] > 1:
-        return divergence(student_logits, teacher_logits).mean()
-    target = teacher_logits.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(teacher_logits, target)
-    return F.binary_cross_entropy_with_logits(student_logits, target) - entropy
+        return mean_square(self.generate(aligned * kept), batch.teacher_features, batch.weight)
 
 
 def gate_weight(teacher_logits: torch.Tensor, label: torch.Tensor, gate: str, gate_confidence: float) -> torch.Tensor:
     """1 where the teacher counts, else 0: (B, H, W); arguments as `Batch` and `Divergence` have them."""
     if teacher_logits.shape[1] == 1:
-        confidence, prediction = teacher_logits[:, 0].abs().sigmoid(), (teacher_logits[:, 0] > 0).long()
+        confidence = teacher_logits[:, 0].abs().sigmoid()
     else:
-        confidence, prediction = teacher_logits.softmax(dim=1).max(dim=1)
-    counts = torch.ones_like(prediction, dtype=torch.bool)
+        confidence = teacher_logits.softmax(dim=1).amax(dim=1)
+    counts = torch.ones_like(confidence, dtype=torch.bool)
     if gate in (CONFIDENCE, BOTH):
         counts &= confidence >= gate_confidence
     if gate in (AGREEMENT, BOTH):
-        counts &= prediction == label[:, 0]
+        counts &= predict(teacher_logits)[:, 0] == label[:, 0]
     return counts.to(teacher_logits.dtype)
-
-
-def boundary_mask(label: torch.Tensor, width: int) -> torch.Tensor:
-    """Whether a pixel has one of another class within `width` rows and columns: (B, 1, H, W) -> (B, H, W) bool.
-
-    The label's dilation differs from its erosion there. The image's border is no boundary.
-    """
-    both = torch.cat([label, -label], dim=1).float()  # the erosion is the dilation of the negative
-    for _ in range(2):  # along the columns, then along the rows; a 2D pooling takes many times as long on the CPU
-        lines = both.flatten(0, 2).unsqueeze(1)
-        both = F.max_pool1d(lines, 2 * width + 1, stride=1, padding=width).view(both.shape).transpose(2, 3)
-    dilation, negative_erosion = both.unbind(dim=1)
-    return dilation != -negative_erosion
-
-
-def region_mean(values: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
-    """The mean of values (B, H, W) over a region (B, H, W) bool of the whole batch; 0 where it has no pixel."""
-    return (values * region).sum() / region.sum().clamp(min=1)
-
-
-def probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """The softmax over classes (B, C, H, W); of one channel, the foreground's alone."""
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
-
-
-def correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Pearson's, over dimension 1; 0 where one is constant."""
-    return F.cosine_similarity(a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True), dim=1)

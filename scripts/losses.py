@@ -32,6 +32,7 @@ from .loss_terms import (
     Task,
     Term,
 )
+from .utils.batch_means import find_labeled, predict
 from .utils.options import BACKBONE, NECK, STUDENT_FEATURES, WARP, check_choice, repeated_views
 
 STUDENT_CHANNELS = {NECK: 48, BACKBONE: 192}  # of TinyUSFM's features
@@ -51,9 +52,10 @@ class DistillationLoss(nn.Module):
         whiten: standardize each channel of the embedding over the batch before a term compares it.
         teacher_temperature: the teacher's logits are divided by it before any term reads them.
         teacher_channels: of the teacher's embedding.
+        unlabeled_weight: of an image without a label in the teacher's terms; one with a label has 1.
 
     Raises:
-        ValueError: no term has a weight, or an option changes nothing.
+        ValueError: no term has a weight, or an option is out of range or changes nothing.
     """
 
     def __init__(
@@ -63,8 +65,14 @@ class DistillationLoss(nn.Module):
         whiten: bool = False,
         teacher_temperature: float = 1.0,
         teacher_channels: int = 256,
+        unlabeled_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        if not 0 < unlabeled_weight < float("inf"):
+            raise ValueError(
+                f"unlabeled_weight must be positive, got {unlabeled_weight}; pass --distillation::unlabeled_weight 1.0 "
+                "(--data::unlabeled_share 0 leaves images without labels out)."
+            )
         self.terms = nn.ModuleDict({name: term for name, term in terms.items() if term.weight > 0})
         if not self.terms:
             raise ValueError(
@@ -73,7 +81,7 @@ class DistillationLoss(nn.Module):
         self.needs_teacher = any(term.reads for term in self.terms.values())
         self.needs_features = bool(self._readers(FEATURES))
         self.student_features = features if self.needs_features else None
-        self.whiten, self.teacher_temperature = whiten, teacher_temperature
+        self.whiten, self.teacher_temperature, self.unlabeled_weight = whiten, teacher_temperature, unlabeled_weight
         self.standardize = nn.BatchNorm2d(teacher_channels, affine=False, track_running_stats=False)
         if self.needs_teacher and teacher_temperature != 1 and not self._readers(LOGITS):
             keys = ", ".join(term.key for term in self._readers(FEATURES))
@@ -95,7 +103,8 @@ class DistillationLoss(nn.Module):
 
         Args:
             student_logits: (B, 1 or C, H, W), unnormalized.
-            label: (B, 1, H, W), class indices.
+            label: (B, 1, H, W), class indices; NO_LABEL all over where an image has no label. Such images have no part
+                in the task; to the terms that read a label the teacher's mask stands for it.
             teacher_logits: (B, 1 or C, h, w), unnormalized; resized to the student's.
             student_features: (B, D, h, w).
             teacher_features: (B, D', h', w'); resized to the student's.
@@ -103,12 +112,15 @@ class DistillationLoss(nn.Module):
         Raises:
             ValueError: a tensor that a term reads is missing, or the logits differ in classes.
         """
-        batch = Batch(student_logits.float(), label)
+        batch = Batch(student_logits.float(), label, **self._unlabeled(label))
         if readers := self._readers(LOGITS):
             _require(teacher_logits, "teacher_logits", readers[0])
             check_same_classes(student_logits, teacher_logits)
             teacher = resize(teacher_logits.float() / self.teacher_temperature, student_logits.shape[-2:])
             batch = batch._replace(teacher_logits=teacher)
+            if batch.labeled is not None:
+                labeled = batch.labeled.view(-1, 1, 1, 1)
+                batch = batch._replace(label=torch.where(labeled, label, predict(teacher).to(label.dtype)))
         if readers := self._readers(FEATURES):
             _require(student_features, "student_features", readers[0])
             _require(teacher_features, "teacher_features", readers[0])
@@ -117,6 +129,13 @@ class DistillationLoss(nn.Module):
             batch = batch._replace(student_features=student_features.float(), teacher_features=embedding)
         values = {name: term(batch) for name, term in self.terms.items()}
         return {"loss": sum(term.weight * values[name] for name, term in self.terms.items()), **values}
+
+    def _unlabeled(self, label: torch.Tensor) -> dict[str, torch.Tensor | None]:
+        """Which images have a label, and what the images weigh in the teacher's terms; see `Batch`."""
+        labeled = find_labeled(label)
+        if labeled is None or self.unlabeled_weight == 1:
+            return {"labeled": labeled}
+        return {"labeled": labeled, "weight": torch.where(labeled, 1.0, self.unlabeled_weight)}
 
     def _readers(self, part: str) -> list[Term]:
         return [term for term in self.terms.values() if term.reads == part]
@@ -135,6 +154,8 @@ class DistillationLoss(nn.Module):
             options["features"] = self.student_features
         if self.whiten and self.needs_features:
             options["whiten"] = True
+        if self.unlabeled_weight != 1:
+            options["unlabeled_weight"] = self.unlabeled_weight
         return {**dict.fromkeys(ALWAYS_NAMED, 0.0), **weights, **options}
 
     @staticmethod
@@ -166,6 +187,7 @@ def distillation_loss(
     dist_inter: float = 0.0,
     mgd: float = 0.0,
     mask_ratio: float = 0.75,
+    unlabeled_weight: float = 1.0,
     num_classes: int = 2,
     student_channels: int | None = None,
     teacher_channels: int = 256,
@@ -198,6 +220,8 @@ def distillation_loss(
         dist_inter: weight of the correlation over the classes of each pixel; for more than two classes. [0 or more]
         mgd: weight of the embedding generated from masked features. [0 or more]
         mask_ratio: share of the student's features that mgd masks. [0 to below 1]
+        unlabeled_weight: what an image without a label counts in the means of the teacher's terms, where one with a
+            label counts 1; see data::unlabeled_share. [above 0]
         num_classes: with the background.
         student_channels: of the student's features; None is what TinyUSFM has.
         teacher_channels: of the teacher's embedding.
@@ -228,7 +252,7 @@ def distillation_loss(
             "mgd": MaskedGeneration(mgd, *channels, mask_ratio),
         }
     _check_gate(terms, gate)
-    return DistillationLoss(terms, features, whiten, teacher_temperature, teacher_channels)
+    return DistillationLoss(terms, features, whiten, teacher_temperature, teacher_channels, unlabeled_weight)
 
 
 def task_loss(num_classes: int = 2) -> DistillationLoss:

@@ -13,6 +13,9 @@ it: its first group, or the whole match. Without it patients are not told apart,
 Splits are by patient, and stratified by pathology where it is known. Patients whose images look alike, such as one
 picture in two encodings, stay together. BUS-BRA's official valid_* folds are not used: they put the left and the right
 breast of one patient into training and validation. Paths in the datalist are relative to the dataset folder.
+
+Images without masks go into a further list, unlabeled (--unlabeled DIR). --from DATALIST adds them to a datalist that
+is there. With --fewer_labels 0.2 most of its labels are taken away, to measure what they bring.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,37 +32,17 @@ from PIL import Image
 from .data.busbra import busbra_cases
 from .data.classes import default_names, missing_class_notes
 from .data.datalist_file import load_list, read_datalist
-from .data.folders import Names, Pairs, find_pairs, inside
+from .data.folders import Names, Pairs, folder_cases, inside
 from .data.look_alikes import look_alikes
-from .data.mask_files import Color, check_one_color, check_places, clean_mask, examine
-from .data.splits import SPLITS, check_patients, identical_files, map_in_threads, split_by_patient
+from .data.mask_files import Color, check_one_color, check_places, clean_mask, examine, parse_colors
+from .data.splits import LISTS, TRAINED_ON, check_patients, identical_files, map_in_threads, split_by_patient
+from .data.unlabeled_lists import add_options, changed_datalist, find_unlabeled
 from .run.errors import run_program
 from .utils.files import atomic_path
 from .utils.options import check_num_classes
 from .utils.passed_over import describe_passed_over
 
 MAX_NAMED = 5
-
-
-def folder_cases(dataset_dir: Path, names: Names, patient_regex: str | None = None) -> tuple[list[dict], Pairs]:
-    """Cases of folders, without labels; the patient is found in the image's name.
-
-    Raises:
-        FileNotFoundError: when a folder is missing.
-        ValueError: when an image has no mask or the expression does not match.
-    """
-    try:
-        pattern = re.compile(patient_regex) if patient_regex else None
-    except re.error as error:
-        raise ValueError(f"--patient_regex {patient_regex!r} is no regular expression: {error}.") from None
-    pairs = find_pairs(dataset_dir, names)
-    cases: list[dict] = [{"image": image} for image in pairs.images.values()]
-    for name, case in zip(pairs.images, cases) if pattern else ():
-        match = pattern.search(name)
-        if match is None:
-            raise ValueError(f"--patient_regex {patient_regex!r} does not match the image name {name!r}.")
-        case["patient"] = match[1] if match.lastindex else match[0]
-    return cases, pairs
 
 
 def read_masks(
@@ -111,7 +93,7 @@ def make_datalist(splits: dict[str, list[dict]], name: str, labels: list[str]) -
         "tensorImageSize": "2D",
         "modality": {"0": "US"},
         "labels": {str(index): label for index, label in enumerate(labels)},
-        **{f"num{split.capitalize()}": len(splits[split]) for split in SPLITS},
+        **{f"num{split.capitalize()}": len(splits[split]) for split in splits},
         **splits,
     }
 
@@ -133,11 +115,11 @@ def _make(options: argparse.Namespace) -> int:
         if options.check:
             print(_check(options.check, options.dataset_dir))
             return 0
-        splits, remarks = _run(options)
+        splits, remarks = _change(options) if options.source or options.fewer_labels is not None else _run(options)
     except (ValueError, OSError) as error:
         print(f"make_datalist: {error}", file=sys.stderr)
         return 1
-    for split in SPLITS:
+    for split in splits:
         patients = {str(case["patient"]) for case in splits[split] if "patient" in case}
         print(f"{split}: {len(splits[split])} images" + (f" of {len(patients)} patients" if patients else ""))
     print(*remarks, sep="\n", end="\n" if remarks else "")
@@ -151,12 +133,12 @@ def _make(options: argparse.Namespace) -> int:
 def _check(datalist: Path, dataset_dir: Path) -> str:
     """That no two lists of a datalist hold images that look alike; a ValueError where they do."""
     content = read_datalist(datalist)
-    lists = {split: load_list(content, split, datalist, dataset_dir) for split in SPLITS}
+    lists = {split: load_list(content, split, datalist, dataset_dir) for split in LISTS}
     places = [(item["image"], split) for split, items in lists.items() for item in items]
     groups = [[places[index] for index in group] for group in look_alikes([image for image, _ in places])]
-    lists_of = [len({split for _, split in group}) for group in groups]
+    lists_of = [{split for _, split in group} for group in groups]
     named = [" = ".join(f"{image} ({split})" for image, split in group) for group in groups]
-    across = [name for name, count in zip(named, lists_of) if count > 1]
+    across = [name for name, names in zip(named, lists_of) if len(names) > 1 and names != TRAINED_ON]
     if across:
         raise ValueError(
             f"{datalist} has images that look alike in two lists (groups: {len(across)}): {_some(across, '; ')}; move "
@@ -165,16 +147,29 @@ def _check(datalist: Path, dataset_dir: Path) -> str:
     return f"{datalist}: no images of different lists look alike"
 
 
-def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]:
-    """The lists as they were written, and what the user should know of them."""
+def _change(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]:
+    """As `_run`, from a datalist that is there."""
+    _check_output(options)
+    content, remarks = changed_datalist(options)
+    lists = {split: load_list(content, split, options.source, options.dataset_dir) for split in LISTS}
+    write_json(content, options.output)
+    return {split: items for split, items in lists.items() if items}, remarks
+
+
+def _check_output(options: argparse.Namespace) -> None:
     if not options.dataset_dir.is_dir():
         raise FileNotFoundError(f"--dataset_dir {options.dataset_dir} is no folder.")
     if options.output.exists() and not options.overwrite:
         raise ValueError(f"--output {options.output} exists; pass --overwrite to replace it.")
     if not options.output.resolve().parent.is_dir():
         raise FileNotFoundError(f"--output {options.output} lies in no existing folder; create it first.")
+
+
+def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]:
+    """The lists as they were written, and what the user should know of them."""
+    _check_output(options)
     names = _class_names(options.num_classes, options.labels)
-    colors = _colors(options.mask_colors, options.num_classes)
+    colors = parse_colors(options.mask_colors, options.num_classes)
     clean_dir = _clean_dir(options)
     if options.format == "busbra":
         cases, pairs = busbra_cases(options.dataset_dir)
@@ -193,16 +188,19 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]
     together = _identical(images) if options.ignore_look_alikes else alike
     splits = split_by_patient(cases, together, options.val, options.test, options.seed)
     check_patients(splits)
+    unlabeled, left_out = find_unlabeled(options.unlabeled, options.dataset_dir, splits, options.patient_regex)
+    lists = {**splits, **unlabeled}
     for path, paths in ((label, paths) for label, paths, ok in zip(labels, masks, ready) if not ok):
         _write_mask(clean_mask(paths, options.num_classes, colors), options.num_classes, path)
-    write_json(make_datalist(splits, options.name or options.dataset_dir.resolve().name, names), options.output)
+    write_json(make_datalist(lists, options.name or options.dataset_dir.resolve().name, names), options.output)
     by_image = {case["image"]: shown for case, shown in zip(cases, classes)}
     shown = {split: {c for item in items for c in by_image[item["image"]]} for split, items in splits.items() if items}
-    return splits, [
+    return lists, [
         *([f"{len(ready) - sum(ready)} masks written to {clean_dir}"] if not all(ready) else []),
         *_passed_over_notes(pairs.passed_over, options.dataset_dir),
         *_alike_notes(cases, alike, options.ignore_look_alikes),
         *_patient_notes(cases),
+        *left_out,
         *(f"warning: {note}" for note in missing_class_notes(shown, names)),
     ]
 
@@ -266,7 +264,13 @@ def _patient_notes(cases: list[dict]) -> list[str]:
 def _leads_out(dataset_dir: Path, splits: dict[str, list[dict]]) -> bool:
     """Whether a link leads to files outside of the folder, which trainings refuse unless they are told."""
     folder = dataset_dir.resolve()
-    paths = [dataset_dir / item[key] for items in splits.values() for item in items for key in ("image", "label")]
+    paths = [
+        dataset_dir / item[key]
+        for items in splits.values()
+        for item in items
+        for key in ("image", "label")
+        if key in item
+    ]
     return not all(Path(os.path.realpath(path)).is_relative_to(folder) for path in paths)
 
 
@@ -281,17 +285,6 @@ def _class_names(num_classes: int, labels: str | None) -> list[str]:
     if len(labels.split(",")) != num_classes:
         raise ValueError(f"--labels must name {num_classes} classes with background, comma separated, got {labels!r}.")
     return [label.strip() for label in labels.split(",")]
-
-
-def _colors(text: str | None, num_classes: int) -> list[Color]:
-    if text is None:
-        return []
-    words = [word.strip().lstrip("#") for word in text.split(",")]
-    if len(words) != num_classes or not all(re.fullmatch("[0-9a-fA-F]{6}", word) for word in words):
-        raise ValueError(
-            f"--mask_colors must hold {num_classes} colors such as 000000,ff0000, the background first, got {text!r}."
-        )
-    return [tuple(bytes.fromhex(word)) for word in words]
 
 
 def _clean_dir(options: argparse.Namespace) -> Path | None:
@@ -332,6 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     folders.add_argument("--mask_name", help="likewise, such as '{}_mask'")
     folders.add_argument("--recursive", action="store_true", help="read subfolders too")
     folders.add_argument("--patient_regex", help="finds the patient in an image's name")
+    add_options(parser)
     return parser
 
 

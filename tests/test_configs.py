@@ -16,7 +16,7 @@ from scripts.run.references import get_item
 from scripts.utils.options import STUDENT
 
 STANDING = ("train.json", "inference.json")
-KINDS = ("train_teacher.json", "train_student.json", "evaluate.json")
+KINDS = ("train_teacher.json", "train_student.json", "pretrain.json", "evaluate.json")
 STUDENT_RECIPES = ("from_scratch.json", "train_further.json")
 RECIPE_OVERLAYS = (*STUDENT_RECIPES, "quickstart.json")
 ADD_ONS = (
@@ -101,7 +101,7 @@ def is_sensible(first: str, second: str) -> bool:
     pair = {first, second}
     if any(pair <= set(group) for group in (KINDS, RECIPE_OVERLAYS)):
         return False  # one stands in the place of the other
-    if "train_teacher.json" in pair and pair & {*RECIPE_OVERLAYS}:
+    if pair & {"train_teacher.json", "pretrain.json"} and pair & {*RECIPE_OVERLAYS}:
         return False  # schedules of a student
     if pair == {"quickstart.json", "shared_teacher.json"}:
         return False  # each names a teacher

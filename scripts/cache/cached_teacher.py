@@ -192,4 +192,7 @@ def _views(dataset: Dataset, mode: str, num_epochs: int) -> list[View]:
     if mode == REPLAY and dataset.views is None:
         raise ValueError("distillation::mode replay needs views that come back, but train::dataset::views is null.")
     count = min(dataset.views or num_epochs, num_epochs)
-    return [(index, number) for number in range(count) for index in range(len(dataset))]
+    # how often an image without a label comes is not the number of epochs
+    last = dataset.views if dataset.num_labeled < len(dataset) else count
+    views = [(index, number) for number in range(last) for index in range(len(dataset))]
+    return [(index, number) for index, number in views if number < count or index >= dataset.num_labeled]

@@ -1,9 +1,9 @@
 """The config section "data": lists of cases, checked before the first batch.
 
 `SegmentationData` reads them from a datalist, the JSON of the Medical Segmentation Decathlon, with the lists training,
-validation and test, of which a run needs those that it reads. An item has "image", "label" and, optionally, "patient"
-and other metadata. Paths are relative to the dataset folder. `GivenCases` gets its lists from a program such as MONAI
-Label.
+validation and test, of which a run needs those that it reads, and perhaps a list unlabeled. An item has "image",
+"label" (but not in unlabeled) and, optionally, "patient" and other metadata. Paths are relative to the dataset folder.
+`GivenCases` gets its lists from a program such as MONAI Label.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from .classes import check_label_values, foreground_classes, missing_class_notes
 from .datalist_file import check_inside, class_names, load_list, read_datalist
 from .geometry import Place, flips_to_match
 from .readers import read_image, read_mask
-from .splits import SPLITS, check_identical_files, check_listed_once, check_patients, check_same_pixels, map_in_threads
+from .splits import (
+    SPLITS,
+    UNLABELED,
+    check_identical_files,
+    check_listed_once,
+    check_patients,
+    check_same_pixels,
+    map_in_threads,
+)
+from .unlabeled import check_share
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +52,14 @@ class CaseLists:
     """Lists of cases: dicts with the absolute paths "image" and "label" and the case's metadata.
 
     Args:
-        splits: the lists training, validation and test.
+        splits: the lists training, validation and test, and perhaps unlabeled.
         dataset_dir: folder that the images are in or below.
         origin: where the paths are from, for messages.
         labels: names of the classes, the background first.
         num_classes: number of classes with background.
         img_size: side of the student's square input, in pixels.
         check: decode every file once, see `check_files`; the lists themselves are always checked.
+        unlabeled_share: of each training batch; 0 leaves the unlabeled images out.
 
     `notes` are sentences for whoever reads results: classes that no mask of a list shows, as far as files were checked.
 
@@ -67,6 +77,7 @@ class CaseLists:
         num_classes: int,
         img_size: int,
         check: bool,
+        unlabeled_share: float = 0.0,
     ) -> None:
         self._splits = splits
         self._origin = origin
@@ -74,6 +85,7 @@ class CaseLists:
         self.labels = labels
         self.num_classes = num_classes
         self.img_size = img_size
+        self.unlabeled_share = unlabeled_share
         self.notes: list[str] = []
         check_patients(splits)
         self._check_existence()
@@ -99,14 +111,24 @@ class CaseLists:
         return self._splits["test"]
 
     @property
+    def unlabeled(self) -> list[dict]:
+        """The images without labels, whether they are trained on or not."""
+        return self._splits.get(UNLABELED, [])
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Number of cases by list."""
         return {split: len(items) for split, items in self._splits.items()}
 
     @property
     def digest(self) -> str:
-        """A hash, in hex, of the lists with all that they say of each case; paths below `dataset_dir` without it."""
-        text = json.dumps(self._splits, sort_keys=True, default=str)
+        """A hash, in hex, of the lists with all that they say of each case; paths below `dataset_dir` without it.
+
+        The list unlabeled counts where it is trained on.
+        """
+        names = (*SPLITS, UNLABELED) if self.unlabeled_share else SPLITS
+        lists = {split: items for split, items in self._splits.items() if split in names}
+        text = json.dumps(lists, sort_keys=True, default=str)
         return text_digest(text.replace(json.dumps(f"{self.dataset_dir}{os.sep}")[1:-1], ""), 8)
 
     def check_files(self) -> None:
@@ -117,16 +139,16 @@ class CaseLists:
                 num_classes, or two lists hold images of the same pixels.
         """
         checked = iter(map_in_threads(partial(_check_case, num_classes=self.num_classes), self._items()))
-        cases = {split: [next(checked) for _ in self._splits[split]] for split in SPLITS}
+        cases = {split: [next(checked) for _ in items] for split, items in self._splits.items()}
         check_same_pixels(self._splits, [case.pixels for split in self._splits for case in cases[split]])
-        masks = {split: [case.classes for case in cases[split] if case.classes is not None] for split in SPLITS}
+        masks = {split: [case.classes for case in cases[split] if case.classes is not None] for split in cases}
         occurring = {split: frozenset().union(*classes) for split, classes in masks.items() if classes}
         self.notes = missing_class_notes(occurring, self.labels)
         for note in self.notes:
             logger.warning("%s", note)
 
     def _items(self) -> list[dict]:
-        return [item for split in SPLITS for item in self._splits[split]]
+        return [item for items in self._splits.values() for item in items]
 
     def _check_existence(self) -> None:
         items = self._items()
@@ -151,6 +173,8 @@ class SegmentationData(CaseLists):
         check: decode every file once, see `check_files`; the lists themselves are always checked. [true, false]
         allow_outside: take images and labels that do not lie in `dataset_dir`, directly or through a link. Otherwise
             such a path is refused: a datalist from somebody else could read any file. [true, false]
+        unlabeled_share: share of each training batch that is drawn from the list unlabeled; these images bring the
+            teacher's terms of the loss alone. 0 leaves them out. [0 to below 1]
 
     Raises:
         FileNotFoundError: when the folder, the datalist, an image or a label is missing.
@@ -165,21 +189,35 @@ class SegmentationData(CaseLists):
         img_size: int = 224,
         check: bool = True,
         allow_outside: bool = False,
+        unlabeled_share: float = 0.0,
     ) -> None:
+        check_share(unlabeled_share)
         check_num_classes(num_classes)
         check_img_size(img_size)
-        folder = _existing_dir(dataset_dir)
+        folder = existing_dir(dataset_dir)
         self.datalist = folder / Path(datalist).expanduser()
         content = read_datalist(self.datalist)
         labels = class_names(content.get("labels"), num_classes, self.datalist)
         splits = {split: load_list(content, split, self.datalist, folder) for split in SPLITS}
+        if unlabeled := load_list(content, UNLABELED, self.datalist, folder):
+            splits[UNLABELED] = unlabeled
         self._keys = sorted(content)
         if not any(splits.values()):
             raise ValueError(self._lacks("training"))
+        if unlabeled_share and not unlabeled:
+            raise ValueError(
+                f"data::unlabeled_share is {unlabeled_share}, but datalist {self.datalist} has no unlabeled cases; add "
+                "them with python -m scripts.make_datalist --unlabeled DIR, or pass --data::unlabeled_share 0."
+            )
         if not allow_outside:
             check_inside(splits, folder, self.datalist)
         origin = f"data::dataset_dir and the paths in {self.datalist}"
-        super().__init__(splits, folder, origin, labels, num_classes, img_size, check)
+        super().__init__(splits, folder, origin, labels, num_classes, img_size, check, unlabeled_share)
+        if unlabeled_share:
+            share = f"data::unlabeled_share {unlabeled_share:g}"
+            self.notes.append(
+                f"Trained with images without labels too, drawn from a list of {len(unlabeled)} ({share})."
+            )
 
     @property
     def training(self) -> list[dict]:
@@ -280,7 +318,13 @@ def _common_folder(cases: list[dict]) -> Path:
     return Path(os.path.commonpath([os.path.dirname(case["image"]) for case in cases]))
 
 
-def _existing_dir(dataset_dir: str | Path | None) -> Path:
+def existing_dir(dataset_dir: str | Path | None) -> Path:
+    """The folder that `data::dataset_dir` names.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: nothing is named.
+    """
     if not dataset_dir:
         raise ValueError(f"data::dataset_dir is required, got {dataset_dir!r}; pass --data::dataset_dir PATH.")
     path = Path(dataset_dir).expanduser().resolve()

@@ -1,7 +1,8 @@
 """The file of a datalist: its JSON, whichever system wrote it, and what its paths mean.
 
 A datalist is the JSON of the Medical Segmentation Decathlon: "labels" names the classes by index, and the lists hold
-items with the paths "image" and "label", relative to the dataset folder, and metadata.
+items with the paths "image" and "label", relative to the dataset folder, and metadata. The list "unlabeled" has images
+without labels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from ..utils.files import read_text
 from .classes import default_names
-from .splits import SPLITS
+from .splits import LISTS, SPLITS, UNLABELED
 
 
 def read_datalist(path: Path) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def read_datalist(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"data::datalist {path} is not readable JSON: {error}; correct it or build a new one."
         ) from None
-    if not isinstance(content, dict) or not all(isinstance(content.get(split, []), list) for split in SPLITS):
+    if not isinstance(content, dict) or not all(isinstance(content.get(split, []), list) for split in LISTS):
         raise ValueError(f"data::datalist {path} must be an object with the lists {', '.join(SPLITS)}.")
     return content
 
@@ -43,7 +44,10 @@ def load_list(content: dict[str, Any], split: str, datalist: Path, dataset_dir: 
     """One list of a datalist, with absolute paths. A missing list is empty."""
     items = content.get(split, [])
     for number, item in enumerate(items):
-        _check_item(item, f"item {number} of {split} in {datalist}", label_required=split != "test")
+        place = f"item {number} of {split} in {datalist}"
+        _check_item(item, place, label_required=split not in ("test", UNLABELED))
+        if split == UNLABELED and "label" in item and not isinstance(item, str):
+            raise ValueError(f"{place} has a label, got {item!r}; take the label out, or move the item to training.")
     return [_with_paths({"image": item} if isinstance(item, str) else item, dataset_dir) for item in items]
 
 

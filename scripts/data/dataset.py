@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
 
 from ..utils.digests import content_digest, json_digest
+from ..utils.options import NO_LABEL
 from ..utils.screen import track
 from .readers import reading_rule
+from .unlabeled import count_unlabeled, endless_passes
 from .views import VIEW_KEYS
 
 BASE = -1  # the number of the view before augmentation
@@ -51,9 +54,11 @@ class ViewDataset(Dataset):
         cache: keep the results of `transform` in memory.
         settings: texts that say what `transform` ("preprocessing") and `augmentation` ("augmentation") do, part of
             every `view_key`.
+        unlabeled: dicts with the path "image", of which the items come after the others; their label is NO_LABEL all
+            over.
 
     Raises:
-        ValueError: when `data` is empty, `views` is not positive, or a file cannot be used.
+        ValueError: when there are no items, `views` is not positive, or a file cannot be used.
     """
 
     def __init__(
@@ -65,14 +70,16 @@ class ViewDataset(Dataset):
         views: int | None = None,
         cache: bool = True,
         settings: Mapping[str, str] | None = None,
+        unlabeled: Sequence[dict] = (),
     ) -> None:
-        if not data:
+        if not data and not unlabeled:
             raise ValueError("data is empty, expected at least one item; check the lists in data::datalist.")
         if views is not None and views < 1:
             raise ValueError(f"views must be None or at least 1, got {views}.")
         if views is not None and augmentation is None:
             views = 1  # they would all be the same
-        self.data = list(data)
+        self.data = [*data, *unlabeled]
+        self.num_labeled = len(data)
         self.transform = transform
         self.augmentation = augmentation
         self.seed = seed
@@ -96,6 +103,8 @@ class ViewDataset(Dataset):
             self.augmentation.set_random_state(seed=_seed_from(self.seed, index, number))
             item = self.augmentation(item)
             view.update({key: item.pop(key) for key in VIEW_KEYS if key in item})
+        if index >= self.num_labeled:  # after the augmentation, outside of whose image a label is background
+            item[CommonKeys.LABEL] = torch.full_like(item[CommonKeys.IMAGE][:1], NO_LABEL)
         return {**item, "case": case, "view": view}
 
     def view_key(self, index: int, number: int) -> str:
@@ -158,6 +167,9 @@ class ViewDataset(Dataset):
 class ViewSampler(Sampler):
     """(index, epoch) pairs of every item, in an order fixed by (seed, epoch): independent of workers and resume.
 
+    With `unlabeled_share` an epoch is every labeled item once, and to each batch come as many unlabeled ones, in
+    passes that go on from epoch to epoch; the number of its pass stands in the place of an unlabeled item's epoch.
+
     Of several ranks each takes its own share of the same order, every `num_ranks`-th item, so that their batches
     together are the batches that one process would see.
 
@@ -169,6 +181,11 @@ class ViewSampler(Sampler):
         num_ranks: that share the items.
         even: shares of equal length, the first items twice where they have to be, as a training needs it; else every
             item is in one share (an empty share would end a run, and gets the first item).
+        batch_size: of the loader, which takes the pairs as they come.
+        unlabeled_share: of each batch; 0, or 1 where no item has a label, goes through all items alike.
+
+    Raises:
+        ValueError: see `count_unlabeled`.
     """
 
     def __init__(
@@ -179,6 +196,8 @@ class ViewSampler(Sampler):
         rank: int = 0,
         num_ranks: int = 1,
         even: bool = True,
+        batch_size: int = 1,
+        unlabeled_share: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.shuffle = shuffle
@@ -187,27 +206,46 @@ class ViewSampler(Sampler):
         self.num_ranks = num_ranks
         self.even = even
         self.epoch = 0
+        self.unlabeled = count_unlabeled(batch_size, unlabeled_share) if unlabeled_share < 1 else 0
+        self.labeled = batch_size - self.unlabeled  # of each batch
+        self.count = dataset.num_labeled if self.unlabeled else len(dataset)
 
     def __len__(self) -> int:
-        return len(self._share())
+        return len(self._share()) + (self._num_batches() * self.unlabeled if self.unlabeled else 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order and the views of the next iteration."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        count = len(self.dataset)
+        count = self.count
         order = torch.arange(count)
         if self.shuffle:
             generator = torch.Generator().manual_seed(_seed_from(self.seed, self.epoch))
             order = torch.randperm(count, generator=generator)
-        return iter([(int(order[place % count]), self.epoch) for place in self._share()])
+        pairs = [(int(order[place % count]), self.epoch) for place in self._share()]
+        return iter(self._mixed(pairs) if self.unlabeled else pairs)
 
     def _share(self) -> range:
         """This rank's places in the order; from the end on it begins anew."""
-        count = len(self.dataset)
-        end = count + -count % self.num_ranks if self.even else count
+        end = self.count + -self.count % self.num_ranks if self.even else self.count
         return range(self.rank, end, self.num_ranks) or range(1)
+
+    def _num_batches(self) -> int:
+        """Of an epoch of this rank."""
+        return -(-len(self._share()) // self.labeled)
+
+    def _mixed(self, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The labeled pairs of an epoch, batch by batch followed by the unlabeled ones."""
+        taken = self._num_batches() * self.unlabeled * self.num_ranks  # of all ranks, in an epoch
+        passes = endless_passes(
+            len(self.dataset) - self.count, self.seed, self.epoch * taken + self.rank, self.num_ranks
+        )
+        others = ((self.count + index, number) for index, number in passes)
+        starts = range(0, len(pairs), self.labeled)
+        return [
+            pair for start in starts for pair in (*pairs[start : start + self.labeled], *islice(others, self.unlabeled))
+        ]
 
 
 class ViewLoader(DataLoader):

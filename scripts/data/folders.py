@@ -109,6 +109,27 @@ def find_pairs(dataset_dir: Path, names: Names) -> Pairs:
     return Pairs(images, masks, listing.passed_over)
 
 
+def folder_cases(dataset_dir: Path, names: Names, patient_regex: str | None = None) -> tuple[list[dict], Pairs]:
+    """Cases of folders, without labels; the patient is found in the image's name.
+
+    Raises:
+        FileNotFoundError: when a folder is missing.
+        ValueError: when an image has no mask or the expression does not match.
+    """
+    try:
+        pattern = re.compile(patient_regex) if patient_regex else None
+    except re.error as error:
+        raise ValueError(f"--patient_regex {patient_regex!r} is no regular expression: {error}.") from None
+    pairs = find_pairs(dataset_dir, names)
+    cases: list[dict] = [{"image": image} for image in pairs.images.values()]
+    for name, case in zip(pairs.images, cases) if pattern else ():
+        match = pattern.search(name)
+        if match is None:
+            raise ValueError(f"--patient_regex {patient_regex!r} does not match the image name {name!r}.")
+        case["patient"] = match[1] if match.lastindex else match[0]
+    return cases, pairs
+
+
 def _folders(dataset_dir: Path, names: Names) -> tuple[Path, Path]:
     """With a mask pattern, images may lie in the dataset folder itself, and masks beside them."""
     beside = names.mask is not None
@@ -181,6 +202,12 @@ def _files(folder: Path, left_out: Collection[Path] = ()) -> tuple[list[Path], d
         names[:] = [path.name for path in folders if path not in passed_over]
         found += [Path(root, name) for name in sorted(files)]
     return found, passed_over
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files of a folder and its subfolders, sorted; hidden ones and linked folders are passed over."""
+    files = (path for path in _files(folder)[0] if not path.name.startswith("."))
+    return sorted(path for path in files if path.name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def stem_of(name: str) -> str:

@@ -5,6 +5,7 @@ Needs neither torch nor MONAI, so that `scripts.make_datalist` starts at once. A
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -189,3 +190,19 @@ def _from_colors(
 def _list_colors(found: np.ndarray) -> str:
     more = f" and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
     return ", ".join(bytes(color).hex() for color in found[:MAX_LISTED]) + more
+
+
+def parse_colors(text: str | None, num_classes: int) -> list[Color]:
+    """The colors of --mask_colors, such as 000000,ff0000; [] where there are none.
+
+    Raises:
+        ValueError: they are no colors, or not one a class.
+    """
+    if text is None:
+        return []
+    words = [word.strip().lstrip("#") for word in text.split(",")]
+    if len(words) != num_classes or not all(re.fullmatch("[0-9a-fA-F]{6}", word) for word in words):
+        raise ValueError(
+            f"--mask_colors must hold {num_classes} colors such as 000000,ff0000, the background first, got {text!r}."
+        )
+    return [tuple(bytes.fromhex(word)) for word in words]

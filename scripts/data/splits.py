@@ -1,6 +1,6 @@
 """The lists of a datalist, how cases are dealt out to them, and the checks that keep them apart.
 
-No patient and no image is in two lists, and no case twice in one.
+No image is in two lists, and no case twice in one. No patient is both trained on and scored.
 
 Needs neither torch nor MONAI, so that `scripts.make_datalist` starts at once.
 """
@@ -18,12 +18,17 @@ import numpy as np
 from ..utils.digests import file_digest
 
 SPLITS = ("training", "validation", "test")
+UNLABELED = "unlabeled"  # a fourth list: images that teach without labels
+LISTS = (*SPLITS, UNLABELED)
+TRAINED_ON = {"training", UNLABELED}
 THREADS = 8  # at most, for reading files
 MAX_PATIENTS_LISTED = 10  # in a message
 
 
 def check_patients(splits: dict[str, list[dict]]) -> None:
     """Refuse a patient in two splits. An item without "patient" is its own patient.
+
+    A patient may be in both lists that are trained on: of some patients only a few images have labels.
 
     Raises:
         ValueError: naming the patients.
@@ -33,7 +38,7 @@ def check_patients(splits: dict[str, list[dict]]) -> None:
         for item in items:
             if item.get("patient") is not None:
                 splits_of[str(item["patient"])].add(split)
-    shared = sorted(patient for patient, names in splits_of.items() if len(names) > 1)
+    shared = sorted(patient for patient, names in splits_of.items() if len(names) > 1 and names != TRAINED_ON)
     if shared:
         names = " and ".join(split for split in splits if split in splits_of[shared[0]])
         count = "1 patient is" if len(shared) == 1 else f"{len(shared)} patients are"

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..metrics import AREAS, COUNTS, METRICS, UNITS
 from ..utils.files import atomic_path
+from ..utils.options import STUDENT
 from ..utils.tables import read_table, table_text
 from .case_table import OFFSET, patients_note
 
@@ -101,6 +102,12 @@ def _title(key: str, class_names: Sequence[str]) -> str:
 
 def _line(title: str, values: Sequence[str]) -> str:
     return f"{title:<36}" + "".join(f"{value:>12}" for value in values)
+
+
+def read_named_rows(path: str | Path, name: str = "") -> list[dict[str, Any]]:
+    """As `read_rows`; with a name the students' rows alone, as those of an arm of that name."""
+    rows = read_rows(path)
+    return [{**row, "arm": name} for row in rows if row["arm"] == STUDENT] if name else rows
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:

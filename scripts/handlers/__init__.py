@@ -2,6 +2,7 @@
 
 from .cache_fill import CacheFill
 from .checkpoints import Checkpoints, save_atomically
+from .last_epoch import LastEpoch
 from .mlflow_record import MLflowRecord
 from .panel_writer import PanelWriter
 from .progress import EpochSeed, EpochSummary, ProgressBar
@@ -17,6 +18,7 @@ __all__ = [
     "Checkpoints",
     "EpochSeed",
     "EpochSummary",
+    "LastEpoch",
     "MLflowRecord",
     "PanelWriter",
     "ProgressBar",

@@ -22,6 +22,7 @@ from ..run.run_folder import BEST, LAST_CHECKPOINT, WHOLE, best_epoch, find_best
 from ..utils.files import atomic_path, clear_leftovers, require_writable
 from ..utils.screen import tell
 from ..utils.weight_files import read_weight_file
+from .last_epoch import LastEpoch
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class Checkpoints:
     """Saves and resumes a training.
 
     In `folder`: `best_epoch{N}_dice{D}` (weights alone, the latest best), `checkpoint_epoch{N}.pt` and `last.pt`
-    (everything that a resumed run needs). Of several ranks the first writes, and all of them read.
+    (everything that a resumed run needs). Of several ranks the first writes, and all of them read. Where nothing is
+    validated (`LastEpoch`) the latest epoch's weights are `best_epoch{N}`.
 
     last.pt is written after all else of its epoch: a run that is killed before repeats the epoch. What it replaces, the
     former best file, goes after it.
@@ -264,9 +266,10 @@ class Checkpoints:
         }
 
     def _save_best(self, epoch: int, metric: float) -> None:
-        path = self.folder / f"{BEST}{epoch:03d}_dice{metric:.4f}{self.best_suffix}"
+        score = "" if isinstance(self.evaluator, LastEpoch) else f"_dice{metric:.4f}"
+        path = self.folder / f"{BEST}{epoch:03d}{score}{self.best_suffix}"
         save_atomically(self.best_state(), path)
-        logger.info("new best in epoch %d: Dice %.4f, %s", epoch, metric, path)
+        logger.info("new best in epoch %d: %s%s", epoch, f"Dice {metric:.4f}, " if score else "", path)
 
     def _remove_former(self, epoch: int) -> None:
         """Of several best files keep the epoch's: a later one is of an epoch that was not completed."""

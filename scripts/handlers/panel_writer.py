@@ -17,7 +17,7 @@ class PanelWriter:
 
     Args:
         folder: the run's visualizations folder.
-        dataset: gives image (1, H, W) and label (1, H, W).
+        dataset: gives image (1, H, W) and label (1, H, W); None draws nothing.
         student: the network in training; images -> logits in eval mode.
         inferer: runs a network on a batch.
         device: of the networks.
@@ -32,7 +32,7 @@ class PanelWriter:
     def __init__(
         self,
         folder: str | Path,
-        dataset: Dataset,
+        dataset: Dataset | None,
         student: nn.Module,
         inferer: Callable,
         device: torch.device,
@@ -56,7 +56,7 @@ class PanelWriter:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer; of several ranks with the first."""
-        if idist.get_rank() == 0:
+        if idist.get_rank() == 0 and self.dataset is not None:
             engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
 
     @torch.no_grad()

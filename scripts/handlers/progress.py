@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from ..run.errors import NOTHING_KEPT, stopping, this_command
 from ..run.history import append_row, read_history
 from ..utils.screen import Progress, duration, tell
+from .last_epoch import LastEpoch
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,8 @@ class EpochSummary:
         """The best key metric so far and its epoch."""
         state = self.evaluator.state if self.evaluator is not None else None
         epoch = getattr(state, "best_metric_epoch", -1)
-        return (float(state.best_metric), epoch) if epoch > 0 and math.isfinite(state.best_metric) else None
+        measured = epoch > 0 and not isinstance(self.evaluator, LastEpoch)
+        return (float(state.best_metric), epoch) if measured and math.isfinite(state.best_metric) else None
 
 
 def epoch_line(row: dict[str, float], max_epochs: int, best: tuple[float, int] | None, left: float) -> str:

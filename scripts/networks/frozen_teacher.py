@@ -137,7 +137,7 @@ class FrozenTeacher(nn.Module):
         """
         if self.members is None:
             self.require_adapter()
-            members = [self._build_member(path) for path in self.adapters]
+            members = [self._build_member(path) for path in self.adapters or [None]]
             self.members = nn.ModuleList(members).requires_grad_(False).eval().to(self.anchor.device)
             if self.resolved_precision == "bf16":
                 store_in_bf16(self.members)

@@ -83,6 +83,7 @@ def build_student(
     img_size: int = 224,
     return_features: str | None = None,
     trained: bool = False,
+    network: type[TinyUSFMSeg] = TinyUSFMSeg,
 ) -> TinyUSFMSeg:
     """The network of a section `student`, its weights loaded where it names a checkpoint.
 
@@ -92,13 +93,14 @@ def build_student(
         img_size: rows and columns in pixels, a multiple of 16.
         return_features: see `TinyUSFMSeg`.
         trained: the checkpoint is a whole trained student, to be used as it is, see `load_trained_student`.
+        network: its class.
 
     Raises:
         FileNotFoundError: no such checkpoint.
         ValueError: an argument out of range, or a checkpoint that does not fit.
     """
     size = STUDENT_SIZES[student.model_name]._asdict()
-    model = TinyUSFMSeg(num_classes=num_classes, img_size=img_size, return_features=return_features, **size)
+    model = network(num_classes=num_classes, img_size=img_size, return_features=return_features, **size)
     if trained:
         return load_trained_student(model, student.checkpoint, "student::checkpoint")
     if student.checkpoint:

@@ -142,10 +142,13 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _comparisons(table: CaseTable, margin: float | None, notes: list[str]) -> list[dict[str, Any]]:
-    """Student against teacher and control, control against teacher; the margin is of the Dice to the teacher."""
+    """Student against teacher, control and arms of other names, control against teacher; the margin is of the Dice to
+    the teacher.
+    """
     shared = _metrics(table.all_rows)
     metrics = [f"{name}_mm" if f"{name}_mm" in shared else name for name in COMPARED]
-    pairs = [pair for pair in PAIRS if {*pair} <= {*table.runs}]
+    others = [(STUDENT, name) for name in table.runs if name not in ARMS]
+    pairs = [pair for pair in (*PAIRS, *others) if {*pair} <= {*table.runs}]
     comparisons = []
     for arm, reference, metric in ((*pair, metric) for pair in pairs for metric in metrics if metric in shared):
         limit = margin if (metric, reference) == ("dice", TEACHER) else None

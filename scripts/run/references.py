@@ -14,8 +14,8 @@ from typing import Any
 REFERENCE = re.compile(r"\$?@(\w+(?:(?:::|#)\w+)*)")
 RESERVED = {"_target_", "_requires_", "_disabled_", "_desc_", "_mode_"}
 COMPOSE = "Compose"
-# keys of the augmentation that version 0.7 added, and the values at which it does what it did before: then its text,
-# and with it caches and runs of earlier versions, stay the same
+# keys that version 0.7 added, and the values at which a section does what it did before: then its text, and with it
+# caches and runs of earlier versions, stay the same
 ADDED = {
     "mirror_prob": 0.0,
     "sector_prob": 0.0,
@@ -25,6 +25,7 @@ ADDED = {
     "speckle_range": None,
     "drawings_prob": 0.0,
     "lesion_free_prob": 0.0,
+    "allow_missing_keys": True,
 }
 BUILD_OPTIMIZER = "scripts.optimization.build_optimizer"
 # arguments of an optimizer that other settings hold
@@ -137,6 +138,7 @@ def run_settings(
         return {key: _value(config, f"{section}::{key}") for key in keys}
 
     views = dataset.settings or {}
+    share = getattr(data, "unlabeled_share", 0)
     return {
         "training": values("training", "lr", "batch_size", "warmup_epochs", "seed"),
         "data": {
@@ -144,6 +146,7 @@ def run_settings(
             "lists": data.digest,
             "img_size": data.img_size,
             "num_classes": data.num_classes,
+            **({"unlabeled_share": share} if share else {}),
         },
         "teacher": "none" if teacher is None else teacher.key,
         "train": {

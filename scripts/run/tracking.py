@@ -19,8 +19,9 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from ..data.datalist import SPLITS, SegmentationData
+from ..data.datalist import SegmentationData
 from ..data.datalist_file import locate, read_datalist
+from ..data.splits import LISTS, SPLITS, UNLABELED
 from ..utils.digests import bytes_digest, file_digest
 from ..utils.files import atomic_path
 from ..utils.machine import DIRTY, describe_machine, git_revision, list_versions
@@ -91,12 +92,14 @@ def _plain(value: Any, config: Mapping[str, Any]) -> Any:
 
 def data_hashes(data: SegmentationData) -> dict[str, str]:
     """Hashes of the datalist's file, of its lists (`SegmentationData.digest`), and of all images and labels."""
-    content, digests = read_datalist(data.datalist), []
-    for item in (item for split in SPLITS for item in content.get(split, [])):
+    images = {UNLABELED: [case["image"] for case in data.unlabeled]}
+    content, digests = read_datalist(data.datalist) if data.datalist else images, []
+    lists = LISTS if data.unlabeled_share else SPLITS
+    for item in (item for split in lists for item in content.get(split, [])):
         names = [item] if isinstance(item, str) else [item["image"], item.get("label")]
         digests += [bytes.fromhex(file_digest(locate(name, data.dataset_dir))) if name else b"none" for name in names]
     return {
-        "data.datalist_sha256": file_digest(data.datalist),
+        **({"data.datalist_sha256": file_digest(data.datalist)} if data.datalist else {}),
         "data.lists": data.digest,
         "data.files_sha256": bytes_digest(b"".join(digests)),
     }

@@ -12,6 +12,8 @@ ONLINE, REPLAY, WARP = MODES = ("online", "replay", "warp")
 # which of the student's features the teacher's embedding is compared with: the neck's stride-16 level, or the last
 # block's output
 NECK, BACKBONE = STUDENT_FEATURES = ("neck", "backbone")
+# what every pixel of a label holds where an image has none
+NO_LABEL = -1
 # changes of an image that an evaluation can look at, see evaluation/probes.py
 PROBES = (
     *("left", "right", "shallow", "deep", "smaller", "larger"),

@@ -230,6 +230,22 @@ def test_tables_of_evaluations_are_reported_together(tmp_path, capsys):
     assert len(read_report(tmp_path / "out")["comparisons"]) == 3
 
 
+def test_students_of_a_named_table_are_compared_with_the_others(tmp_path, capsys):
+    better = [row for seed in (0, 1) for row in rows_of("student", range(12), seed=seed, dice=0.9)]
+    files = [write(tmp_path / "a.csv", better), write(tmp_path / "b.csv", rows_of("student", range(12)))]
+    words = ["--tables", files[0], f"labels alone={files[1]}"]
+    assert main(["--output_dir", str(tmp_path / "out"), *words]) == 0
+    rows = read_report(tmp_path / "out")["comparisons"]
+    assert {(row["arm"], row["reference"]) for row in rows} == {("student", "labels alone")}
+    assert rows[0]["difference"] == pytest.approx(0.9 - 0.555)
+    assert "Student: Better than labels alone by 0.345 Dice" in " ".join(capsys.readouterr().out.split())
+
+
+def test_students_are_not_called_another_arm(tmp_path, capsys):
+    assert main(["--output_dir", str(tmp_path / "out"), "--tables", "teacher=b.csv"]) == 1
+    assert "would call other students the teacher" in capsys.readouterr().err
+
+
 def test_tables_of_other_cases_are_told_but_not_compared(tmp_path, capsys):
     files = [
         write(tmp_path / "a.csv", rows_of("student", range(12))),
@@ -248,3 +264,9 @@ def test_all_predictions_empty_and_unknown_patients_are_warnings(tmp_path):
     warnings = " ".join(read_report(tmp_path / "out")["warnings"])
     assert "patient" in warnings
     assert "empty" in warnings
+
+
+def test_unlabeled_images_teach_the_student_alone(overrides, tmp_path):
+    plan = Plan(("train.json",), {**overrides, "data::unlabeled_share": 0.5}, tmp_path)
+    shares = {arm: plan.workflow(arm, 0).parser["data::unlabeled_share"] for arm in ("teacher", "control", "student")}
+    assert shares == {"teacher": 0, "control": 0, "student": 0.5}

@@ -85,6 +85,25 @@ def test_hashes_tell_changed_files_from_changed_lists(overrides, phantoms, tmp_p
     assert all(value != second[key] for key, value in hashes(copy).items())
 
 
+def test_hashes_count_images_without_labels_where_they_teach(overrides, phantoms, tmp_path):
+    def hashes(*overlays: str, **changes) -> dict:
+        options = {**overrides, **{f"data::{key}": value for key, value in changes.items()}}
+        return data_hashes(workflow(options, *overlays).parser.get_parsed_content("data"))
+
+    copy = tmp_path / phantoms.name
+    shutil.copytree(phantoms, copy)
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(copy / "more.png")
+    content = json.loads((copy / "dataset.json").read_text())
+    (copy / "dataset.json").write_text(json.dumps({**content, "unlabeled": ["more.png"]}))
+    off, on = hashes(dataset_dir=str(copy)), hashes(dataset_dir=str(copy), unlabeled_share=0.5)
+    assert {key for key in off if off[key] != on[key]} == {"data.lists", "data.files_sha256"}
+    assert off["data.files_sha256"] == hashes(dataset_dir=str(phantoms))["data.files_sha256"]
+    folder = hashes("pretrain.json", dataset_dir=str(copy / "images"))
+    assert folder.keys() == {"data.lists", "data.files_sha256"}
+    (copy / "images" / "new.png").write_bytes((copy / "more.png").read_bytes())
+    assert all(value != folder[key] for key, value in hashes("pretrain.json", dataset_dir=str(copy / "images")).items())
+
+
 def test_revision_tells_changed_files(tmp_path):
     def git(*arguments: str) -> str:
         own = ["-c", "user.name=a", "-c", "user.email=a@b"]
