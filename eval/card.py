@@ -20,7 +20,7 @@ from .command_line import run_program
 from .publish import read_json
 
 COUNTS = {"empty_prediction": "empty predictions", "one_empty": "exactly one mask empty"}  # of a class
-LENGTHS = ("hd95", "hd95_mm")  # in pixels or mm, one digit
+LENGTHS = ("hd95", "hd95_mm", "hd95_with_lesion", "hd95_mm_with_lesion")  # in pixels or mm, one digit
 CHECKPOINT = re.compile(r"best_epoch(?P<epoch>\d+)_dice(?P<dice>[\d.]+)\.")
 PAIRS = ((STUDENT, CONTROL), (STUDENT, TEACHER), (CONTROL, TEACHER))
 LEFT_OUT = ("side", "official_fold", "upstream_split")  # columns whose subgroups are not in the card
@@ -48,6 +48,7 @@ def _print(paths: Sequence[Path]) -> int:
 
 def metric_table(report: Mapping[str, Any]) -> list[str]:
     """Markdown: a row a metric with its interval, Dice of each class, and empty masks; a column an arm."""
+    from scripts.evaluation.lesion_free import WITH_LESION, left_empty_rows
     from scripts.metrics import METRICS  # imports torch, which --help can do without
 
     arms = [arm for arm in ARMS if arm in report["arms"]]
@@ -55,10 +56,12 @@ def metric_table(report: Mapping[str, Any]) -> list[str]:
         raise ValueError(f"the report has none of the arms {', '.join(ARMS)}; take that of a comparison.")
     metrics = [report["arms"][arm]["metrics"] for arm in arms]
     names = [name for metric in (*METRICS, "ece") for name in (metric, f"{metric}_mm")]
+    names = [name for metric in names for name in (metric, f"{metric}{WITH_LESION}")]
     names += sorted(name for name in metrics[0] if name.startswith("dice_class"))
     shared = [name for name in names if all(name in summaries for summaries in metrics)]
     rows = [[_title(name), *(_cell(name, summaries[name]) for summaries in metrics)] for name in shared]
     rows += [[title, *(str(report["arms"][arm]["counts"][name]) for arm in arms)] for name, title in COUNTS.items()]
+    rows += left_empty_rows({arm: report["arms"][arm] for arm in arms})
     return _table(["", *arms], rows)
 
 

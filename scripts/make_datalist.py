@@ -14,8 +14,9 @@ Splits are by patient, and stratified by pathology where it is known. Patients w
 picture in two encodings, stay together. BUS-BRA's official valid_* folds are not used: they put the left and the right
 breast of one patient into training and validation. Paths in the datalist are relative to the dataset folder.
 
-Images without masks go into a further list, unlabeled (--unlabeled DIR). --from DATALIST adds them to a datalist that
-is there. With --fewer_labels 0.2 most of its labels are taken away, to measure what they bring.
+--lesion_free adds images without a lesion, and --join makes one list of several. Images without masks go into a list
+unlabeled (--unlabeled DIR). --from DATALIST adds them to a datalist that is there; with --fewer_labels 0.2 most of its
+labels are taken away, to measure what they bring. docs/data.md explains all of them.
 """
 
 from __future__ import annotations
@@ -24,65 +25,37 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from .data.busbra import busbra_cases
-from .data.classes import default_names, missing_class_notes
+from .data.classes import missing_class_notes, named_classes
 from .data.datalist_file import load_list, read_datalist
 from .data.folders import Names, Pairs, folder_cases, inside
+from .data.joined import check_lists_apart, class_tables, join_lists, parse_maps, read_source
+from .data.lesion_free import (
+    MASK_DIR,
+    NOTHING,
+    black_mask,
+    check_some_lesion,
+    lesion_free_cases,
+    lesion_free_notes,
+    mask_paths,
+    place_of_folder,
+    relative_path,
+)
 from .data.look_alikes import look_alikes
-from .data.mask_files import Color, check_one_color, check_places, clean_mask, examine, parse_colors
-from .data.splits import LISTS, TRAINED_ON, check_patients, identical_files, map_in_threads, split_by_patient
+from .data.mask_files import Examined, clean_mask, examine, parse_colors, read_masks
+from .data.notes import alike_notes, passed_over_notes, patient_notes, some
+from .data.prior import position_notes
+from .data.splits import LISTS, TRAINED_ON, check_patients, identical_files, split_by_patient
 from .data.unlabeled_lists import add_options, changed_datalist, find_unlabeled
 from .run.errors import run_program
 from .utils.files import atomic_path
-from .utils.options import check_num_classes
-from .utils.passed_over import describe_passed_over
-
-MAX_NAMED = 5
-
-
-def read_masks(
-    images: Sequence[Path], masks: Sequence[Sequence[Path]], num_classes: int, colors: Sequence[Color], clean: bool
-) -> tuple[list[bool], list[frozenset[int]]]:
-    """Of each image, whether its mask can stay as it is, and the foreground classes that it shows.
-
-    Args:
-        images: their files.
-        masks: of each image.
-        num_classes: with the background.
-        colors: see `clean_mask`.
-        clean: whether masks that cannot stay are going to be written anew.
-
-    Raises:
-        ValueError: a mask that is none, or that would have to be written anew.
-    """
-
-    def read(image: Path, paths: Sequence[Path]) -> tuple[bool, frozenset[int]]:
-        ready, shown = examine(paths, num_classes, colors)
-        check_places(image, paths, ready)
-        return ready, shown
-
-    try:
-        facts = map_in_threads(lambda pair: read(*pair), list(zip(images, masks)))
-    except ValueError as error:  # it names config ids
-        raise ValueError(str(error).replace("data::", "--")) from None
-    poor = [paths for paths, (ready, _) in zip(masks, facts) if not ready]
-    if poor and not clean:
-        several = [paths for paths in poor if len(paths) > 1]
-        names = ", ".join(path.name for path in (several or poor)[0])
-        what = (
-            f"{len(several)} of {len(masks)} images have several masks ({names})"
-            if several
-            else (f"{len(poor)} of {len(masks)} masks are colored or compressed ({names})")
-        )
-        raise ValueError(f"{what}; pass --clean_masks DIR to write one mask of class values for each of them there.")
-    if num_classes == 2 and not colors:
-        check_one_color(poor)
-    return [ready for ready, _ in facts], [classes for _, classes in facts]
 
 
 def make_datalist(splits: dict[str, list[dict]], name: str, labels: list[str]) -> dict:
@@ -93,7 +66,7 @@ def make_datalist(splits: dict[str, list[dict]], name: str, labels: list[str]) -
         "tensorImageSize": "2D",
         "modality": {"0": "US"},
         "labels": {str(index): label for index, label in enumerate(labels)},
-        **{f"num{split.capitalize()}": len(splits[split]) for split in splits},
+        **{f"num{split.capitalize()}": len(items) for split, items in splits.items()},
         **splits,
     }
 
@@ -113,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _make(options: argparse.Namespace) -> int:
     try:
         if options.check:
-            print(_check(options.check, options.dataset_dir))
+            print(*_check(options.check, options.dataset_dir), sep="\n")
             return 0
         splits, remarks = _change(options) if options.source or options.fewer_labels is not None else _run(options)
     except (ValueError, OSError) as error:
@@ -130,8 +103,8 @@ def _make(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(datalist: Path, dataset_dir: Path) -> str:
-    """That no two lists of a datalist hold images that look alike; a ValueError where they do."""
+def _check(datalist: Path, dataset_dir: Path) -> list[str]:
+    """That no two lists of a datalist hold images that look alike, a ValueError where they do; where lesions lie."""
     content = read_datalist(datalist)
     lists = {split: load_list(content, split, datalist, dataset_dir) for split in LISTS}
     places = [(item["image"], split) for split, items in lists.items() for item in items]
@@ -141,10 +114,13 @@ def _check(datalist: Path, dataset_dir: Path) -> str:
     across = [name for name, names in zip(named, lists_of) if len(names) > 1 and names != TRAINED_ON]
     if across:
         raise ValueError(
-            f"{datalist} has images that look alike in two lists (groups: {len(across)}): {_some(across, '; ')}; move "
+            f"{datalist} has images that look alike in two lists (groups: {len(across)}): {some(across, '; ')}; move "
             "each group to one list, or build the datalist anew with --output."
         )
-    return f"{datalist}: no images of different lists look alike"
+    num_classes = max(2, len(content.get("labels") or {}))
+    centers = [examine([Path(item["label"])], num_classes).center for item in lists["training"]]
+    told = f"{datalist}: no images of different lists look alike"
+    return [told, *(f"warning: {note}" for note in position_notes(centers))]
 
 
 def _change(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]:
@@ -168,40 +144,105 @@ def _check_output(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> tuple[dict[str, list[dict]], list[str]]:
     """The lists as they were written, and what the user should know of them."""
     _check_output(options)
-    names = _class_names(options.num_classes, options.labels)
-    colors = parse_colors(options.mask_colors, options.num_classes)
     clean_dir = _clean_dir(options)
-    if options.format == "busbra":
-        cases, pairs = busbra_cases(options.dataset_dir)
-    else:
-        folders = Names(
-            *(options.image_dir, options.mask_dir, options.image_name, options.mask_name, options.recursive), clean_dir
-        )
-        cases, pairs = folder_cases(options.dataset_dir, folders, options.patient_regex)
+    return _join(options, clean_dir) if options.join else _split(options, clean_dir)
+
+
+def _split(options: argparse.Namespace, clean_dir: Path | None) -> tuple[dict[str, list[dict]], list[str]]:
+    """`_run` for one data set."""
+    if options.map:
+        raise ValueError("--map goes with --join alone; a set's own classes are those of its masks: leave it out.")
+    names = named_classes(options.num_classes, options.labels)
+    colors = parse_colors(options.mask_colors, options.num_classes)
+    cases, pairs = _find_cases(options, clean_dir)
     masks = [pairs.masks[case] for case in pairs.images]
     images = list(pairs.images.values())
-    ready, classes = read_masks(images, masks, options.num_classes, colors, clean_dir is not None)
-    labels = [paths[0] if ok else clean_dir / f"{case}.png" for case, paths, ok in zip(pairs.images, masks, ready)]
-    _check_written([options.output, *(label for label, ok in zip(labels, ready) if not ok)], pairs)
-    cases = [_relative(case, label, options.dataset_dir) for case, label in zip(cases, labels)]
+    examined = read_masks(images, masks, options.num_classes, colors, clean_dir is not None)
+    labels = [paths[0] if one.ready else clean_dir / f"{c}.png" for c, paths, one in zip(pairs.images, masks, examined)]
+    poor = {label: paths for label, paths, one in zip(labels, masks, examined) if not one.ready}
+    makers = {label: partial(clean_mask, paths, options.num_classes, colors) for label, paths in poor.items()}
+    free = lesion_free_cases(options.lesion_free, options.dataset_dir, options.patient_regex, images)
+    images += [case["image"] for case in free]
+    black = mask_paths([case["image"] for case in free], clean_dir) if free else []
+    makers |= {path: partial(black_mask, case["image"]) for path, case in zip(black, free)}
+    _check_written([options.output, *makers], pairs)
+    cases = [_relative(case, label, options.dataset_dir) for case, label in zip([*cases, *free], [*labels, *black])]
     alike = look_alikes(images)
     together = _identical(images) if options.ignore_look_alikes else alike
     splits = split_by_patient(cases, together, options.val, options.test, options.seed)
     check_patients(splits)
     unlabeled, left_out = find_unlabeled(options.unlabeled, options.dataset_dir, splits, options.patient_regex)
+    by_image = dict(zip((case["image"] for case in cases), [*examined, *[NOTHING] * len(free)]))
+    shown = {split: [by_image[item["image"]] for item in items] for split, items in splits.items()}
     lists = {**splits, **unlabeled}
-    for path, paths in ((label, paths) for label, paths, ok in zip(labels, masks, ready) if not ok):
-        _write_mask(clean_mask(paths, options.num_classes, colors), options.num_classes, path)
-    write_json(make_datalist(lists, options.name or options.dataset_dir.resolve().name, names), options.output)
-    by_image = {case["image"]: shown for case, shown in zip(cases, classes)}
-    shown = {split: {c for item in items for c in by_image[item["image"]]} for split, items in splits.items() if items}
+    notes = _write(options, lists, names, shown, makers)
     return lists, [
-        *([f"{len(ready) - sum(ready)} masks written to {clean_dir}"] if not all(ready) else []),
-        *_passed_over_notes(pairs.passed_over, options.dataset_dir),
-        *_alike_notes(cases, alike, options.ignore_look_alikes),
-        *_patient_notes(cases),
+        *([f"{len(poor)} masks written to {clean_dir}"] if poor else []),
+        *(
+            [f"{len(free)} images of --lesion_free added, black masks written to {clean_dir / MASK_DIR}"]
+            if free
+            else []
+        ),
+        *passed_over_notes(pairs.passed_over, options.dataset_dir),
+        *alike_notes(cases, alike, options.ignore_look_alikes),
+        *patient_notes(cases),
         *left_out,
-        *(f"warning: {note}" for note in missing_class_notes(shown, names)),
+        *notes,
+    ]
+
+
+def _find_cases(options: argparse.Namespace, clean_dir: Path | None) -> tuple[list[dict], Pairs]:
+    """Images with masks; lesion-free ones are not among them."""
+    if options.lesion_free and clean_dir is None:
+        raise ValueError("--lesion_free needs --clean_masks DIR, a folder in --dataset_dir for the black masks.")
+    if options.format == "busbra":
+        return busbra_cases(options.dataset_dir)
+    left_out = [place_of_folder(folder, options.dataset_dir) for folder in options.lesion_free]
+    left_out += [clean_dir] if clean_dir else []
+    names = (options.image_dir, options.mask_dir, options.image_name, options.mask_name, options.recursive)
+    return folder_cases(options.dataset_dir, Names(*names, tuple(left_out)), options.patient_regex)
+
+
+def _join(options: argparse.Namespace, clean_dir: Path | None) -> tuple[dict[str, list[dict]], list[str]]:
+    """`_run` for several datalists."""
+    of_folders = ("image_dir", "mask_dir", "image_name", "mask_name", "recursive", "patient_regex", "mask_colors")
+    of_folders += ("unlabeled",)
+    given = next((name for name in of_folders if getattr(options, name)), None)
+    if given is not None:
+        raise ValueError(f"--{given} goes not with --join, which takes datalists as they are; leave it out.")
+    sources, free = ([read_source(Path(path)) for path in paths] for paths in (options.join, options.lesion_free))
+    labels = [label.strip() for label in options.labels.split(",")] if options.labels else None
+    names, tables = class_tables(sources, parse_maps(options.map), labels)
+    shares = (options.val, options.test, options.seed)
+    joined = join_lists(sources, free, tables, names, options.dataset_dir, clean_dir, shares)
+    alike = look_alikes([options.dataset_dir / item["image"] for items in joined.lists.values() for item in items])
+    notes = check_lists_apart(joined.lists, alike, options.ignore_look_alikes)
+    options.num_classes = len(names)
+    notes += _write(options, joined.lists, names, joined.examined, joined.masks)
+    cases = [item for items in joined.lists.values() for item in items]
+    written = [f"{len(joined.masks)} masks written to {clean_dir}"] if joined.masks else []
+    return joined.lists, [*written, *patient_notes(cases, joined=True), *notes]
+
+
+def _write(
+    options: argparse.Namespace,
+    lists: dict[str, list[dict]],
+    names: list[str],
+    examined: dict[str, list[Examined]],
+    masks: dict[Path, Callable[[], np.ndarray]],
+) -> list[str]:
+    """Write masks and datalist; what their masks tell."""
+    shown = {split: [one.classes for one in facts] for split, facts in examined.items() if facts}
+    check_some_lesion(shown.get("training", []), "the list training")
+    for path, make in masks.items():
+        _write_mask(make(), options.num_classes, path)
+    name = options.name or options.dataset_dir.resolve().name
+    write_json(make_datalist(lists, name, names), options.output)
+    occurring = {split: frozenset().union(*classes) for split, classes in shown.items()}
+    return [
+        *lesion_free_notes([classes for split in shown.values() for classes in split]),
+        *(f"warning: {note}" for note in missing_class_notes(occurring, names)),
+        *(f"warning: {note}" for note in position_notes([one.center for one in examined.get("training", [])])),
     ]
 
 
@@ -225,7 +266,7 @@ def _identical(images: list[Path]) -> list[list[int]]:
 def _relative(case: dict, label: Path, dataset_dir: Path) -> dict:
     image = case.pop("image")
     paths = {"image": image, "label": label}
-    return {**{key: path.relative_to(dataset_dir).as_posix() for key, path in paths.items()}, **case}
+    return {**{key: relative_path(path, dataset_dir) for key, path in paths.items()}, **case}
 
 
 def _write_mask(mask, num_classes: int, path: Path) -> None:
@@ -234,57 +275,12 @@ def _write_mask(mask, num_classes: int, path: Path) -> None:
         Image.fromarray(mask * 255 if num_classes == 2 else mask).save(partial_path)
 
 
-def _passed_over_notes(passed_over: dict[Path, str], dataset_dir: Path) -> list[str]:
-    summary = describe_passed_over(passed_over.values())
-    alone = [path.relative_to(dataset_dir).as_posix() for path, why in passed_over.items() if why.startswith("masks")]
-    return [summary] * bool(summary) + [f"masks without an image: {_some(alone)}"] * bool(alone)
-
-
-def _alike_notes(cases: list[dict], alike: list[list[int]], ignored: bool) -> list[str]:
-    """Of images that look alike and are not of one known patient."""
-    names = [
-        " = ".join(cases[index]["image"] for index in group)
-        for group in alike
-        if len({str(cases[index].get("patient", cases[index]["image"])) for index in group}) > 1
-    ]
-    place = "may be in two lists" if ignored else "stay in one list"
-    told = f"{'warning: ' * ignored}images that look alike {place} (groups: {len(names)}): {_some(names, '; ')}"
-    return [told] if names else []
-
-
-def _patient_notes(cases: list[dict]) -> list[str]:
-    if all("patient" in case for case in cases):
-        return []
-    return [
-        "warning: patients were not told apart, so one patient may be in two lists; find them in the file names with "
-        "--patient_regex"
-    ]
-
-
 def _leads_out(dataset_dir: Path, splits: dict[str, list[dict]]) -> bool:
-    """Whether a link leads to files outside of the folder, which trainings refuse unless they are told."""
+    """Whether a path or a link leads to files outside of the folder, which trainings refuse unless they are told."""
     folder = dataset_dir.resolve()
-    paths = [
-        dataset_dir / item[key]
-        for items in splits.values()
-        for item in items
-        for key in ("image", "label")
-        if key in item
-    ]
+    items = [item for items in splits.values() for item in items]
+    paths = [folder / item[key] for item in items for key in ("image", "label") if key in item]
     return not all(Path(os.path.realpath(path)).is_relative_to(folder) for path in paths)
-
-
-def _some(names: list[str], between: str = ", ") -> str:
-    return between.join([*names[:MAX_NAMED], *([f"and {len(names) - MAX_NAMED} more"] if names[MAX_NAMED:] else [])])
-
-
-def _class_names(num_classes: int, labels: str | None) -> list[str]:
-    check_num_classes(num_classes, "--num_classes")
-    if labels is None:
-        return ["background", "lesion"] if num_classes == 2 else default_names(num_classes)
-    if len(labels.split(",")) != num_classes:
-        raise ValueError(f"--labels must name {num_classes} classes with background, comma separated, got {labels!r}.")
-    return [label.strip() for label in labels.split(",")]
 
 
 def _clean_dir(options: argparse.Namespace) -> Path | None:
@@ -301,7 +297,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset_dir", type=Path, required=True)
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--output", type=Path, help="datalist to write")
-    task.add_argument("--check", type=Path, metavar="DATALIST", help="only look for look-alikes in two of its lists")
+    task.add_argument(
+        "--check",
+        type=Path,
+        metavar="DATALIST",
+        help="only look for look-alikes in two of its lists, and where its lesions lie",
+    )
+    parser.add_argument("--join", nargs="+", default=[], metavar="DATALIST", help="make one list of several")
+    parser.add_argument("--map", nargs="+", default=[], metavar="'SET: 1=0,2=1'", help="classes of a joined set")
+    parser.add_argument(
+        "--lesion_free",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of images without a lesion; lists in --join",
+    )
     parser.add_argument("--format", choices=("busbra", "folders"), default="busbra")
     parser.add_argument("--num_classes", type=int, default=2, help="with background")
     parser.add_argument("--labels", help="class names from background on, comma separated")

@@ -36,7 +36,7 @@ from scipy.spatial import KDTree
 from .utils.options import check_num_classes
 
 METRICS = ("dice", "hd95", "nsd", "iou", "sensitivity", "specificity", "pixel_accuracy")
-LOWER_IS_BETTER = frozenset({"hd95", "hd95_mm", "ece"})
+LOWER_IS_BETTER = frozenset({"hd95", "hd95_mm", "hd95_with_lesion", "hd95_mm_with_lesion", "ece"})
 COUNTS = ("empty_label", "empty_prediction", "both_empty", "one_empty")
 AREAS = ("label_area", "predicted_area", "label_area_mm2", "predicted_area_mm2")
 NSD_TOLERANCE = 2.0  # pixels
@@ -51,6 +51,9 @@ TITLES = {
     "nsd": f"NSD ({NSD_TOLERANCE:g} pixels)",
     "nsd_mm": f"NSD ({NSD_TOLERANCE_MM:g} mm)",
     "ece": "ECE",
+    "dice_with_lesion": "Dice (images with a lesion)",
+    "hd95_with_lesion": "HD95 (pixels, images with a lesion)",
+    "hd95_mm_with_lesion": "HD95 (mm, images with a lesion)",
 }
 UNITS = {name: TITLES[name].lower() for name in ("hd95", "hd95_mm", "nsd", "nsd_mm")}
 

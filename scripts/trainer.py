@@ -155,6 +155,8 @@ def run_training(
     num_workers: int = 8,
     patience: int = 30,
     ema_decay: float = 0.0,
+    balance: str | None = None,
+    balance_power: float = 0.5,
     seed: int = 0,
     resume: str | None = None,
     val_interval: int = 1,
@@ -175,6 +177,10 @@ def run_training(
         patience: early stopping after this many validations without a better Dice; 0 never stops early. [0 or more]
         ema_decay: decay of the running average of the weights, which is validated and kept; 0 keeps the last weights.
             [0 to below 1]
+        balance: column of the datalist, such as device or set, whose rare values come more often in an epoch, and the
+            others less; null takes every image once. [name of a column, null]
+        balance_power: 0 gives every value of the column as many images, 1 leaves the list as it is, 0.5 is square-root
+            sampling. [0 to 1]
         seed: of new weights, the order of the images and their augmentation. [0 or more]
         resume: run folder or checkpoint from which this run goes on. [path, null]
         val_interval: epochs between validations. [1 to num_epochs]
@@ -186,6 +192,7 @@ def run_training(
         raise ValueError(f"training::patience must not be negative, got {patience}; 0 never stops early.")
     if isinstance(val_interval, str) or not 1 <= val_interval <= num_epochs:
         raise ValueError(f"val_interval must be from 1 to training::num_epochs ({num_epochs}), got {val_interval}.")
+    _check_views(trainer)
     if patience:
         _stop_early(trainer, evaluator, patience, val_interval)
     start = f", resumed from {resume}" if resume else ""
@@ -204,6 +211,13 @@ def run_training(
         if on_completion and idist.get_rank() == 0:
             on_completion()
     return trainer
+
+
+def _check_views(trainer: SupervisedTrainer) -> None:
+    """What the training's images say of their own views, before a teacher or an epoch has cost hours."""
+    dataset = getattr(trainer.state.dataloader, "dataset", None) or getattr(trainer.data_loader, "dataset", None)
+    if hasattr(dataset, "check_views"):
+        dataset.check_views()
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.options import check_num_classes
+
 MAX_LISTED = 10
 
 
@@ -51,6 +53,20 @@ def foreground_classes(mask: np.ndarray, num_classes: int) -> frozenset[int]:
 def default_names(num_classes: int) -> list[str]:
     """Names of classes that nobody has named, the background first."""
     return ["background", *(f"class {index}" for index in range(1, num_classes))]
+
+
+def named_classes(num_classes: int, labels: str | None) -> list[str]:
+    """Names of the classes, the background first, of the texts of --num_classes and --labels.
+
+    Raises:
+        ValueError: too few classes, or not as many names.
+    """
+    check_num_classes(num_classes, "--num_classes")
+    if labels is None:
+        return ["background", "lesion"] if num_classes == 2 else default_names(num_classes)
+    if len(labels.split(",")) != num_classes:
+        raise ValueError(f"--labels must name {num_classes} classes with background, comma separated, got {labels!r}.")
+    return [label.strip() for label in labels.split(",")]
 
 
 def missing_class_notes(occurring: Mapping[str, Collection[int]], names: Sequence[str]) -> list[str]:

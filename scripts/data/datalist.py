@@ -87,6 +87,7 @@ class CaseLists:
         self.img_size = img_size
         self.unlabeled_share = unlabeled_share
         self.notes: list[str] = []
+        self._lesion_free = False  # the training list, as far as files were checked
         check_patients(splits)
         self._check_existence()
         check_listed_once(splits)
@@ -94,13 +95,22 @@ class CaseLists:
         if check:
             self.check_files()
 
+    def _with_lesion(self, cases: list[dict]) -> list[dict]:
+        """The training cases, of which some show a lesion, as far as files were checked."""
+        if self._lesion_free:
+            raise ValueError(
+                f"none of the {len(cases)} training masks shows a lesion ({self._origin}), so that a network would "
+                "learn to find nothing; add images with a lesion to the list training."
+            )
+        return cases
+
     @property
     def name(self) -> str:
         return self.dataset_dir.name
 
     @property
     def training(self) -> list[dict]:
-        return self._splits["training"]
+        return self._with_lesion(self._splits["training"])
 
     @property
     def validation(self) -> list[dict]:
@@ -143,6 +153,7 @@ class CaseLists:
         check_same_pixels(self._splits, [case.pixels for split in self._splits for case in cases[split]])
         masks = {split: [case.classes for case in cases[split] if case.classes is not None] for split in cases}
         occurring = {split: frozenset().union(*classes) for split, classes in masks.items() if classes}
+        self._lesion_free = occurring.get("training") == frozenset()
         self.notes = missing_class_notes(occurring, self.labels)
         for note in self.notes:
             logger.warning("%s", note)
@@ -224,9 +235,10 @@ class SegmentationData(CaseLists):
         """The training cases.
 
         Raises:
-            ValueError: there are none. Only a training needs them, so only here; likewise the validation cases.
+            ValueError: there are none, or none shows a lesion. Only a training needs them, so only here; likewise the
+                validation cases.
         """
-        return self._needed("training")
+        return self._with_lesion(self._needed("training"))
 
     @property
     def validation(self) -> list[dict]:

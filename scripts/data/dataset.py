@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -22,11 +23,14 @@ from torch.utils.data import Dataset, Sampler
 
 from ..utils.digests import content_digest, json_digest
 from ..utils.options import NO_LABEL
-from ..utils.screen import track
+from ..utils.screen import tell, track
+from .balance import balanced_order, column_groups, describe_balance
+from .lost_lesions import check_lesions_kept
 from .readers import reading_rule
 from .unlabeled import count_unlabeled, endless_passes
 from .views import VIEW_KEYS
 
+REPEAT = 1_000_003  # between the numbers of the views of an image that comes several times in an epoch
 BASE = -1  # the number of the view before augmentation
 _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
 
@@ -131,6 +135,10 @@ class ViewDataset(Dataset):
             self._digests[index] = content_digest(path.read_bytes()) + reading_rule(path)
         return self._digests[index]
 
+    def check_views(self) -> None:
+        """Refuse an augmentation that pushes most lesions out of the image, see `lost_lesions.py`."""
+        check_lesions_kept(self)
+
     def fill(self) -> None:
         """Runs `transform` on every item that is not in memory yet, in threads, with a progress bar on a terminal."""
         missing = [index for index, item in enumerate(self._items) if item is None] if self.cache else []
@@ -183,9 +191,12 @@ class ViewSampler(Sampler):
             item is in one share (an empty share would end a run, and gets the first item).
         batch_size: of the loader, which takes the pairs as they come.
         unlabeled_share: of each batch; 0, or 1 where no item has a label, goes through all items alike.
+        balance: column of the labeled items whose rare values are to come more often, see `balance.py`; then an item
+            may come several times in an epoch, each time in another view, or not at all. None is off.
+        balance_power: from 0, all values alike, to 1, as the list is.
 
     Raises:
-        ValueError: see `count_unlabeled`.
+        ValueError: see `count_unlabeled`; a column that items lack, or a power outside of its range.
     """
 
     def __init__(
@@ -198,7 +209,11 @@ class ViewSampler(Sampler):
         even: bool = True,
         batch_size: int = 1,
         unlabeled_share: float = 0.0,
+        balance: str | None = None,
+        balance_power: float = 0.5,
     ) -> None:
+        if isinstance(balance_power, bool) or not 0 <= balance_power <= 1:
+            raise ValueError(f"training::balance_power must be a number from 0 to 1, got {balance_power!r}.")
         self.dataset = dataset
         self.shuffle = shuffle
         self.seed = seed
@@ -209,6 +224,10 @@ class ViewSampler(Sampler):
         self.unlabeled = count_unlabeled(batch_size, unlabeled_share) if unlabeled_share < 1 else 0
         self.labeled = batch_size - self.unlabeled  # of each batch
         self.count = dataset.num_labeled if self.unlabeled else len(dataset)
+        self.groups = column_groups(dataset.data[: self.count], balance) if balance else None
+        self.balance_power = balance_power
+        if balance and rank == 0:
+            tell(describe_balance(dataset.data[: self.count], balance, balance_power))
 
     def __len__(self) -> int:
         return len(self._share()) + (self._num_batches() * self.unlabeled if self.unlabeled else 0)
@@ -218,13 +237,27 @@ class ViewSampler(Sampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        count = self.count
-        order = torch.arange(count)
+        order = self._order()
+        pairs = [order[place % len(order)] for place in self._share()]
+        return iter(self._mixed(pairs) if self.unlabeled else pairs)
+
+    def _order(self) -> list[tuple[int, int]]:
+        """(index, number of the view) of all items of the epoch but those that are mixed in; a repeated item has
+        another view each time.
+        """
+        order = torch.arange(self.count)
         if self.shuffle:
             generator = torch.Generator().manual_seed(_seed_from(self.seed, self.epoch))
-            order = torch.randperm(count, generator=generator)
-        pairs = [(int(order[place % count]), self.epoch) for place in self._share()]
-        return iter(self._mixed(pairs) if self.unlabeled else pairs)
+            if self.groups is None:
+                order = torch.randperm(self.count, generator=generator)
+            else:
+                order = balanced_order(self.groups, self.balance_power, generator)
+        seen: Counter[int] = Counter()
+        pairs = []
+        for index in order.tolist():
+            pairs.append((index, self.epoch + REPEAT * seen[index]))
+            seen[index] += 1
+        return pairs
 
     def _share(self) -> range:
         """This rank's places in the order; from the end on it begins anew."""

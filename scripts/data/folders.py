@@ -13,7 +13,7 @@ import difflib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Names:
         image: pattern of the images' names; None is the case alone, in imagesTr `{}_0000`.
         mask: pattern of the masks' names; None is the case alone.
         recursive: read subfolders too.
-        left_out: a folder of masks that this bundle has written.
+        left_out: folders of masks that this bundle has written, and of images without masks.
     """
 
     image_dir: str | None = None
@@ -46,7 +46,7 @@ class Names:
     image: str | None = None
     mask: str | None = None
     recursive: bool = False
-    left_out: Path | None = None
+    left_out: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for option, pattern in (("--image_name", self.image), ("--mask_name", self.mask)):
@@ -84,7 +84,7 @@ def find_pairs(dataset_dir: Path, names: Names) -> Pairs:
         )
     image_name = names.image or (NNUNET_NAME if image_dir.name == NNUNET_DIR else CASE)
     mask_name = names.mask or CASE
-    left_out = {names.left_out} - {None}
+    left_out = set(names.left_out)
     listing = _Listing(names.recursive)
     stems = listing.stems(image_dir, left_out | ({mask_dir} - {image_dir}))
     mask_stems = {}
@@ -109,6 +109,41 @@ def find_pairs(dataset_dir: Path, names: Names) -> Pairs:
     return Pairs(images, masks, listing.passed_over)
 
 
+def patient_finder(patient_regex: str | None) -> Callable[[str], dict[str, str]]:
+    """What finds {"patient": ...} in the name of an image; {} without an expression.
+
+    Raises:
+        ValueError: the expression is none; when it is called, the expression does not match.
+    """
+    try:
+        pattern = re.compile(patient_regex) if patient_regex else None
+    except re.error as error:
+        raise ValueError(f"--patient_regex {patient_regex!r} is no regular expression: {error}.") from None
+
+    def find(name: str) -> dict[str, str]:
+        if pattern is None:
+            return {}
+        match = pattern.search(name)
+        if match is None:
+            raise ValueError(f"--patient_regex {patient_regex!r} does not match the image name {name!r}.")
+        return {"patient": match[1] if match.lastindex else match[0]}
+
+    return find
+
+
+def folder_images(folder: Path) -> list[Path]:
+    """The images right in a folder.
+
+    Raises:
+        ValueError: there are none, or two of one name.
+    """
+    listing = _Listing(recursive=False)
+    images = list(listing.stems(folder, ()).values())
+    if not images:
+        raise ValueError(_no_image(folder, listing.passed_over).replace("pass --recursive", "name these"))
+    return images
+
+
 def folder_cases(dataset_dir: Path, names: Names, patient_regex: str | None = None) -> tuple[list[dict], Pairs]:
     """Cases of folders, without labels; the patient is found in the image's name.
 
@@ -116,18 +151,9 @@ def folder_cases(dataset_dir: Path, names: Names, patient_regex: str | None = No
         FileNotFoundError: when a folder is missing.
         ValueError: when an image has no mask or the expression does not match.
     """
-    try:
-        pattern = re.compile(patient_regex) if patient_regex else None
-    except re.error as error:
-        raise ValueError(f"--patient_regex {patient_regex!r} is no regular expression: {error}.") from None
+    find = patient_finder(patient_regex)
     pairs = find_pairs(dataset_dir, names)
-    cases: list[dict] = [{"image": image} for image in pairs.images.values()]
-    for name, case in zip(pairs.images, cases) if pattern else ():
-        match = pattern.search(name)
-        if match is None:
-            raise ValueError(f"--patient_regex {patient_regex!r} does not match the image name {name!r}.")
-        case["patient"] = match[1] if match.lastindex else match[0]
-    return cases, pairs
+    return [{"image": image, **find(name)} for name, image in pairs.images.items()], pairs
 
 
 def _folders(dataset_dir: Path, names: Names) -> tuple[Path, Path]:

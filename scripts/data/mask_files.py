@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ImageOps
@@ -16,14 +17,30 @@ from .classes import MAX_LISTED, check_label_values, foreground_classes
 from .geometry import Place, flips_to_match
 from .nifti import is_nifti, place_of, read_values
 from .pictures import check_depth, open_picture, values_or_colors
+from .prior import Center, center_of
 from .refusals import errors_of
+from .splits import map_in_threads
 
 HALF = 128  # of 256 grays: from here on a compressed pixel is white
 Color = tuple[int, int, int]
 
 
-def examine(paths: Sequence[Path], num_classes: int, colors: Sequence[Color] = ()) -> tuple[bool, frozenset[int]]:
-    """Whether an image's masks are one file that trainings can read as it is, and the foreground classes in them.
+class Examined(NamedTuple):
+    """What an image's masks show.
+
+    Args:
+        ready: whether they are one file that trainings can read as it is.
+        classes: of the foreground; empty without a lesion.
+        center: of the foreground, see `prior.center_of`.
+    """
+
+    ready: bool
+    classes: frozenset[int]
+    center: Center | None
+
+
+def examine(paths: Sequence[Path], num_classes: int, colors: Sequence[Color] = ()) -> Examined:
+    """What an image's masks show, and whether they can stay as they are.
 
     Args:
         paths: see `clean_mask`, likewise the others.
@@ -34,8 +51,49 @@ def examine(paths: Sequence[Path], num_classes: int, colors: Sequence[Color] = (
     if len(paths) == 1 and (not colors or is_nifti(paths[0])):
         mask = stored_values(paths[0])
         if mask.ndim == 2 and _fits(mask, num_classes):
-            return True, foreground_classes(mask, num_classes)
-    return False, foreground_classes(clean_mask(paths, num_classes, colors), num_classes)
+            return Examined(True, foreground_classes(mask, num_classes), center_of(mask))
+    mask = clean_mask(paths, num_classes, colors)
+    return Examined(False, foreground_classes(mask, num_classes), center_of(mask))
+
+
+def read_masks(
+    images: Sequence[Path], masks: Sequence[Sequence[Path]], num_classes: int, colors: Sequence[Color], clean: bool
+) -> list[Examined]:
+    """What the masks of each image show, and whether they can stay as they are.
+
+    Args:
+        images: their files.
+        masks: of each image.
+        num_classes: with the background.
+        colors: see `clean_mask`.
+        clean: whether masks that cannot stay are going to be written anew.
+
+    Raises:
+        ValueError: a mask that is none, or that would have to be written anew.
+    """
+
+    def read(image: Path, paths: Sequence[Path]) -> Examined:
+        examined = examine(paths, num_classes, colors)
+        check_places(image, paths, examined.ready)
+        return examined
+
+    try:
+        examined = map_in_threads(lambda pair: read(*pair), list(zip(images, masks)))
+    except ValueError as error:  # it names config ids
+        raise ValueError(str(error).replace("data::", "--")) from None
+    poor = [paths for paths, one in zip(masks, examined) if not one.ready]
+    if poor and not clean:
+        several = [paths for paths in poor if len(paths) > 1]
+        names = ", ".join(path.name for path in (several or poor)[0])
+        what = (
+            f"{len(several)} of {len(masks)} images have several masks ({names})"
+            if several
+            else (f"{len(poor)} of {len(masks)} masks are colored or compressed ({names})")
+        )
+        raise ValueError(f"{what}; pass --clean_masks DIR to write one mask of class values for each of them there.")
+    if num_classes == 2 and not colors:
+        check_one_color(poor)
+    return examined
 
 
 def clean_mask(paths: Sequence[Path], num_classes: int, colors: Sequence[Color] = ()) -> np.ndarray:

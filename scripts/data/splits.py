@@ -143,7 +143,8 @@ def split_by_patient(
 ) -> dict[str, list[dict]]:
     """The three splits. Every patient is in one of them, and so are patients whose images are alike.
 
-    Patients are shuffled and dealt out pathology by pathology, each to the split that lacks most of its share.
+    Patients are shuffled and dealt out pathology by pathology, each to the split that lacks most of its share; those
+    without a lesion ("lesion_free") come last, so that the others lie as they would without them.
 
     Args:
         cases: with "image" and, optionally, "patient" (else each is its own) and "pathology".
@@ -160,7 +161,12 @@ def split_by_patient(
     alike = list(alike)
     groups = _groups(cases, alike)
     rng = np.random.default_rng(seed)
-    order = sorted(rng.permutation(len(groups)), key=lambda index: str(groups[index][0].get("pathology")))
+    free = [all(case.get("lesion_free") for case in group) for group in groups]
+    parts = [[index for index, is_free in enumerate(free) if is_free is kind] for kind in (False, True)]
+    parts = [[part[place] for place in rng.permutation(len(part))] for part in parts]
+    order = [
+        index for part in parts for index in sorted(part, key=lambda index: str(groups[index][0].get("pathology")))
+    ]
     splits: dict[str, list[dict]] = {split: [] for split in SPLITS}
     shares, counts = np.array([1 - val - test, val, test]), np.zeros(3)
     for dealt, index in enumerate(order, start=1):

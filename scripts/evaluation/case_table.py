@@ -212,6 +212,9 @@ def one_seed_note(arms: Sequence[str]) -> str:
 
 
 def _empty_notes(arm: str, seeds: Mapping[Any, Mapping[str, Row]]) -> list[str]:
+    first = next(iter(seeds.values())).values()
+    if all(row.get("label_area") == 0 for row in first):  # nothing is to be found
+        return []
     empty = [seed for seed, cases in seeds.items() if all(row.get("predicted_area") == 0 for row in cases.values())]
     if len(empty) == len(seeds):
         return [f"All predictions of arm {arm} are empty: the network finds nothing in any case."]

@@ -28,9 +28,10 @@ from ..utils.options import logit_channels
 from ..utils.screen import track
 from .calibration import Reliability
 from .case_table import OFFSET
+from .lesion_free import summarize_apart
 from .probes import offset_from_middle
 
-NO_SUBGROUPS = ("image", "label", "patient", "pixel_mm", "orig_size")  # of a datalist's entry
+NO_SUBGROUPS = ("image", "label", "patient", "pixel_mm", "orig_size", "lesion_free")  # of a datalist's entry
 MEASURED = ("case", "arm", "seed", OFFSET, *METRICS, *AREAS, *COUNTS)  # columns of a row that the datalist cannot give
 
 
@@ -71,7 +72,7 @@ class Evaluation:
     Args:
         rows: one a case, arm and seed, see case_table.py; case is the image below the folder that all share.
         reliability: of each arm, over its seeds.
-        summary: of each arm and seed, see `SegmentationMetrics.summary`.
+        summary: of each arm and seed, see `SegmentationMetrics.summary` and `lesion_free.summarize_apart`.
     """
 
     rows: list[dict[str, Any]]
@@ -148,7 +149,11 @@ def _put_together(measured: Sequence[Measured], arms: Sequence[Arm], num_classes
         reliability[one.about["arm"]].merge(one.reliability)
         groups[one.about["arm"], one.about["seed"]].append(one)
     summary = {
-        key: SegmentationMetrics(num_classes, [one.row for one in group]).summary() for key, group in groups.items()
+        key: {
+            **SegmentationMetrics(num_classes, [one.row for one in group]).summary(),
+            **summarize_apart([one.row for one in group]),
+        }
+        for key, group in groups.items()
     }
     rows = [{"case": one.row["case"], **one.about, **one.row} for group in groups.values() for one in group]
     short = _without_folder([row["case"] for row in rows])

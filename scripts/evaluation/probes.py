@@ -2,8 +2,9 @@
 
 A lesion that lies elsewhere, another gain, a scanner's text: the clinic has them, and a training set may not. A probe
 changes an image and its label together, at the image's own size. All are pure functions, and the same call gives the
-same image. What a move or a smaller scale leaves free is filled with the image's own tissue, mirrored at the edge, and
-the label is mirrored with it: black would tell a network that the image was moved.
+same image. What a move or a smaller scale leaves free is filled with the image's own tissue, mirrored at the edge:
+black would tell a network that the image was moved. The fill is taken from beside the lesion. Where there is too little
+tissue, it shows the lesion once more, and the label is IGNORED there: no patient has the second lesion.
 
 Legend: H W pixels of the image, continuous positions run from 0 to 1 over its height and width.
 """
@@ -22,6 +23,9 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 CENTERED = 0.15  # of the width: how far from the middle a lesion may lie to be moved
+IGNORED = 255  # in a label: pixels that do not count
+NARROWEST = 0.08  # of a side: tissue beside the lesion that is mirrored without it
+IGNORED_MARGIN = 0.05  # of the shorter side, around a lesion that does not count
 BORDER = 0.25  # of the height and of the width, on each of the four sides
 WEAK_GAIN = 0.4  # the weaker end of a ramp
 JPEG_QUALITY = 30
@@ -47,8 +51,8 @@ class Probe(NamedTuple):
 
 
 def apply_probe(name: str, image: torch.Tensor, label: torch.Tensor, seed: int = 0) -> Pair:
-    """Image (1, H, W), float in [0, 1], and label (1, H, W), class indices, after a probe; the borders make them
-    larger.
+    """Image (1, H, W), float in [0, 1], and label (1, H, W), class indices and IGNORED, after a probe; the borders make
+    them larger.
 
     Args:
         name: of PROBES.
@@ -62,6 +66,11 @@ def apply_probe(name: str, image: torch.Tensor, label: torch.Tensor, seed: int =
     if name not in PROBES:
         raise ValueError(f"unknown probe {name!r}; probes are {', '.join(PROBES)}.")
     return PROBES[name].change(image, label, seed)
+
+
+def without_ignored(mask: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """A mask (1, H, W) of class indices, background where the label (1, H, W) of a probe is IGNORED."""
+    return torch.where(label == IGNORED, torch.zeros_like(mask), mask)
 
 
 def lesion_center(label: torch.Tensor) -> tuple[float, float] | None:
@@ -88,20 +97,58 @@ def offset_from_middle(label: torch.Tensor) -> float | None:
 # Geometry.
 
 
-def _window(image: torch.Tensor, top: int, left: int, size: Sequence[int]) -> torch.Tensor:
-    """The part (1, *size) of an image whose corner is at (top, left), mirrored where it leaves the image."""
-    rows, columns = (
-        _mirror(torch.arange(count) + start, length)
-        for count, start, length in zip(size, (top, left), image.shape[-2:])
-    )
-    return image[:, rows][:, :, columns]
+def _window(image: torch.Tensor, label: torch.Tensor, top: int, left: int, size: Sequence[int]) -> Pair:
+    """The part (1, *size) of image and label whose corner is at (top, left), mirrored where it leaves the image.
+
+    Only the tissue between an edge and the lesion is mirrored at that edge, again and again if need be. Where it is
+    too narrow, the lesion is mirrored too; it is IGNORED there, with a margin around it.
+    """
+    axes = []
+    for axis, (count, start) in enumerate(zip(size, (top, left))):
+        length, lesion = label.shape[axis + 1], torch.nonzero((label[0] > 0).any(dim=1 - axis)).flatten()
+        free = (int(lesion[0]), length - 1 - int(lesion[-1])) if len(lesion) else (length, length)
+        axes.append(_mirror(torch.arange(count) + start, length, free))
+    rows, columns = axes
+    outside = ~(rows.inside[:, None] & columns.inside[None])
+    shown = label[:, rows.index][:, :, columns.index]
+    return image[:, rows.index][:, :, columns.index], _ignore_copies(shown, outside)
 
 
-def _mirror(index: torch.Tensor, length: int) -> torch.Tensor:
-    """Indices below `length`; those outside come back from the edge, whose pixel is not repeated."""
-    period = max(2 * (length - 1), 1)
-    index = index % period
-    return torch.minimum(index, period - index)
+def _ignore_copies(label: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    """A label (1, H, W), IGNORED in and near its lesions in the mirrored pixels (H, W)."""
+    copies = (label > 0) & mirrored
+    margin = round(IGNORED_MARGIN * min(label.shape[-2:]))
+    near = F.max_pool2d(copies.float()[None], 2 * margin + 1, stride=1, padding=margin)[0] > 0
+    return torch.where(near & mirrored, torch.full_like(label, IGNORED), label)
+
+
+class _Axis(NamedTuple):
+    """Of each pixel along a side: which of the image's it is, and whether it lies inside of the image."""
+
+    index: torch.Tensor
+    inside: torch.Tensor
+
+
+def _mirror(index: torch.Tensor, length: int, free: tuple[int, int]) -> _Axis:
+    """Indices below `length`; those outside come back from the edge, whose pixel is not repeated.
+
+    Args:
+        index: along the side, below 0 and above the length too.
+        length: of the side.
+        free: pixels at its start and at its end that show no lesion.
+    """
+    widths = [width if width >= NARROWEST * length else length for width in free]
+    below, above = -index, index - (length - 1)
+    start, end = (_fold(distance, width) for distance, width in zip((below, above), widths))
+    inside = (below <= 0) & (above <= 0)
+    return _Axis(torch.where(below > 0, start, torch.where(above > 0, length - 1 - end, index)), inside)
+
+
+def _fold(distance: torch.Tensor, width: int) -> torch.Tensor:
+    """Distances from an edge, folded to stay below the width."""
+    period = max(2 * (width - 1), 1)
+    distance = distance % period
+    return torch.minimum(distance, period - distance)
 
 
 def _move(image: torch.Tensor, label: torch.Tensor, seed: int, y: float | None = None, x: float | None = None) -> Pair:
@@ -113,7 +160,7 @@ def _move(image: torch.Tensor, label: torch.Tensor, seed: int, y: float | None =
     top, left = (
         0 if goal is None else -round((goal - start) * length) for goal, start, length in zip((y, x), center, size)
     )
-    return _window(image, top, left, size), _window(label, top, left, size)
+    return _window(image, label, top, left, size)
 
 
 def _scale(image: torch.Tensor, label: torch.Tensor, seed: int, factor: float) -> Pair:
@@ -124,7 +171,7 @@ def _scale(image: torch.Tensor, label: torch.Tensor, seed: int, factor: float) -
     classes = F.interpolate(label[None].float(), scaled, mode="nearest-exact")[0].to(label.dtype)
     center = lesion_center(label) or (0.5, 0.5)
     top, left = (round(at * (new - old)) for at, new, old in zip(center, scaled, size))
-    return _window(resized, top, left, size), _window(classes, top, left, size)
+    return _window(resized, classes, top, left, size)
 
 
 def _borders(image: torch.Tensor, label: torch.Tensor, seed: int) -> Pair:

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metrics import AREAS, COUNTS, METRICS, UNITS
+from ..metrics import AREAS, COUNTS, METRICS, TITLES, UNITS
 from ..utils.files import atomic_path
 from ..utils.options import STUDENT
 from ..utils.tables import read_table, table_text
 from .case_table import OFFSET, patients_note
+from .lesion_free import LEFT_EMPTY, LESION_FREE, WITH_LESION, count_left_empty, describe_left_empty
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +71,16 @@ def results_text(
     data.
     """
     names = list(summary)
-    shared = [key for key in summary[names[0]] if key != "num_cases" and key not in COUNTS]
+    shared = [key for key in summary[names[0]] if key not in ("num_cases", *COUNTS) and not key.startswith(LESION_FREE)]
     ordered = [key for metric in METRICS for key in (metric, f"{metric}_mm") if key in shared]
     ordered += [key for key in shared if key not in ordered]
     lines = [f"{summary[names[0]]['num_cases']} cases at their original size"]
     lines += [f"classes: {', '.join(class_names)} (and background)"] if class_names else []
     lines += ["", _line("mean over all cases", names)]
     lines += [_line(_title(key, class_names), [f"{summary[name][key]:.4f}" for name in names]) for key in ordered]
+    if any(f"{LESION_FREE}_images" in means for means in summary.values()):
+        counts = [count_left_empty(row for row in rows if row["arm"] == name) for name in names]
+        lines += [_line(LEFT_EMPTY, [describe_left_empty(count) for count in counts])]
     lines += ["", _line("masks without a pixel (of a class)", names)]
     lines += [_line(key.replace("_", " "), [str(summary[name][key]) for name in names]) for key in COUNTS]
     lines += [
@@ -93,7 +97,7 @@ def results_text(
 def _title(key: str, class_names: Sequence[str]) -> str:
     """A metric with its unit, and of one class with the class's name."""
     metric, _, number = key.partition("_class")
-    title = UNITS.get(metric, metric)
+    title = TITLES[metric] if metric.endswith(WITH_LESION) else UNITS.get(metric, metric)
     if not number:
         return title
     name = class_names[int(number) - 1] if int(number) <= len(class_names) else f"class {number}"

@@ -23,7 +23,7 @@ from ..utils.options import chosen_probes
 from ..utils.screen import track
 from .case_table import FAILED_DICE, MISSED_DICE, patient_key
 from .evaluate import Arm, read_case, segment_case
-from .probes import CENTERED, PROBES, apply_probe, offset_from_middle
+from .probes import CENTERED, PROBES, apply_probe, offset_from_middle, without_ignored
 from .statistics import cluster_bootstrap
 
 UNCHANGED = "unchanged"
@@ -150,12 +150,13 @@ def _probe_case(
     pairs |= {name: apply_probe(name, image, label, seed) for name in names if centered or not PROBES[name].moves}
     dice: dict[tuple[str, int], dict[str, float]] = {(arm.name, arm.seed): {} for arm in arms}
     for name, (changed, changed_label) in pairs.items():
-        if not (changed_label > 0).any():
+        counted = without_ignored(changed_label, changed_label)
+        if not (counted > 0).any():
             continue
         for arm in arms:
             logits = segment_case(arm, {**case, "image": changed}, num_classes, device, autocast)
-            prediction = logits_to_classes(logits[None])[0]
-            dice[arm.name, arm.seed][name] = case_dice(prediction, changed_label, num_classes)
+            prediction = without_ignored(logits_to_classes(logits[None])[0], changed_label)
+            dice[arm.name, arm.seed][name] = case_dice(prediction, counted, num_classes)
     return Probed(patient_key(case), centered, dice)
 
 

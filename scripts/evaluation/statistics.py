@@ -18,6 +18,7 @@ from scipy.stats import wilcoxon
 from ..metrics import COUNTS, TITLES, lower_is_better
 from ..utils.options import ARMS
 from .case_table import FEW_PATIENTS, CaseTable, parse_number, plural
+from .lesion_free import APART, LESION_FREE, WITH_LESION, count_left_empty, has_lesion
 
 TEST = "Wilcoxon signed-rank on patients' mean differences"
 # Means over seeds differ in their last bits by the order of addition; equal values must stay ties, and ties at 0 zeros.
@@ -90,7 +91,9 @@ def summarize_arms(table: CaseTable, metrics: Sequence[str], **bootstrap: Any) -
 
     A case's value is its mean over the arm's seeds. mean, low and high are of those over patients
     (`cluster_bootstrap`). seed_means are the means over cases of each seed. seed_spread is the largest less the
-    smallest, None with one seed. Counts of empty masks are summed over cases and seeds.
+    smallest, None with one seed. Counts of empty masks are summed over cases and seeds. Where cases have no lesion, the
+    metrics of `lesion_free.APART` are there for the others alone too (dice_with_lesion), and `lesion_free` counts those
+    without one, over cases and seeds.
 
     Args:
         table: of all arms.
@@ -105,19 +108,37 @@ def summarize_arms(table: CaseTable, metrics: Sequence[str], **bootstrap: Any) -
 
 def _summarize(table: CaseTable, arm: str, metrics: Sequence[str], bootstrap: Mapping[str, Any]) -> dict[str, Any]:
     rows = table.rows(arm)
+    counts = count_left_empty(rows)
     return {
         "num_cases": len(table.cases),
         "num_patients": table.num_patients,
         "num_seeds": len(table.runs[arm]),
-        "metrics": {metric: _summarize_metric(table, arm, metric, bootstrap) for metric in metrics},
+        "metrics": {
+            **{metric: _summarize_metric(table, arm, metric, bootstrap) for metric in metrics},
+            **(_summarize_lesions(table, arm, metrics, bootstrap) if counts else {}),
+        },
         "counts": {name: sum(int(row[name]) for row in rows) for name in COUNTS if all(name in row for row in rows)},
+        **({LESION_FREE: counts} if counts else {}),
     }
 
 
-def _summarize_metric(table: CaseTable, arm: str, metric: str, bootstrap: Mapping[str, Any]) -> dict[str, Any]:
-    values = table.values(arm, metric)
+def _summarize_lesions(
+    table: CaseTable, arm: str, metrics: Sequence[str], bootstrap: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The metrics of APART of the cases with a lesion; {} where there are none."""
+    cases = [index for index, row in enumerate(table.first.values()) if has_lesion(row)]
+    names = [name for name in APART if cases and name in metrics]
+    return {f"{name}{WITH_LESION}": _summarize_metric(table, arm, name, bootstrap, cases) for name in names}
+
+
+def _summarize_metric(
+    table: CaseTable, arm: str, metric: str, bootstrap: Mapping[str, Any], cases: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Of the cases at these indices, or of all."""
+    cases = list(range(len(table.cases)) if cases is None else cases)
+    values = table.values(arm, metric)[:, cases]
     means = {str(seed): float(mean) for seed, mean in zip(table.runs[arm], values.mean(axis=1))}
-    interval = cluster_bootstrap(values.mean(axis=0), table.clusters, **bootstrap)
+    interval = cluster_bootstrap(values.mean(axis=0), [table.clusters[i] for i in cases], **bootstrap)
     return {**interval._asdict(), "seed_means": means, "seed_spread": _spread(values)}
 
 

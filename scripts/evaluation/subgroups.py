@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .case_table import OFFSET, CaseTable, is_blank, is_missing, parse_number
+from .lesion_free import has_lesion
 from .statistics import cluster_bootstrap
 
 LESION_SIZE = "lesion size"
@@ -122,18 +123,22 @@ def bland_altman(table: CaseTable, arm: str) -> dict[str, Any]:
     Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8. A point is [mean of both areas, predicted less label] of a
     case, in the order of cases. Areas are means over the arm's seeds. bias is the mean difference. low and high are
     bias -+ 1.96 standard deviations (N - 1) of the differences: limits for single cases, taken as independent. With one
-    case they are the bias. Areas are in mm2 when all rows of the table have them, else in pixels.
+    case they are the bias. Areas are in mm2 when all rows of the table have them, else in pixels. Cases without a
+    lesion are left out, and counted as `without_lesion`: points at 0 would make the limits narrower.
 
     Args:
         table: with the arm.
         arm: of the predictions.
 
     Raises:
-        ValueError: an unknown arm, or an area that is missing or not finite.
+        ValueError: an unknown arm, no case with a lesion, or an area that is missing or not finite.
     """
+    kept = [index for index, row in enumerate(table.first.values()) if has_lesion(row)]
+    if not kept:
+        raise ValueError("no case has a lesion, so that lesion areas cannot be compared.")
     names = "label_area", "predicted_area"
     in_mm = not any(is_blank(row, f"{name}_mm2") for row in table.all_rows for name in names)
-    label, predicted = (table.values(arm, f"{name}_mm2" if in_mm else name).mean(axis=0) for name in names)
+    label, predicted = (table.values(arm, f"{name}_mm2" if in_mm else name).mean(axis=0)[kept] for name in names)
     differences = predicted - label
     bias, deviation = float(differences.mean()), float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
     return {
@@ -142,5 +147,6 @@ def bland_altman(table: CaseTable, arm: str) -> dict[str, Any]:
         "low": bias - 1.96 * deviation,
         "high": bias + 1.96 * deviation,
         "points": np.stack([(predicted + label) / 2, differences], axis=1).tolist(),
-        "cases": list(table.cases),
+        "cases": [table.cases[index] for index in kept],
+        **({"without_lesion": len(table.cases) - len(kept)} if len(kept) < len(table.cases) else {}),
     }

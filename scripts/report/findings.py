@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..evaluation.calibration import Reliability
 from ..evaluation.case_table import FAILED_DICE, OFFSET, CaseTable, is_missing, parse_number, warnings
+from ..evaluation.lesion_free import has_lesion
 from ..evaluation.results import is_measured
 from ..evaluation.statistics import compare_arms, summarize_arms
 from ..evaluation.subgroups import LESION_OFFSET, LESION_SIZE, bland_altman, subgroup_table
@@ -207,7 +208,8 @@ def _failure(row: Mapping[str, Any]) -> str:
 
 
 def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:
-    """Cases to draw: the best, those in the middle and the worst by the Dice of `judged_arm`; each once.
+    """Cases to draw: the best, those in the middle and the worst by the Dice of `judged_arm`; each once. The best and
+    those in the middle show a lesion, where a case has one: an empty mask of an image without one has a Dice of 1.
 
     Args:
         rows: an arm's and seed's are in the data set's order; the first seed decides.
@@ -216,11 +218,12 @@ def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:
     seed = next(row["seed"] for row in rows if row["arm"] == arm)
     run_rows = [row for row in rows if (row["arm"], row["seed"]) == (arm, seed)]
     order = sorted(range(len(run_rows)), key=lambda index: -run_rows[index]["dice"])
-    middle = max(0, (len(order) - CASES_DRAWN) // 2)
+    lesions = [index for index in order if has_lesion(run_rows[index])] or order
+    middle = max(0, (len(lesions) - CASES_DRAWN) // 2)
     groups = {
         "worst": order[::-1][:CASES_DRAWN],
-        "best": order[:CASES_DRAWN],
-        "median": order[middle : middle + CASES_DRAWN],
+        "best": lesions[:CASES_DRAWN],
+        "median": lesions[middle : middle + CASES_DRAWN],
     }
     seen: set[int] = set()
     picked = []

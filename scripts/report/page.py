@@ -12,7 +12,7 @@ from typing import Any
 from ..metrics import lower_is_better, metric_title
 from .plots import arm_style
 
-DECIMALS = {"hd95": 2, "hd95_mm": 2}
+DECIMALS = {"hd95": 2, "hd95_mm": 2, "hd95_with_lesion": 2, "hd95_mm_with_lesion": 2}
 
 
 def as_text(value: Any) -> str:

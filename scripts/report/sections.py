@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..evaluation.case_table import plural
+from ..evaluation.lesion_free import left_empty_rows
 from ..metrics import metric_title
 from .page import (
     arm_legend,
@@ -143,6 +144,9 @@ def _render_arms(arms: Mapping[str, Mapping[str, Any]]) -> str:
             [COUNT_NAMES[name], *(as_text((arm.get("counts") or {}).get(name)) for arm in arms.values())]
             for name in counts
         ],
+        "Images without a lesion, over seeds": [
+            [title.capitalize(), *cells] for title, *cells in left_empty_rows(arms)
+        ],
     }
     notes = "" if counts else '<p class="missing">Empty masks were not counted.</p>'
     return _interval_plots(arms) + as_table("Metrics and empty masks of each arm", columns, groups) + notes + ARMS_NOTE
@@ -249,7 +253,9 @@ def _render_areas(areas: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         limits = area_limits([other for other in areas.values() if other.get("unit") == area.get("unit")])
         unit, (bias, low, high) = unit_name(area.get("unit")), (_area(area.get(key)) for key in ("bias", "low", "high"))
+        without = area.get("without_lesion")
         note = f"Bias {bias} {unit}, limits of agreement {low} to {high} {unit}.{_farthest(area, unit)}"
+        note += f" {plural(without, 'image')} without a lesion left out." if without else ""
         alt = f"Bland-Altman plot of {arm_style(arm).name}: bias {bias}, limits of agreement {low} to {high} {unit}"
         plots.append(as_plot(arm_name(arm), bland_altman_plot(area, arm, limits, alt), note))
     return as_plots(plots) + AREAS_NOTE

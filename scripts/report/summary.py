@@ -7,12 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.lesion_free import left_empty_rows
 from ..evaluation.statistics import describe_difference
 from ..metrics import metric_title
 from .robustness import describe_cases
 
 WIDTH = 110  # characters of a line
-METRICS = {"dice": 3, "hd95": 1, "hd95_mm": 1, "nsd": 3, "nsd_mm": 3}  # to print, with their decimals
+METRICS = {
+    "dice": 3,
+    "dice_with_lesion": 3,
+    "hd95": 1,
+    "hd95_mm": 1,
+    "nsd": 3,
+    "nsd_mm": 3,
+}  # to print, with their decimals
 
 
 def summary_text(report: Mapping[str, Any], path: str | Path) -> str:
@@ -46,6 +54,7 @@ def summary_table(report: Mapping[str, Any]) -> list[str]:
             for name in names
         ),
         ["failures", *(str(failed.count(arm)) for arm in arms)],
+        *left_empty_rows(arms),
         ["empty predictions", *(str(arm["counts"].get("empty_prediction", "-")) for arm in arms.values())],
     ]
     return _align(rows)

@@ -139,8 +139,9 @@ def run_settings(
 
     views = dataset.settings or {}
     share = getattr(data, "unlabeled_share", 0)
+    balance = ("balance", "balance_power") if config["training"].get("balance") else ()
     return {
-        "training": values("training", "lr", "batch_size", "warmup_epochs", "seed"),
+        "training": values("training", "lr", "batch_size", "warmup_epochs", "seed", *balance),
         "data": {
             "dataset_dir": data.dataset_dir,
             "lists": data.digest,

@@ -23,6 +23,15 @@ class MiddleOnly(Threshold):
         return logits
 
 
+class DeepOnly(Threshold):
+    """Sees nothing above the middle."""
+
+    def forward(self, image):
+        logits = super().forward(image)
+        logits[..., : image.shape[-2] // 2, :] = -20.0
+        return logits
+
+
 def lesions(lefts=(26, 28, 24, 26)):
     """A bright lesion of 12 pixels at each of the columns; None has none. The last two are of one patient."""
     items = Cases()
@@ -91,6 +100,15 @@ def test_lesion_cut_off_by_a_probe_does_not_count():
     items[0]["label"][:, 62:, :2] = 1  # in a corner outside of the fan
     (row,) = measure_probes(items, [Arm("student", Threshold(), SIZE)], 2, probes=["sector"])["rows"]
     assert row["num_cases"] == 1
+
+
+def test_finding_the_second_lesion_or_not_is_the_same():
+    items, arms = lesions((26, 26)), [Arm("student", Threshold(), SIZE), Arm("teacher", DeepOnly(), SIZE)]
+    for item in items:
+        item["image"], item["label"] = (item[key].roll(-21, 1) for key in ("image", "label"))  # at the skin
+    (row,) = measure_probes(items, arms, 2, probes=["deep"])["rows"]
+    assert row["arms"]["student"]["dice"]["mean"] == pytest.approx(0)
+    assert row["arms"]["teacher"]["dice"]["after"] == 1
 
 
 def test_probe_without_a_case_has_no_arms():

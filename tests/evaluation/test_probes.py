@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from scripts.evaluation.probes import PROBES, apply_probe, lesion_center, offset_from_middle
+from scripts.evaluation.probes import IGNORED, PROBES, apply_probe, lesion_center, offset_from_middle, without_ignored
 from scripts.utils import options
 
 H, W = 60, 80
@@ -74,11 +74,38 @@ def test_what_a_move_leaves_free_is_the_tissue_mirrored_at_the_edge():
     assert torch.equal(deeper[:, :down], image[:, 1 : down + 1].flip(1))
 
 
-def test_label_is_mirrored_with_its_image():
+@pytest.mark.parametrize("name", ["deep", "smaller"])
+def test_fill_has_no_second_lesion_where_there_is_tissue_beside_it(name):
+    image, label = picture(top=8, height=12) if name == "deep" else picture(top=5, height=30, left=20, width=30)
+    changed, moved = apply_probe(name, image, label)
+    assert set(moved.unique().tolist()) == {0, 1}
+    assert changed[moved == 0].max() < 0.85
+    if name == "deep":
+        down = 31  # from 14 to 45; the seven rows above the lesion lie between mirrors
+        folded = [min(d % 14, 14 - d % 14) for d in range(down, 0, -1)]
+        assert torch.equal(changed[:, :down], image[:, folded])
+
+
+def test_second_lesion_in_the_fill_does_not_count():
     image, label = picture(left=0, width=6)  # at the left edge: moved right, it comes twice
     changed, moved = apply_probe("right", image, label)
-    assert torch.equal(changed == 0.9, moved > 0)
-    assert moved.sum() > label.sum()
+    start = 57  # of the lesion itself; its mirrored copy ends there
+    assert torch.equal(moved == 1, (changed == 0.9) & (torch.arange(W) >= start))
+    assert (moved == 1).sum() == label.sum()
+    assert (moved[changed == 0.9] == IGNORED).sum() > label.sum() / 2
+    assert (moved[0, :, start:] != IGNORED).all()  # the margin stays in the fill
+    margin = (moved == IGNORED) & (changed != 0.9)
+    assert margin[0, 24 - 3, start - 1]
+    assert not margin[0, 24 - 4].any()
+
+
+def test_what_a_network_finds_of_a_second_lesion_does_not_count():
+    image, label = picture(top=3)  # at the skin: moved to the depth, it comes twice
+    changed, moved = apply_probe("deep", image, label)
+    both, own = (changed == 0.9).int(), (moved == 1).int()
+    assert both.sum() > 1.5 * own.sum()
+    assert torch.equal(without_ignored(both, moved), own)
+    assert torch.equal(without_ignored(moved, moved).int(), own)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("smaller", 0.6), ("larger", 1.6)])

@@ -179,6 +179,12 @@ def test_settings_have_what_is_switched_on():
     assert {name: settings[name] for name in set(settings) - FORMER_SETTINGS} == added
 
 
+def test_settings_of_a_balanced_run_name_the_column_and_the_power():
+    settings = settings_of(train_config(**{"training::balance": "device"}), task_loss(), None)
+    balance = {name: value for name, value in settings.items() if "balance" in name}
+    assert balance == {"training::balance": "device", "training::balance_power": 0.5}
+
+
 @pytest.mark.parametrize("overlays", [(), ("train_student.json",)])
 def test_settings_that_a_run_collects_are_those_of_version_0_5_0(overrides, overlays):
     parser = workflow(overrides, *overlays).parser
