@@ -104,6 +104,7 @@ def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
     import torch
 
     from scripts.evaluation.evaluate import Arm, evaluate
+    from scripts.networks.presence import PRESENCE
     from scripts.networks.student import load_trained_student
     from scripts.utils.weight_files import save_safetensors
 
@@ -118,9 +119,9 @@ def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
         return evaluate(data, [Arm(STUDENT, student, size)], classes, *where).summary[STUDENT, 0]["dice"]
 
     before = dice()
-    halved = {
-        key: value.half() if value.is_floating_point() else value for key, value in student.cpu().state_dict().items()
-    }
+    state = student.cpu().state_dict()
+    whole = {key for key, value in state.items() if key.startswith(PRESENCE) or not value.is_floating_point()}
+    halved = {key: value if key in whole else value.half() for key, value in state.items()}
     student.load_state_dict(halved)
     change = dice() - before
     if abs(change) > MOST_DICE_CHANGE:

@@ -20,6 +20,8 @@ from ..metrics import COUNTS
 Row = Mapping[str, Any]
 FEW_PATIENTS = 10
 OFFSET = "label_offset"  # of the lesion from the vertical middle line, a share of the width; blank without a lesion
+PRESENCE = "presence"  # probability that the image shows any foreground, of a student that tells it
+CONFIDENCE = "confidence"  # of the mask, see detection.mask_confidence
 FAILED_DICE = 0.5  # below it a case counts as failed
 MISSED_DICE = 0.05  # below it the mask is elsewhere, or there is none: the lesion is not detected
 NUM_NAMED = 5

@@ -22,17 +22,19 @@ from monai.utils import convert_to_tensor
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..data.segment import segment
+from ..data.segment import segment_and_detect
 from ..metrics import AREAS, COUNTS, METRICS, SegmentationMetrics, logits_to_classes, logits_to_probabilities
 from ..utils.options import logit_channels
 from ..utils.screen import track
 from .calibration import Reliability
-from .case_table import OFFSET
+from .case_table import CONFIDENCE, OFFSET, PRESENCE
+from .detection import mask_confidence
 from .lesion_free import summarize_apart
 from .probes import offset_from_middle
 
 NO_SUBGROUPS = ("image", "label", "patient", "pixel_mm", "orig_size", "lesion_free")  # of a datalist's entry
-MEASURED = ("case", "arm", "seed", OFFSET, *METRICS, *AREAS, *COUNTS)  # columns of a row that the datalist cannot give
+GIVEN = ("case", "arm", "seed", OFFSET, PRESENCE, CONFIDENCE)
+MEASURED = (*GIVEN, *METRICS, *AREAS, *COUNTS)  # columns of a row that the datalist cannot give
 
 
 class Arm(NamedTuple):
@@ -130,14 +132,15 @@ def _measure(
     device: torch.device | str,
     autocast: AbstractContextManager | None,
 ) -> Measured:
-    logits = segment_case(arm, case, num_classes, device, autocast)
+    logits, presence = detect_case(arm, case, num_classes, device, autocast)
     row = SegmentationMetrics(num_classes).add(
         case["case"], logits_to_classes(logits[None])[0], case["label"], case["spacing"]
     )
     reliability = Reliability()
     row["ece"] = reliability.add(logits_to_probabilities(logits), case["label"])
-    offset = offset_from_middle(case["label"])
-    about = {"patient": case["patient"], "arm": arm.name, "seed": arm.seed, **case["columns"], OFFSET: offset}
+    sure = {CONFIDENCE: mask_confidence(logits, presence), **({} if presence is None else {PRESENCE: presence})}
+    about = {"patient": case["patient"], "arm": arm.name, "seed": arm.seed, **case["columns"]}
+    about |= {OFFSET: offset_from_middle(case["label"]), **sure}
     return Measured(row, about, reliability)
 
 
@@ -178,7 +181,20 @@ def segment_case(
     device: torch.device | str,
     autocast: AbstractContextManager | None,
 ) -> torch.Tensor:
-    """An arm's logits (C, H, W) of a case, on the CPU.
+    """The logits of `detect_case` alone, with its arguments."""
+    return detect_case(arm, case, num_classes, device, autocast)[0]
+
+
+def detect_case(
+    arm: Arm,
+    case: Mapping[str, Any],
+    num_classes: int,
+    device: torch.device | str,
+    autocast: AbstractContextManager | None,
+) -> tuple[torch.Tensor, float | None]:
+    """An arm's logits (C, H, W) of a case, on the CPU, and the probability that it shows any foreground.
+
+    The second is None of a network that does not tell it.
 
     Args:
         arm: its network is in eval mode, on the device.
@@ -190,9 +206,9 @@ def segment_case(
     Raises:
         ValueError: logits of other classes, or that are nan.
     """
-    logits = segment(arm.network, case["image"], arm.img_size, device, autocast)
+    logits, presence = segment_and_detect(arm.network, case["image"], arm.img_size, device, autocast)
     _check_logits(logits, arm.name, case["case"], num_classes)
-    return logits
+    return logits, presence
 
 
 def read_case(dataset: Dataset, index: int) -> dict[str, Any]:

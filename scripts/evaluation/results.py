@@ -15,7 +15,7 @@ from ..metrics import AREAS, COUNTS, METRICS, TITLES, UNITS
 from ..utils.files import atomic_path
 from ..utils.options import STUDENT
 from ..utils.tables import read_table, table_text
-from .case_table import OFFSET, patients_note
+from .case_table import CONFIDENCE, OFFSET, PRESENCE, patients_note
 from .lesion_free import LEFT_EMPTY, LESION_FREE, WITH_LESION, count_left_empty, describe_left_empty
 
 logger = logging.getLogger(__name__)
@@ -144,6 +144,8 @@ def _value(key: str, text: str, path: str) -> str | int | float:
 
 
 def is_measured(key: str) -> bool:
-    """Whether a column holds a metric, an area, a count (of all classes or of one, in pixels or mm) or the offset."""
+    """Whether a column holds a metric, an area, a count (of all classes or of one, in pixels or mm), the offset,
+    presence or confidence.
+    """
     name = key.partition("_class")[0].removesuffix("_mm2").removesuffix("_mm")
-    return name in (*METRICS, "ece", *AREAS, *COUNTS, OFFSET)
+    return name in (*METRICS, "ece", *AREAS, *COUNTS, OFFSET, PRESENCE, CONFIDENCE)

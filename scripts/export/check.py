@@ -23,7 +23,19 @@ from ..networks.tinyusfm import TinyUSFMSeg
 from ..utils.files import clear_leftovers, own_folder
 from ..utils.options import logit_channels
 from .cases import Case
-from .formats import FORMATS, INPUT, LOGIT_LIMIT, OUTPUT, Runner, Setup, find_format, library, load_runner, torch_runner
+from .formats import (
+    FORMATS,
+    INPUT,
+    LOGIT_LIMIT,
+    OUTPUT,
+    PRESENCE,
+    Runner,
+    Setup,
+    find_format,
+    library,
+    load_runner,
+    torch_runner,
+)
 from .names import EXPORT_RECORD
 from .sums import SUMS, read_sums, record_sums
 
@@ -56,6 +68,7 @@ class Check:
     def __init__(self, student: TinyUSFMSeg, cases: Sequence[Case], num_classes: int) -> None:
         self.cases = cases
         self.setup = Setup(student.img_size, num_classes, torch.get_num_threads())
+        self.threshold = None if student.presence is None else float(student.presence.threshold)
         self.expected = self.run(torch_runner(student.eval(), self.setup.threads))
 
     def run(self, runner: Runner) -> Predictions:
@@ -183,6 +196,7 @@ def _record(check: Check, kept: Mapping[str, Mapping[str, float]]) -> dict[str, 
         "num_classes": num_classes,
         "input": f"{INPUT} (B, 1, {size}, {size}) float32 in [0, 1]",
         "output": f"{OUTPUT} (B, {channels}, {size}, {size}) float32, unnormalized",
+        **_presence_record(check.threshold),
         "num_images": len(check.cases),
         "threads": threads,
         "torch": {"dice": check.expected.dice, "ms": check.expected.ms},
@@ -192,6 +206,15 @@ def _record(check: Check, kept: Mapping[str, Mapping[str, float]]) -> dict[str, 
         },
         "versions": {name: library(name).__version__ for name in needs},
     }
+
+
+def _presence_record(threshold: float | None) -> dict[str, object]:
+    """What export.json says of a calibrated student; nothing of others."""
+    if threshold is None:
+        return {}
+    meaning = f"{PRESENCE} (B,) float32, probability that an image shows any foreground"
+    rule = f"the mask of an image below {threshold:.6g} is empty: no foreground is above the background in its logits"
+    return {"presence": f"{meaning}; {rule}", "presence_threshold": threshold}
 
 
 def _finish(draft: Path, kept: Iterable[str], record: Mapping[str, object]) -> None:

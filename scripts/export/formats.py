@@ -1,6 +1,8 @@
 """The student in formats that run without this bundle: how each is written, and how it is run.
 
-Surprise: OpenVINO computes in bf16 by itself where the processor can, so fp32 has to be asked for.
+Surprise: OpenVINO computes in bf16 by itself where the processor can, so fp32 has to be asked for. A calibrated student
+empties the masks of images without a lesion in its logits, in every format; ONNX and OpenVINO have a second output with
+the probability, TorchScript a method `detect`.
 
 Legend: B batch, C classes, H W pixels; H = W = img_size at both ends of a format.
 """
@@ -26,7 +28,7 @@ from ..utils.weight_files import check_finite, save_safetensors
 from .names import ALL_FORMATS, EXPORT_RECORD, FORMAT_FILES, ONNX, ONNX_INT8, OPENVINO, SAFETENSORS, TORCHSCRIPT
 from .sums import check_files
 
-INPUT, OUTPUT = "image", "logits"
+INPUT, OUTPUT, PRESENCE = "image", "logits", "presence"
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
 
@@ -160,17 +162,29 @@ def _write_torchscript(student: TinyUSFMSeg, folder: Path, images: Sequence[torc
         torch.jit.script(student).save(folder / TORCHSCRIPT)
 
 
+class _Detecting(nn.Module):
+    """Images -> logits and presence, of a calibrated student."""
+
+    def __init__(self, student: TinyUSFMSeg) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.student.detect(image)
+
+
 def _write_onnx(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
     if (folder / ONNX).exists():  # several formats are made from it
         return
     library("onnxscript")
     example = torch.zeros(2, 1, student.img_size, student.img_size)  # a batch of 1 would be taken as fixed
+    calibrated = student.presence is not None
     torch.onnx.export(
-        student,
+        _Detecting(student).eval() if calibrated else student,
         (example,),
         folder / ONNX,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=[OUTPUT, PRESENCE] if calibrated else [OUTPUT],
         dynamo=True,
         external_data=False,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -210,7 +224,7 @@ def _write_onnx_int8(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.
 
 def _int8_nodes(graph: Any) -> list[str]:
     """Names of the nodes of an onnx graph that have weights, without the classifier."""
-    weights = {tensor.name for tensor in graph.initializer if not tensor.name.startswith("decode_head.conv_seg.")}
+    weights = {tensor.name for tensor in graph.initializer if "decode_head.conv_seg." not in tensor.name}
     return [node.name for node in graph.node if node.op_type in ("Conv", "MatMul") and weights.intersection(node.input)]
 
 

@@ -66,13 +66,14 @@ def check_source(source: str | Path) -> None:
         )
 
 
-def segmentation_of(source: str | Path, mask: np.ndarray, class_names: Sequence[str]) -> Dataset:
+def segmentation_of(source: str | Path, mask: np.ndarray, class_names: Sequence[str], note: str = "") -> Dataset:
     """The SEG of a still, or of all frames of a loop in their order; `save_as` writes it.
 
     Args:
         source: the DICOM image.
         mask: class indices (W, H) or (W, H, N).
         class_names: labels of the classes 1, 2, ...
+        note: on the masks, such as why they are empty, in at most 64 characters: the Content Description.
 
     Raises:
         ValueError: the image lacks what its SEG has to refer to, or highdicom refuses it for another reason.
@@ -81,7 +82,7 @@ def segmentation_of(source: str | Path, mask: np.ndarray, class_names: Sequence[
     frames = mask.reshape(*mask.shape[:2], -1).transpose(2, 1, 0)  # -> (N, H, W)
     segments = np.stack([frames == c for c in range(1, len(class_names) + 1)], axis=-1).astype(np.uint8)  # (N, H, W, S)
     try:
-        segmentation = _segmentation(read_dataset(source), segments[:1], class_names)
+        segmentation = _segmentation(read_dataset(source), segments[:1], class_names, note)
         if len(segments) > 1:
             _extend(segmentation, segments)
         return segmentation
@@ -91,7 +92,7 @@ def segmentation_of(source: str | Path, mask: np.ndarray, class_names: Sequence[
         raise ValueError(f"file {source} gives no DICOM SEG ({reason}); pass --output_format auto.") from error
 
 
-def _segmentation(dataset: Any, segments: np.ndarray, class_names: Sequence[str]) -> Any:
+def _segmentation(dataset: Any, segments: np.ndarray, class_names: Sequence[str], note: str) -> Any:
     """A SEG of one frame (1, H, W, S). highdicom takes no loop without a position in the patient."""
     highdicom = need_highdicom()
     for name in COPIED:
@@ -119,6 +120,7 @@ def _segmentation(dataset: Any, segments: np.ndarray, class_names: Sequence[str]
         device_serial_number="0",
         pixel_measures=measures,
         omit_empty_frames=False,
+        content_description=note or None,
     )
     if measures is None:
         segmentation.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)

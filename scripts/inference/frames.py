@@ -16,9 +16,11 @@ from monai.transforms.utils import scale_affine
 from monai.utils import TraceKeys, convert_to_tensor
 from torch import nn
 
-from ..data.segment import resize_image, restore_logits
+from ..data.segment import detect, resize_image, restore_logits
 from ..data.transforms import ToRowsFirstd
 from ..utils.hardware import Hardware
+
+PRESENCE, THRESHOLD = "presence", "presence_threshold"  # in the metadata of logits
 
 
 class FramesToRowsFirstd(ToRowsFirstd):
@@ -85,13 +87,22 @@ class FrameInferer(Inferer):
         self.hardware, self.frames = hardware, frames
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs) -> torch.Tensor:
-        """The network's logits of every frame, float32, with the metadata of the frames."""
+        """The network's logits of every frame, float32, with the metadata of the frames.
+
+        Of a network with a presence the metadata hold presence (B, N) too, and presence_threshold (B,).
+        """
         # (B, 1, H, W, N) -> (BN, 1, H, W)
         images = convert_to_tensor(inputs, track_meta=False).movedim(-1, 1).flatten(0, 1)
         with self.hardware.autocast():
-            parts = [network(part.contiguous(), *args, **kwargs).float() for part in images.split(self.frames)]
-        logits = torch.cat(parts).unflatten(0, (len(inputs), -1)).movedim(1, -1)
-        return MetaTensor(logits).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else logits
+            parts = [detect(network, part.contiguous(), *args, **kwargs) for part in images.split(self.frames)]
+        logits = torch.cat([part.float() for part, _ in parts]).unflatten(0, (len(inputs), -1)).movedim(1, -1)
+        if not isinstance(inputs, MetaTensor):
+            return logits
+        logits = MetaTensor(logits).copy_meta_from(inputs)
+        if parts[0][1] is not None:
+            logits.meta[PRESENCE] = torch.cat([presence for _, presence in parts]).cpu().reshape(len(inputs), -1)
+            logits.meta[THRESHOLD] = network.presence.threshold.cpu().repeat(len(inputs))
+        return logits
 
 
 def _unbind(frames: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -21,6 +21,7 @@ from ..data.regions import spacing_of
 from ..utils.files import naming_path
 from ..utils.screen import tell
 from ..utils.tables import append_rows, write_table
+from .certainty import CERTAINTY, Certainty
 from .masks import image_path, shown_mask
 from .outputs import LESIONS_FILE, relative_path
 
@@ -38,7 +39,12 @@ COLUMNS = (
     "x_max",
     "y_max",
     "empty",
+    "presence",
+    "confidence",
+    "look",
+    "note",
 )
+FORMER_COLUMNS = COLUMNS[:-4]  # of version 0.7 and before, whose folders can be gone on with
 _TOUCHING = np.ones((3, 3))  # corners too
 
 
@@ -88,13 +94,16 @@ def measure(mask: np.ndarray, spacing: Sequence[float] | None = None) -> dict[st
     }
 
 
-def rows_of(mask: torch.Tensor, class_names: Sequence[str], file: str) -> Iterator[dict[str, Any]]:
+def rows_of(
+    mask: torch.Tensor, class_names: Sequence[str], file: str, certainty: Certainty | None = None
+) -> Iterator[dict[str, Any]]:
     """Rows of a mask with the metadata of its image (sizes of pixels where they are known).
 
     Args:
         mask: what ToStoredShaped gives.
         class_names: of the classes 1, 2, ...
         file: name of the image in the table.
+        certainty: of the image; its columns are empty without one.
     """
     frames = shown_mask(mask)
     for frame in range(frames.shape[2]):
@@ -106,6 +115,7 @@ def rows_of(mask: torch.Tensor, class_names: Sequence[str], file: str) -> Iterat
                 "frame": frame,
                 "class": name,
                 **measure(inside, None if spacing is None else [round(length, 6) for length in spacing]),
+                **(certainty.columns(frame, c) if certainty else {}),
             }
 
 
@@ -156,7 +166,7 @@ class LesionTable:
             with naming_path(self.path):
                 if not self.path.exists():
                     write_table(self.path, COLUMNS, [])
-                append_rows(self.path, COLUMNS, rows_of(mask, self.class_names, name))
+                append_rows(self.path, COLUMNS, rows_of(mask, self.class_names, name, item.get(CERTAINTY)))
             self.files += 1
 
     def finish(self, engine: Engine) -> None:

@@ -27,6 +27,7 @@ from ..data.dicom import read_dataset
 from ..data.geometry import AXES, CROP, SPACING, STORED_AXES, as_shown, as_stored, is_turned
 from ..data.nifti import frame_axes
 from ..utils.files import atomic_path
+from .certainty import CERTAINTY, Certainty
 from .dicom_seg import need_highdicom, segmentation_of
 from .outputs import AUTO_FORMAT, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
 
@@ -146,10 +147,10 @@ class SaveMaskd(SaveImaged):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[f"{key}_path"] = str(self._save(d[key]))
+            d[f"{key}_path"] = str(self._save(d[key], d.get(CERTAINTY)))
         return d
 
-    def _save(self, mask: torch.Tensor) -> Path:
+    def _save(self, mask: torch.Tensor, certainty: Certainty | None) -> Path:
         mask = laid_as_stored(mask)
         image, pixels = image_path(mask), stored_mask(mask, original_shape(mask))
         loop = pixels.ndim > 2
@@ -160,17 +161,19 @@ class SaveMaskd(SaveImaged):
             refuse_existing(path)
         if self.scale_binary:
             pixels = _scaled(pixels, image)
-        save = self._saver(image, pixels, mask, path.suffix)
+        save = self._saver(image, pixels, mask, path.suffix, certainty.summary() if certainty else "")
         with atomic_path(path) as draft:
             save(draft)
         return path
 
-    def _saver(self, image: Path, pixels: np.ndarray, mask: torch.Tensor, suffix: str) -> Callable[[Path], None]:
-        """A function that writes the mask, after what it needs of the image has been read."""
+    def _saver(
+        self, image: Path, pixels: np.ndarray, mask: torch.Tensor, suffix: str, note: str
+    ) -> Callable[[Path], None]:
+        """A function that writes the mask, after what it needs of the image has been read; DICOM SEG gets the note."""
         if suffix == ".png":
             return Image.fromarray(pixels.reshape(pixels.shape[:2]).T.copy()).save  # (W, H) -> (H, W)
         if suffix == ".dcm":
-            return segmentation_of(image, pixels, self.class_names).save_as
+            return segmentation_of(image, pixels, self.class_names, note).save_as
         return partial(nibabel.save, _volume(image, pixels, mask))
 
 

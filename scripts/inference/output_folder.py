@@ -22,7 +22,7 @@ from ..utils.files import atomic_path, clear_leftovers, naming_path
 from ..utils.screen import tell
 from ..utils.tables import read_table, write_table
 from .failures import FAILURE
-from .lesion_table import COLUMNS, name_in_table
+from .lesion_table import COLUMNS, FORMER_COLUMNS, name_in_table
 from .masks import count_frames
 from .outputs import AUTO_FORMAT, LESIONS_FILE, RUN_FILE, possible_outputs, refuse_existing
 
@@ -191,7 +191,7 @@ class OutputFolder:
         with naming_path(self.table), open(self.table, "rb+") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
         rows = read_table(self.table)
-        if rows and set(rows[0]) != set(COLUMNS):
+        if rows and set(rows[0]) not in (set(COLUMNS), set(FORMER_COLUMNS)):
             raise ValueError(
                 f"{self.table} has other columns than a run writes, as when a spreadsheet saves it; remove it, and "
                 "its images are segmented anew."

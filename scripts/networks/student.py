@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from timm.layers import resample_abs_pos_embed
 
 from ..utils.options import check_choice
 from .initialization import INITIALIZATIONS, MIMETIC, mimetic_
+from .presence import PRESENCE
 from .tinyusfm import PATCH_SIZE, TinyUSFMSeg
 from .weights import BACKBONE, STUDENT, check_kind, list_keys, load_strict, read_state_dict
 
@@ -131,7 +134,8 @@ def student_from_choices(num_classes: int, img_size: int, **choices: str | bool 
 def load_student(model: TinyUSFMSeg, path: str | Path) -> None:
     """Load a segmentation checkpoint in full, or upstream's pretrained backbone (TinyUSFM.pth) and leave the head new.
 
-    Position embeddings of another img_size are resized (bicubic, timm's `resample_abs_pos_embed`).
+    Position embeddings of another img_size are resized (bicubic, timm's `resample_abs_pos_embed`). A calibrated
+    presence is left out, since it holds for the weights as they are.
 
     Raises:
         FileNotFoundError: no such file.
@@ -142,30 +146,65 @@ def load_student(model: TinyUSFMSeg, path: str | Path) -> None:
     if check_kind(state, (STUDENT, BACKBONE), source) == BACKBONE:
         _load_backbone(model, state, source)
         return
-    _load_segmentation(model, _resize_pos_embed(model, state), source)
+    weights = {key: tensor for key, tensor in state.items() if not key.startswith(PRESENCE)}
+    if len(weights) < len(state):
+        logger.info("%s: its presence is left out; calibrate the trained student with python -m eval.presence", source)
+    _load_segmentation(model, _resize_pos_embed(model, weights), source)
 
 
-def load_trained_student(model: TinyUSFMSeg, path: str | Path, name: str = "checkpoint") -> TinyUSFMSeg:
+def load_trained_student(
+    model: TinyUSFMSeg, path: str | Path, name: str = "checkpoint", presence_threshold: float | None = None
+) -> TinyUSFMSeg:
     """The model with a whole segmentation checkpoint in it, to be used as it was trained.
 
     A pretrained backbone without its head and a student of another img_size are refused: both would segment, and badly.
+    A file of a student that python -m eval.presence has calibrated gives the model its `presence`.
 
     Args:
         model: gets the weights; untouched when the file is refused.
         path: the trained student, such as a run's best file. [path]
         name: the config id that gave the path, for messages.
+        presence_threshold: the mask of an image whose presence probability is below it is left empty; 0 empties none,
+            null takes the one that is stored with the weights. [0 to 1, null]
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no path, a file of another network, class count or img_size, or whose keys do not fit.
+        ValueError: no path, a file of another network, class count or img_size, or whose keys do not fit; a threshold
+            out of its range, or for a student without a presence.
     """
     if not path:
         raise ValueError(f"{name} is required, got {path!r}; pass --{name} PATH to a trained student.")
     state, source = read_state_dict(path, name), f"{name} {path}"
     check_kind(state, (STUDENT,), source)
     _check_img_size(model, state, source)
-    _load_segmentation(model, state, source)
+    _check_threshold(presence_threshold, state, source)
+    former, model.presence = model.presence, None
+    if _has_presence(state):
+        model.add_presence()
+    try:
+        _load_segmentation(model, state, source)
+    except ValueError:
+        model.presence = former
+        raise
+    if presence_threshold is not None:
+        model.presence.threshold.fill_(presence_threshold)
     return model
+
+
+def _has_presence(state: Iterable[str]) -> bool:
+    return any(key.startswith(PRESENCE) for key in state)
+
+
+def _check_threshold(threshold: float | None, state: Iterable[str], source: str) -> None:
+    if threshold is None:
+        return
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 <= threshold <= 1:
+        raise ValueError(f"presence_threshold must be a number from 0 to 1, or null, got {threshold!r}.")
+    if not _has_presence(state):
+        raise ValueError(
+            f"presence_threshold is {threshold:g}, but {source} gives no presence probability; leave it null, or "
+            "calibrate the student with python -m eval.presence."
+        )
 
 
 def _load_segmentation(model: TinyUSFMSeg, state: dict[str, torch.Tensor], source: str) -> None:

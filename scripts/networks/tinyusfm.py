@@ -9,6 +9,7 @@ Shapes: B batch, C classes, D channels, H W pixels (H = W = img_size), N tokens,
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import NamedTuple, Optional
 
@@ -19,6 +20,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..utils.options import NECK, STUDENT_FEATURES, check_img_size, check_num_classes, logit_channels
+from .presence import PRESENCE, Presence, presence_inputs
+
+logger = logging.getLogger(__name__)
 
 PATCH_SIZE = 16
 RESCALES = (4.0, 2.0, 1.0, 0.5)
@@ -168,6 +172,7 @@ class TinyUSFMSeg(nn.Module):
         self.decode_head = FPNHead(embed_dim // 4, channels, logit_channels(num_classes), dropout)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.presence: Presence | None = None  # weights that hold it bring it, see _load_from_state_dict
 
     def forward(self, image: torch.Tensor):
         """Segment a batch.
@@ -176,20 +181,74 @@ class TinyUSFMSeg(nn.Module):
             image: (B, 1 or 3, H, W) float in [0, 1]; one channel is repeated.
 
         Returns:
-            Logits (B, 1 or C, H, W), unnormalized; in train mode with `return_features`, a `StudentOutput`.
+            Logits (B, 1 or C, H, W), unnormalized, in eval mode after the decision of `detect`; in train mode with
+            `return_features`, a `StudentOutput`.
 
         Raises:
             ValueError: another size or channel count.
         """
+        features, levels, logits = self._segment(image)
+        if not torch.jit.is_scripting():  # TorchScript leaves out the block, not a part of a condition
+            if self.training and torch.is_grad_enabled():
+                self._forget_presence()
+            if self.training and self.return_features:
+                return StudentOutput(logits, levels[STRIDE_16] if self.return_features == NECK else features[-1])
+        return self._decide(logits, features[-1])[0]
+
+    @torch.jit.export
+    def detect(self, image: torch.Tensor) -> tuple[torch.Tensor, Optional[torch.Tensor]]:  # noqa: UP045  TorchScript's
+        """As `forward`, with the probability (B,) that an image shows any foreground; None where it is not calibrated.
+
+        In eval mode the mask of an image whose probability is below the stored threshold is empty: no foreground class
+        is above the background in its logits.
+
+        Args:
+            image: as in `forward`.
+        """
+        features, _, logits = self._segment(image)
+        return self._decide(logits, features[-1])
+
+    @torch.jit.unused
+    def add_presence(self) -> Presence:
+        """A presence that is not calibrated yet, in the place of any that is there."""
+        self.presence = Presence(self.backbone.embed_dim).to(self.mean.device)
+        return self.presence
+
+    @torch.jit.unused
+    def _forget_presence(self) -> None:
+        """Presence holds for the weights that it was calibrated with: a training step drops it."""
+        if self.presence is not None:
+            logger.warning("the student's presence is dropped, since its weights are trained; calibrate it again")
+            self.presence = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
+        """Weights with a presence bring it, also where other programs load them, such as MONAI's export."""
+        if self.presence is None and f"{prefix}{PRESENCE}weight" in state_dict:
+            self.add_presence()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @torch.jit.unused
+    def presence_inputs(self, image: torch.Tensor) -> torch.Tensor:
+        """What a presence probability is made of (B, 1 + D), see `presence.presence_inputs`, whatever is stored."""
+        features, _, logits = self._segment(image)
+        return presence_inputs(logits, features[-1])
+
+    def _segment(self, image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+        """Block outputs, levels of the neck, and logits before any decision."""
         if not torch.jit.is_scripting():
             self._check_image(image)
         features = self.encode(image)
         levels = self.neck(features)
         logits = F.interpolate(self.decode_head(levels), size=image.shape[-2:], mode="bilinear", align_corners=False)
-        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript leaves out the block, not a part of a condition
-            if self.training and self.return_features:
-                return StudentOutput(logits, levels[STRIDE_16] if self.return_features == NECK else features[-1])
-        return logits
+        return features, levels, logits
+
+    def _decide(self, logits: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, Optional[torch.Tensor]]:  # noqa: UP045  TorchScript's spelling
+        if self.presence is None:
+            return logits, None
+        presence = self.presence(logits, features)
+        if self.training:
+            return logits, presence
+        return self.presence.decide(logits, presence), presence
 
     def encode(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Four block outputs (B, D, h, w), not normed, of images (B, 1 or 3, H, W) in [0, 1]."""

@@ -20,6 +20,7 @@ from ..evaluation.statistics import compare_arms, summarize_arms
 from ..evaluation.subgroups import LESION_OFFSET, LESION_SIZE, bland_altman, subgroup_table
 from ..metrics import METRICS
 from ..utils.options import ARMS, CONTROL, STUDENT, TEACHER
+from .detection import measure_detection
 
 PAIRS = ((STUDENT, CONTROL), (STUDENT, TEACHER), (CONTROL, TEACHER))
 COMPARED = ("dice", "hd95", "nsd")
@@ -66,7 +67,7 @@ def compile_report(
     notes = list(problems)
     rows = drop_copies(rows, notes)
     table = _attempt(notes, None, CaseTable, rows)  # None where the arms cannot be compared
-    summaries, areas = _arm_figures(rows, notes)
+    summaries, areas, detection = _arm_figures(rows, notes)
     calibration = {arm: _attempt(notes, None, pixels.summary) for arm, pixels in reliability.items()}
     report = {
         "title": title,
@@ -78,6 +79,7 @@ def compile_report(
         "subgroups": _subgroups(table, notes) if table else [],
         "calibration": {arm: summary for arm, summary in calibration.items() if summary},
         "areas": areas,
+        "detection": detection,
         "failures": list_failures(rows),
         "curves": {
             arm: {seed: columns for seed, columns in seeds.items() if columns} for arm, seeds in (curves or {}).items()
@@ -122,16 +124,20 @@ def _attempt(notes: list[str], default: Any, compute: Callable[..., Any], *argum
         return default
 
 
-def _arm_figures(rows: Sequence[Mapping[str, Any]], notes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """By arm its summary and the agreement of its areas, as far as they can be computed. Each arm stands alone."""
-    summaries, areas = {}, {}
+def _arm_figures(rows: Sequence[Mapping[str, Any]], notes: list[str]) -> tuple[dict[str, Any], ...]:
+    """By arm its summary, the agreement of its areas, and its figures of whole images, as far as they can be computed.
+
+    Each arm stands alone.
+    """
+    summaries, areas, detection = {}, {}, {}
     for arm in sorted(dict.fromkeys(row["arm"] for row in rows), key=lambda arm: (*ARMS, arm).index(arm)):
         arm_rows = [row for row in rows if row["arm"] == arm]
         if table := _attempt(notes, None, CaseTable, arm_rows):
             summaries.update(_attempt(notes, {}, summarize_arms, table, _metrics(arm_rows)))
             if agreement := _attempt(notes, None, bland_altman, table, arm):
                 areas[arm] = agreement
-    return summaries, areas
+            detection[arm] = _attempt(notes, {}, measure_detection, table, arm)
+    return summaries, areas, detection
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:

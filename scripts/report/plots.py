@@ -122,6 +122,23 @@ def curve_plot(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]], colum
     return _to_svg(figure, alt)
 
 
+@rc_context(STYLE)
+def risk_plot(risks: Mapping[str, Mapping[str, Sequence[float]]], alt: str) -> str:
+    """SVG: risk over coverage, a line an arm.
+
+    Args:
+        risks: by arm coverage and risk.
+        alt: as in `interval_plot`.
+    """
+    figure, ax = _figure(2.5)
+    for arm, one in risks.items():
+        style = arm_style(arm)
+        ax.plot(one["coverage"], one["risk"], color=style.color, linestyle=style.line, linewidth=1.4)
+    ax.set(xlim=(0, 1), xlabel="coverage", ylabel="mean of 1 - Dice")
+    ax.set_ylim(bottom=0)
+    return _to_svg(figure, alt)
+
+
 def curve_points(columns: Mapping[str, Sequence], column: str) -> list[tuple[float, float]]:
     """(epoch, value) where there is a value."""
     values = columns.get(column) or []

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..evaluation.case_table import plural
 from ..evaluation.lesion_free import left_empty_rows
 from ..metrics import metric_title
+from .detection import NO_DETECTION, render_detection
 from .page import (
     arm_legend,
     arm_name,
@@ -337,6 +338,7 @@ SECTIONS = (
     Section("panels", "Best, median and worst cases", _render_panels, "No cases were drawn."),
     Section("areas", "Lesion area", _render_areas, "Lesion areas were not recorded."),
     Section("calibration", "Calibration", _render_calibration, "Confidences were not recorded."),
+    Section("detection", "Whole images and confidence", render_detection, NO_DETECTION),
     Section("subgroups", "Subgroups", render_subgroups, "The datalist has no columns to tell subgroups by."),
     Section("probes", "Probes", render_probes, NO_PROBES),
     Section("failures", "Failures", _render_failures, "No failures are listed."),

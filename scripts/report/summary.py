@@ -10,6 +10,7 @@ from typing import Any
 from ..evaluation.lesion_free import left_empty_rows
 from ..evaluation.statistics import describe_difference
 from ..metrics import metric_title
+from .detection import MEASURES
 from .robustness import describe_cases
 
 WIDTH = 110  # characters of a line
@@ -56,8 +57,26 @@ def summary_table(report: Mapping[str, Any]) -> list[str]:
         ["failures", *(str(failed.count(arm)) for arm in arms)],
         *left_empty_rows(arms),
         ["empty predictions", *(str(arm["counts"].get("empty_prediction", "-")) for arm in arms.values())],
+        *_image_rows(report, list(arms)),
     ]
     return _align(rows)
+
+
+def _image_rows(report: Mapping[str, Any], arms: Sequence[str]) -> list[list[str]]:
+    """Sensitivity, specificity and AUC of whole images, where the list has some without a lesion."""
+    parts = {arm: (report.get("detection", {}).get(arm) or {}).get("images") or {} for arm in arms}
+    names = [name for name in MEASURES if any(part.get(name) for part in parts.values())]
+    return [[f"{MEASURES[name]} (images)", *(_ends(part.get(name)) for part in parts.values())] for name in names]
+
+
+def _ends(figure: Mapping[str, float | None] | None) -> str:
+    """Such as "0.950 [0.912, 0.981]"; the number alone without an interval, a dash without a number."""
+    if not figure:
+        return "-"
+    values = [figure[key] for key in ("mean", "low", "high")]
+    if None in values:
+        return f"{figure['mean']:.3f}"
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
 
 
 def probe_text(probes: Mapping[str, Any]) -> str:

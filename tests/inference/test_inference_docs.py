@@ -17,6 +17,7 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigWorkflow, ckpt_export
 from PIL import Image
 
+from eval.presence.__main__ import main as presence
 from scripts.data.phantoms import write_phantom_dataset
 from scripts.export import check as export_check
 from scripts.export import formats as export_formats
@@ -99,12 +100,27 @@ def export_light_formats(folder, words: list[str], monkeypatch) -> None:
     assert record["checked_on"] == "list validation of BUSBRA"
 
 
+def calibrate(folder, words: list[str]) -> None:
+    """On six phantoms, of which the half show nothing."""
+    shutil.rmtree(folder / "data")
+    data = folder / "data" / "BUSBRA"
+    write_phantom_dataset(data, 1, 6, 1, size=64)
+    for number, entry in enumerate(json.loads((data / "dataset.json").read_text())["validation"][::2]):
+        for key, value in (("image", number), ("label", 0)):
+            Image.new("L", (64, 64), value).save(data / entry[key])
+    test_size = ["--data::img_size", "64", "--student::model_name", "TinyUSFM_Test", "--hardware::gpu_ids", "[]"]
+    assert presence([*words, *test_size]) == 0
+    assert "presence.weight" in torch.load(folder / "models" / "model_presence.pt")
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
 def test_command_of_the_page_runs(folder, command, monkeypatch):
     words = shlex.split(command)
     assert words[:2] == ["python", "-m"]
     if words[2] == "scripts.export":
         export_light_formats(folder, words[3:], monkeypatch)
+    elif words[2] == "eval.presence":
+        calibrate(folder, words[3:])
     elif words[3] == "run":
         segment(folder, words[4:])
     else:
@@ -114,11 +130,12 @@ def test_command_of_the_page_runs(folder, command, monkeypatch):
         assert torch.jit.load(folder / "model.ts")(torch.rand(3, 1, 64, 64)).shape == (3, 1, 64, 64)
 
 
-def test_page_has_commands_of_all_three_kinds():
+def test_page_has_commands_of_all_kinds():
     assert {tuple(shlex.split(command)[2:4]) for command in COMMANDS} == {
         ("monai.bundle", "run"),
         ("monai.bundle", "ckpt_export"),
         ("scripts.export", "--checkpoint"),
+        ("eval.presence", "--dataset_dir"),
     }
 
 

@@ -142,6 +142,15 @@ def areas(rng, bias):
     }
 
 
+def detection(rng):
+    coverage = [(i + 1) / 40 for i in range(40)]
+    risk = {"coverage": coverage, "risk": [0.2 * share for share in coverage], "failures": [0.0] * 40}
+    point = {"coverage": 0.8, "risk": 0.1234, "failures": 0.02, "confidence": 0.91}
+    images = {"with_lesion": 292, "without": 90, "num_seeds": 2, "detected": 560, "left_empty": 150}
+    figures = {name: metric(0.9, 0.02) for name in ("sensitivity", "specificity")}
+    return {"images": {**images, **figures, "auc": None}, "risk": {**risk, "points": [point]}}
+
+
 def curves(rng, arm):
     epochs = np.arange(1, 61)
     starts = {"task": 0.6, "distill": 0.8, "loss": 1.2}
@@ -193,6 +202,7 @@ def full_report(arms=("teacher", "student")):
         ],
         "calibration": {arm: reliability(rng) for arm in arms},
         "areas": {arm: areas(rng, 40.0 * i - 60) for i, arm in enumerate(arms)},
+        "detection": {arm: detection(rng) for arm in arms},
         "probes": {
             "num_cases": 40,
             "num_centered": 38,
@@ -293,6 +303,8 @@ def test_every_section_shows_its_data(page):
         "malignant",
         "292 cases · 178 patients",
         "0 in all epochs, so not drawn: feature term.",
+        "150 of 180",
+        "<td>0.123</td>",
         "292 test images that no training has seen.",
     ):
         assert text in page, text
