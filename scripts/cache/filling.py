@@ -65,17 +65,17 @@ class Filling:
         return self.dataset.view_key(*view)
 
     def require_space(self) -> None:
-        """Refuse a folder that cannot hold what is missing, before anything is computed.
+        """Refuse a folder that cannot hold what is missing, before anything is computed; makes nothing that stays.
 
         Raises:
             OSError: it cannot be written, or has too little space.
         """
         needed, folder = len(self.missing) * self.entries.entry_bytes, self.entries.store.folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
+            place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+            with tempfile.TemporaryFile(dir=place):
                 pass
-            free = shutil.disk_usage(folder).free
+            free = shutil.disk_usage(place).free
         except OSError as error:
             raise OSError(error.errno, explain(folder, error)) from error
         if free < needed + SPARE_BYTES:

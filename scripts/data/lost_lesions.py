@@ -44,11 +44,13 @@ def check_lesions_kept(dataset: Any) -> None:
     """
     if dataset.augmentation is None:
         return
-    share = lost_share(dataset)
+    geometry = _geometry(dataset)
+    wanted = geometry.lesion_free_prob if geometry else 0.0
+    share = max(0.0, lost_share(dataset) - wanted) / (1 - wanted) if wanted < 1 else 0.0
     if share <= MANY_LOST:
         return
     told = (
-        f"the augmentation pushes the lesion out of {share:.0%} of the views ({_settings(dataset)}); lower "
+        f"the augmentation pushes the lesion out of {share:.0%} of the views ({_settings(geometry)}); lower "
         "augmentation::shift_fraction, or augmentation::zoom_range above 1 and augmentation::sector_prob"
     )
     if share > MOST_LOST:
@@ -56,10 +58,13 @@ def check_lesions_kept(dataset: Any) -> None:
     logger.warning("%s, if these are too many.", told)
 
 
-def _settings(dataset: Any) -> str:
-    """Of the geometry, as far as it is the bundle's own."""
+def _geometry(dataset: Any) -> RandFlipRotateZoomd | None:
+    """The bundle's own geometry of an augmentation, where it has it."""
     parts = getattr(dataset.augmentation, "transforms", [])
-    geometry = next((part for part in parts if isinstance(part, RandFlipRotateZoomd)), None)
+    return next((part for part in parts if isinstance(part, RandFlipRotateZoomd)), None)
+
+
+def _settings(geometry: RandFlipRotateZoomd | None) -> str:
     if geometry is None:
         return "by train::dataset::augmentation"
     low, high = geometry.zoom_range

@@ -13,11 +13,11 @@ from scripts.data.transforms import joint_augmentation
 SIDE = 32
 
 
-def views(augmentation, lesion=True):
+def views(augmentation, lesion=True, side=SIDE):
     """Ten images with a lesion in the middle, none of them read from a file."""
 
     def read(entry):
-        label = torch.zeros(1, SIDE, SIDE)
+        label = torch.zeros(1, side, side)
         label[:, 13:19, 13:19] = float(lesion)
         return {"image": label * 0.5, "label": label}
 
@@ -50,6 +50,12 @@ def test_many_lost_lesions_are_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         check_lesions_kept(dataset)
     assert "pushes the lesion out of" in caplog.text
+
+
+def test_windows_that_are_to_show_no_lesion_are_not_counted():
+    dataset = views(joint_augmentation(zoom_range=(1.0, 2.0), lesion_free_prob=0.8), side=96)
+    assert lost_share(dataset) > 0.5
+    dataset.check_views()
 
 
 def test_images_without_a_lesion_and_data_without_augmentation_say_nothing():

@@ -99,6 +99,17 @@ def missing(place):
     yield place.evaluation("--student::checkpoint", "nowhere.pt")
 
 
+@fault(
+    "checkpoint",
+    "a presence threshold for a student that does not tell presence",
+    "inference",
+    r"presence_threshold is 0\.2, but .*gives no presence probability",
+)
+def threshold_without_presence(place):
+    place.images("a.png")
+    yield place.inference("--presence_threshold", "0.2")
+
+
 @fault("checkpoint", "a cut off last.pt, from which a run shall go on", "training, resumed", r"last\.pt cannot be read")
 def cut_off_last(place):
     place.begun_run()

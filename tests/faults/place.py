@@ -206,6 +206,12 @@ class Place:
         self.tiny_student("student.pt")
         return ["-m", "eval.preflight", "--output_dir", "preflight", "--control", "student.pt", *self._plan(), *options]
 
+    def robustness(self, *options: str) -> list[str]:
+        """Probes on student.pt, into robustness/."""
+        self.tiny_student("student.pt")
+        alone = ["--checkpoint", "student=student.pt", "--cases", "2", "--probes", "left"]
+        return ["-m", "eval.robustness", "--output_dir", "robustness", *alone, *self._plan(), *options]
+
     def _plan(self) -> list[str]:
         self.training()
         return ["--config_file", "configs/train.json", "tiny.json"]

@@ -11,13 +11,13 @@ from conftest import ROOT
 from faults.place import Command, Outcome, Place, matching
 
 PAGE = ROOT / "docs" / "reliability.md"
-GROUPS = {"checkpoint": 8, "teacher": 4, "image": 12, "mask": 5, "dataset": 5, "run": 8, "security": 6}
+GROUPS = {"checkpoint": 9, "teacher": 4, "image": 12, "mask": 5, "dataset": 10, "run": 8, "security": 6}
 FAULTS: list[Fault] = []
 SPEAKS = re.compile(r"([a-z_]+|.* error): ")  # a line with which a program ends
 # what a line says that tells what to do
 VERBS = (
     "add allow build check choose close convert copy correct download end export fine-tune free get give go install "
-    "leave make move name pass put remove rename replace resume run save start take train use wait write"
+    "leave lower make move name pass put remove rename replace resume run save start take train use wait write"
 )
 REMEDY = re.compile(rf"\b({VERBS.replace(' ', '|')})\b|it is for|did you mean|must have", re.IGNORECASE)
 # in a message: the interpreter, epochs that were done when a signal came, checksums, names as long as a name can be

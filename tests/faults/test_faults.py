@@ -11,11 +11,11 @@ import os
 from collections import Counter
 
 import pytest
-from faults import checkpoints, datasets, images, masks, runs, security, teachers
+from faults import checkpoints, datasets, images, lists, masks, runs, security, teachers
 from faults.place import Materials, Place, Programs
 from faults.table import FAULTS, GROUPS, PAGE, Fault, meet, page_with
 
-MODULES = (checkpoints, teachers, images, masks, datasets, runs, security)  # in the order of the page
+MODULES = (checkpoints, teachers, images, masks, datasets, lists, runs, security)  # in the order of the page
 ROWS: dict[str, str] = {}  # by the fault's id, as the run has found them
 
 
@@ -37,7 +37,7 @@ def in_order() -> list[Fault]:
 
 def test_every_group_has_its_faults():
     assert Counter(fault.group for fault in FAULTS) == GROUPS
-    assert len({fault.id for fault in FAULTS}) == sum(GROUPS.values()) == 48
+    assert len({fault.id for fault in FAULTS}) == sum(GROUPS.values()) == 54
     assert {fault.case.__module__ for fault in FAULTS} == {module.__name__ for module in MODULES}
 
 
