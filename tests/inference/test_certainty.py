@@ -111,7 +111,7 @@ def test_student_without_presence_segments_as_before_and_tells_confidence(folder
 def test_every_frame_of_a_loop_is_decided_on(calibrated, student, tmp_path):
     (tmp_path / "images").mkdir()
     loop = np.stack([pixels(number).T for number in range(4)], axis=-1)
-    nibabel.save(nibabel.Nifti1Image(loop, np.eye(4)), tmp_path / "images" / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(loop[:, :, None], np.eye(4)), tmp_path / "images" / "a.nii.gz")
     infer(tmp_path / "images", calibrated, tmp_path / "out", **{"inferer::frames": 3})
     rows = read_table(tmp_path / "out" / "lesions.csv")
     expected = [segment_and_detect(student, shades(number), 64, "cpu")[1] for number in range(4)]

@@ -518,9 +518,9 @@ def test_browser_shows_the_page(browse, written, tmp_path, width):
 def test_browser_finds_the_sections(browse, written):
     parsed = Page(browse(written, "--dump-dom"))
     assert {section.key for section in SECTIONS} <= set(parsed.ids)
-    assert parsed.tags.count("svg") == 13
+    assert parsed.tags.count("svg") == 14
     assert parsed.tags.count("img") == 3
-    assert parsed.tags.count("table") == 7
+    assert parsed.tags.count("table") == 9
 
 
 def test_further_terms_of_the_loss_have_a_curve_of_their_own(tmp_path):
