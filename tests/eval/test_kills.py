@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from eval.kills import __main__ as program
 from eval.kills import kinds
@@ -119,3 +120,11 @@ def test_killed_process_is_gone_and_its_words_are_kept(tmp_path):
 def test_every_kind_is_told_from_the_others(tmp_path):
     names = [kind.name for kind in kinds.all_kinds(tmp_path)]
     assert len(set(names)) == len(names) == 6
+
+
+def test_page_says_what_was_measured():
+    results = json.loads((ROOT / "eval" / "results" / "kills.json").read_text())
+    runs = sum(row["runs"] for row in results["kinds"])
+    equal = runs - results["differ"]
+    sentence = f"{equal} of {runs} runs that were killed {results['kills']} times in all were equal to it"
+    assert sentence in (ROOT / "docs" / "reliability.md").read_text().replace("\n", " ")
