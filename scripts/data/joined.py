@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .datalist_file import class_names, load_list, locate, read_datalist
+from .datalist_file import class_names, load_list, read_datalist
 from .lesion_free import FLAG, NOTHING, black_mask, mask_paths, relative_path
 from .mask_files import Examined, check_places, clean_mask, examine
 from .notes import some
@@ -85,18 +85,10 @@ def read_source(datalist: Path) -> Source:
     content, folder = read_datalist(datalist), datalist.resolve().parent
     labels = content.get("labels")
     names = class_names(labels, len(labels) if isinstance(labels, dict) and labels else 2, datalist)
-    lists = {split: load_list(content, split, datalist, folder) for split in SPLITS}
-    lists[UNLABELED] = [_unlabeled(item, datalist, folder) for item in content.get(UNLABELED) or []]
+    lists = {split: load_list(content, split, datalist, folder) for split in LISTS}
     if not any(lists.values()):
         raise ValueError(f"{datalist} has no images in the lists {', '.join(LISTS)}.")
     return Source(folder.name, datalist, names, lists)
-
-
-def _unlabeled(item: Any, datalist: Path, folder: Path) -> dict:
-    item = {"image": item} if isinstance(item, str) else item
-    if not isinstance(item, dict) or not isinstance(item.get("image"), str):
-        raise ValueError(f"an item of {UNLABELED} in {datalist} must have an 'image' path, got {item!r}.")
-    return {**{key: value for key, value in item.items() if key != "label"}, "image": locate(item["image"], folder)}
 
 
 def parse_maps(texts: Sequence[str]) -> dict[str, dict[int, int]]:

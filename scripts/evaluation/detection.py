@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 from ..metrics import logits_to_classes, logits_to_probabilities
 from .case_table import CONFIDENCE, FAILED_DICE, PRESENCE, CaseTable, is_blank
@@ -91,12 +91,11 @@ def area_under_curve(scores: np.ndarray, shown: np.ndarray) -> float:
 
     Mann-Whitney's statistic, Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747. nan with one kind alone.
     """
-    positives = int(shown.sum())
-    negatives = len(shown) - positives
-    if not positives or not negatives:
+    shown = np.asarray(shown, dtype=bool)
+    if shown.all() or not shown.any():
         return math.nan
-    ranks = rankdata(scores)[np.asarray(shown, dtype=bool)].sum()
-    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+    wins = mannwhitneyu(scores[shown], scores[~shown], method="asymptotic").statistic
+    return float(wins / (shown.sum() * (~shown).sum()))
 
 
 def bootstrap(statistic: Statistic, clusters: Sequence[Hashable], seed: int = 0, level: float = 0.95) -> dict[str, Any]:

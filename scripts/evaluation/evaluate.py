@@ -33,8 +33,8 @@ from .lesion_free import summarize_apart
 from .probes import offset_from_middle
 
 NO_SUBGROUPS = ("image", "label", "patient", "pixel_mm", "orig_size", "lesion_free")  # of a datalist's entry
-GIVEN = ("case", "arm", "seed", OFFSET, PRESENCE, CONFIDENCE)
-MEASURED = (*GIVEN, *METRICS, *AREAS, *COUNTS)  # columns of a row that the datalist cannot give
+# columns of a row that the datalist cannot give
+MEASURED = ("case", "arm", "seed", OFFSET, PRESENCE, CONFIDENCE, *METRICS, *AREAS, *COUNTS)
 
 
 class Arm(NamedTuple):

@@ -213,7 +213,7 @@ def _presence_record(threshold: float | None) -> dict[str, object]:
     if threshold is None:
         return {}
     meaning = f"{PRESENCE} (B,) float32, probability that an image shows any foreground"
-    rule = f"the mask of an image below {threshold:.6g} is empty: no foreground is above the background in its logits"
+    rule = f"the mask of an image below {threshold:.6g} is empty: all foreground is below the background in its logits"
     return {"presence": f"{meaning}; {rule}", "presence_threshold": threshold}
 
 

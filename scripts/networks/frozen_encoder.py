@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from .frozen_teacher import FrozenTeacher
-from .teacher import SamTeacher, build_base, count_mask_tokens
+from .teacher import SamTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,6 @@ class FrozenEncoder(FrozenTeacher):
     def _build_member(self, path: str | None) -> SamTeacher:
         if path is not None:
             return super()._build_member(path)
-        options = self.options
-        tokens = count_mask_tokens(options["num_classes"], options["mask_tokens"])
-        sam = build_base(options["model_name"], self.img_size, tokens, self.sam_checkpoint).requires_grad_(False)
+        options, sam = self.options, self.build_base().requires_grad_(False)
         logger.info("teacher: %s as published, without an adapter", options["model_name"])
         return SamTeacher(sam, self.img_size, options["normalization"], options["mask_tokens"]).eval()

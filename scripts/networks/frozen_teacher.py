@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from segment_anything.modeling import Sam
 from torch import nn
 
 from ..utils.digests import file_digest, json_digest, weights_digest
 from ..utils.hardware import PRECISIONS, has_native_bf16
 from ..utils.options import check_choice, logit_channels
-from .adapters import check_adapter, check_base, merge_adapter, read_adapter
+from .adapters import Adapter, check_adapter, check_base, merge_adapter, read_adapter
 from .lite_medsam import EMBED_DIM, STRIDE, shipped_checkpoint
 from .lora_names import normalize_module
 from .sam import PATCH_SIZE
@@ -156,16 +157,33 @@ class FrozenTeacher(nn.Module):
 
     def _build_member(self, path: str) -> SamTeacher:
         """The teacher of one adapter, its LoRA merged into the plain SAM."""
-        options, adapter = self.options, read_adapter(path)
-        tokens = count_mask_tokens(options["num_classes"], options["mask_tokens"])
-        sam = build_base(options["model_name"], self.img_size, tokens, self.sam_checkpoint)
-        check_base(adapter, sam)
-        classes = sam.mask_decoder.num_mask_tokens - 1
-        check_adapter(adapter, sam, module=options["module"], rank=options["rank"], num_classes=classes)
+        sam, options = self.build_base(), self.options
+        adapter = self.fitting_adapter(path, sam)
         merge_adapter(sam, adapter)
         sam.requires_grad_(False)
         logger.info("teacher: %s with %s from %s", options["model_name"], adapter.module, path)
         return SamTeacher(sam, self.img_size, options["normalization"], options["mask_tokens"]).eval()
+
+    def build_base(self) -> Sam:
+        """SAM with its base weights, without an adapter."""
+        options = self.options
+        tokens = count_mask_tokens(options["num_classes"], options["mask_tokens"])
+        return build_base(options["model_name"], self.img_size, tokens, self.sam_checkpoint)
+
+    def fitting_adapter(self, path: str, sam: Sam) -> Adapter:
+        """An adapter that fits a base and these options.
+
+        Args:
+            path: of its file or folder.
+            sam: of `build_base`.
+
+        Raises:
+            ValueError: it was tuned on another base, or for other options.
+        """
+        adapter, classes = read_adapter(path), sam.mask_decoder.num_mask_tokens - 1
+        check_base(adapter, sam)
+        check_adapter(adapter, sam, self.options["module"], self.options["rank"], num_classes=classes)
+        return adapter
 
     @property
     def is_loaded(self) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 PRESENCE = "presence."  # how its keys begin in a student's weights
+BELOW = 0.1  # how far an emptied mask's foreground logits are below the background; more than bf16 or int8 round away
 
 
 def presence_inputs(logits: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
@@ -26,15 +27,17 @@ def presence_inputs(logits: torch.Tensor, features: torch.Tensor) -> torch.Tenso
     return torch.cat([margins.float().amax(dim=(1, 2, 3))[:, None], features.float().mean(dim=(2, 3))], dim=1)
 
 
-def without_foreground(logits: torch.Tensor) -> torch.Tensor:
-    """Logits (B, C, H, W) of an empty mask: no foreground class is above the background, all else is as it was.
+def without_foreground(logits: torch.Tensor, below: float = BELOW) -> torch.Tensor:
+    """Logits (B, C, H, W) of an empty mask: every foreground class is at least `below` under the background, all else
+    is as it was.
 
-    A mask stays empty when such logits are resized bilinearly: every pixel is a mean of pixels without foreground.
+    A mask stays empty when such logits are resized bilinearly: every pixel is a mean of pixels without foreground. And
+    it stays empty for programs that take a probability of exactly 0.5 as foreground, such as MONAI's AsDiscrete.
     """
     if logits.shape[1] == 1:
-        return logits.clamp(max=0)
+        return logits.clamp(max=-below)
     background = logits[:, :1]
-    return torch.cat([background, torch.minimum(logits[:, 1:], background)], dim=1)
+    return torch.cat([background, torch.minimum(logits[:, 1:], background - below)], dim=1)
 
 
 class Presence(nn.Module):

@@ -49,10 +49,7 @@ class StudentAttention(Attention):
     """
 
     def forward(
-        self,
-        x: torch.Tensor,
-        attn_mask: Optional[torch.Tensor] = None,  # noqa: UP045  TorchScript's spelling
-        is_causal: bool = False,
+        self, x: torch.Tensor, attn_mask: Optional[torch.Tensor] = None, is_causal: bool = False
     ) -> torch.Tensor:
         B, N, _ = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
@@ -196,11 +193,11 @@ class TinyUSFMSeg(nn.Module):
         return self._decide(logits, features[-1])[0]
 
     @torch.jit.export
-    def detect(self, image: torch.Tensor) -> tuple[torch.Tensor, Optional[torch.Tensor]]:  # noqa: UP045  TorchScript's
+    def detect(self, image: torch.Tensor) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         """As `forward`, with the probability (B,) that an image shows any foreground; None where it is not calibrated.
 
-        In eval mode the mask of an image whose probability is below the stored threshold is empty: no foreground class
-        is above the background in its logits.
+        In eval mode the mask of an image whose probability is below the stored threshold is empty: every foreground
+        class is below the background in its logits.
 
         Args:
             image: as in `forward`.
@@ -242,7 +239,7 @@ class TinyUSFMSeg(nn.Module):
         logits = F.interpolate(self.decode_head(levels), size=image.shape[-2:], mode="bilinear", align_corners=False)
         return features, levels, logits
 
-    def _decide(self, logits: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, Optional[torch.Tensor]]:  # noqa: UP045  TorchScript's spelling
+    def _decide(self, logits: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, Optional[torch.Tensor]]:
         if self.presence is None:
             return logits, None
         presence = self.presence(logits, features)

@@ -7,32 +7,20 @@ Shapes: B batch, C classes, H W pixels of the input.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from segment_anything.modeling import Sam
 from torch import nn
 from torch.nn import functional as F
 
-from .adapters import (
-    Adapter,
-    adapter_state,
-    check_adapter,
-    check_base,
-    checkpoint_content,
-    is_peft,
-    read_adapter,
-    tuned_names,
-)
+from ..utils.screen import tell
+from .adapters import Adapter, adapter_state, checkpoint_content, is_peft, tuned_names
 from .frozen_teacher import FrozenTeacher
 from .lora import add_lora
 from .lora_names import PEFT_PREFIX, names_of
-from .teacher import SamTeacher, build_base, count_mask_tokens
+from .teacher import SamTeacher
 from .weights import list_keys
-
-logger = logging.getLogger(__name__)
 
 
 class TunableTeacher(SamTeacher):
@@ -109,23 +97,14 @@ def tunable_teacher(teacher: FrozenTeacher) -> TunableTeacher:
     if teacher.flips:
         raise ValueError("teacher::flips is for a frozen teacher; leave it false in train_teacher.json.")
     options = teacher.options
-    tokens = count_mask_tokens(options["num_classes"], options["mask_tokens"])
-    sam = build_base(options["model_name"], options["img_size"], tokens, teacher.sam_checkpoint)
-    adapter = _adapter_for(teacher, sam) if teacher.adapters else None
+    sam = teacher.build_base()
+    adapter = teacher.fitting_adapter(teacher.adapters[0], sam) if teacher.adapters else None
     base, tunable = sam.base, add_lora(sam, options["module"], options["rank"])
     if adapter is not None:
         load_adapter(tunable, adapter)
-        logger.info("the fine-tuning goes on from %s", adapter.source)
+        tell(f"the fine-tuning goes on from {adapter.source}")
     arguments = (options["img_size"], options["normalization"], options["mask_tokens"], teacher.cache_dir)
     return TunableTeacher(options["module"], base, tunable, *arguments)
-
-
-def _adapter_for(teacher: FrozenTeacher, sam: Sam) -> Adapter:
-    adapter, options = read_adapter(teacher.adapters[0]), teacher.options
-    check_base(adapter, sam)
-    classes = sam.mask_decoder.num_mask_tokens - 1
-    check_adapter(adapter, sam, module=options["module"], rank=options["rank"], num_classes=classes)
-    return adapter
 
 
 def load_adapter(model: nn.Module, adapter: Adapter) -> None:

@@ -30,7 +30,7 @@ def make_set(root, name, classes=("background", "lesion"), lists=LISTS[:3], coun
             mask[5:9, 4:9] = value
             Image.fromarray(mask).save(folder / "labels" / file)
             item = {"image": f"images/{file}", "patient": 10 * number + index}
-            content[split].append({**item, "label": f"labels/{file}"} if labeled else item)
+            content[split].append({**item, "label": f"labels/{file}"} if labeled and split != LISTS[3] else item)
     (folder / "dataset.json").write_text(json.dumps(content))
     return str(folder / "dataset.json")
 

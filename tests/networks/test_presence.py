@@ -5,11 +5,12 @@ import logging
 import pytest
 import torch
 from conftest import TINY
+from monai.transforms import AsDiscrete
 from safetensors.torch import load_file
 
 from scripts.data.segment import restore_logits
 from scripts.metrics import logits_to_classes
-from scripts.networks.presence import Presence, presence_inputs, without_foreground
+from scripts.networks.presence import BELOW, Presence, presence_inputs, without_foreground
 from scripts.networks.student import load_student, load_trained_student
 from scripts.networks.tinyusfm import TinyUSFMSeg
 from scripts.utils.weight_files import save_safetensors
@@ -64,9 +65,17 @@ def test_no_pixel_is_foreground_after_the_decision_at_any_size(channels):
 def test_decision_leaves_the_background_as_it_is():
     logits = torch.randn(1, 3, 8, 8)
     emptied = without_foreground(logits)
-    background = logits.argmax(1) == 0
-    assert torch.equal(emptied[:, :, background[0]], logits[:, :, background[0]])
+    background = (logits[:, 1:].amax(1) <= logits[:, 0] - BELOW)[0]
+    assert background.any()
+    assert torch.equal(emptied[:, :, background], logits[:, :, background])
     assert torch.equal(emptied[:, 0], logits[:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_emptied_mask_is_empty_for_programs_that_count_a_probability_of_a_half(dtype):
+    emptied = without_foreground(torch.randn(1, 1, 8, 8).to(dtype))
+    assert not AsDiscrete(threshold=0.5)(emptied.sigmoid()).any()
+    assert AsDiscrete(threshold=0.5)(emptied.clamp(max=0).sigmoid().new_full((1,), 0.5)).all()
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
