@@ -88,16 +88,10 @@ def test_stock_and_fast_teacher_compute_the_same(report):
 
 
 @pytest.mark.slow
-def test_caches_are_complete_before_they_are_timed(report):
-    figures = report["figures"]
-    assert figures["replay_vit_b"]["start_seconds"] < figures["fill_replay_vit_b"]["fill_seconds"] / 2
-
-
-@pytest.mark.slow
 def test_trainings_with_a_complete_cache_never_load_the_teacher(report):
     loaded = {name: found["teacher_loaded"] for name, found in report["figures"].items() if "teacher_loaded" in found}
     assert [name for name, was_loaded in loaded.items() if was_loaded] == ["online_vit_b"]
-    assert {"control", "replay_vit_h", "warp_vit_b"} <= loaded.keys()
+    assert {"control", "replay_vit_b", "replay_vit_h", "warp_vit_b"} <= loaded.keys()
 
 
 @pytest.mark.slow
