@@ -59,10 +59,10 @@ def metric_table(report: Mapping[str, Any]) -> list[str]:
     names = [name for metric in names for name in (metric, f"{metric}{WITH_LESION}")]
     names += sorted(name for name in metrics[0] if name.startswith("dice_class"))
     shared = [name for name in names if all(name in summaries for summaries in metrics)]
-    rows = [[_title(name), *(_cell(name, summaries[name]) for summaries in metrics)] for name in shared]
+    rows = [[_title(name), *(interval_cell(name, summaries[name]) for summaries in metrics)] for name in shared]
     rows += [[title, *(str(report["arms"][arm]["counts"][name]) for arm in arms)] for name, title in COUNTS.items()]
     rows += left_empty_rows({arm: report["arms"][arm] for arm in arms})
-    return _table(["", *arms], rows)
+    return markdown_table(["", *arms], rows)
 
 
 def difference_lines(report: Mapping[str, Any]) -> list[str]:
@@ -93,11 +93,15 @@ def subgroup_table(report: Mapping[str, Any]) -> list[str]:
     """Markdown: a row a group with the Dice of each arm and its interval."""
     arms = [arm for arm in ARMS if arm in report["arms"]]
     rows = [
-        [f"{row['column']}: {row['group']}", str(row["num_cases"]), *(_cell("dice", row["arms"][arm]) for arm in arms)]
+        [
+            f"{row['column']}: {row['group']}",
+            str(row["num_cases"]),
+            *(interval_cell("dice", row["arms"][arm]) for arm in arms),
+        ]
         for row in report["subgroups"]
         if row["column"] not in LEFT_OUT
     ]
-    return _table(["Dice", "images", *arms], rows) if rows else []
+    return markdown_table(["Dice", "images", *arms], rows) if rows else []
 
 
 def probe_table(report: Mapping[str, Any]) -> list[str]:
@@ -109,7 +113,7 @@ def probe_table(report: Mapping[str, Any]) -> list[str]:
         for row in (probes["rows"] if probes else [])
         if row["arms"]
     ]
-    return _table(["change of Dice", "images", *arms], rows) if rows else []
+    return markdown_table(["change of Dice", "images", *arms], rows) if rows else []
 
 
 def _change(effect: Mapping[str, Mapping[str, float]]) -> str:
@@ -144,7 +148,7 @@ def overview(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
         ValueError: an arm misses, or its checkpoint's name does not say what it had on the validation list.
     """
     head = ["", "validation Dice of control, student", "test Dice", "gain over the control", "of the teacher's"]
-    return _table(head, [[f"`{name}`", *_overview_cells(name, report)] for name, report in reports.items()])
+    return markdown_table(head, [[f"`{name}`", *_overview_cells(name, report)] for name, report in reports.items()])
 
 
 def _overview_cells(name: str, report: Mapping[str, Any]) -> list[str]:
@@ -172,12 +176,14 @@ def _title(name: str) -> str:
     return "ECE, mean of the images" if name == "ece" else metric_title(name)
 
 
-def _cell(name: str, summary: Mapping[str, Any]) -> str:
+def interval_cell(name: str, summary: Mapping[str, Any]) -> str:
+    """A metric's mean with its interval, such as "0.860 [0.839, 0.878]"."""
     digits = 1 if name in LENGTHS else 3
     return f"{summary['mean']:.{digits}f} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table."""
     return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
 
 

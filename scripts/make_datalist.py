@@ -25,7 +25,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -81,6 +81,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; 0, or 1 after a message on stderr."""
     options = _parser().parse_args(arguments)
     return run_program("make_datalist", lambda: _make(options))
+
+
+def build(arguments: Sequence[str]) -> tuple[dict[str, list[dict]], list[str]]:
+    """For other programs: as `main`, but returns the lists and remarks, and raises its ValueError or OSError."""
+    return _run(_parser().parse_args(arguments))
 
 
 def _make(options: argparse.Namespace) -> int:

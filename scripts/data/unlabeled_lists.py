@@ -102,7 +102,7 @@ def find_unlabeled(
     pairs = [(split, {"image": item} if isinstance(item, str) else item) for split in splits for item in splits[split]]
     lists = {os.path.realpath(dataset_dir / item["image"]): split for split, item in pairs}
     patients = {str(item["patient"]) for split, item in pairs if split not in TRAINED_ON and "patient" in item}
-    left_out = _spoiled(list(cases), lists) | {p for p, case in cases.items() if case.get("patient") in patients}
+    left_out = spoiled_images(list(cases), lists) | {p for p, case in cases.items() if case.get("patient") in patients}
     kept = sorted((case for path, case in cases.items() if path not in left_out), key=lambda case: case["image"])
     if not kept:
         raise ValueError(
@@ -122,7 +122,7 @@ def _patient(path: Path, folder: Path, regex: str | None) -> dict[str, str]:
     return {"patient": match[1] if match.lastindex else match[0]}
 
 
-def _spoiled(paths: Sequence[str], lists: Mapping[str, str]) -> set[str]:
+def spoiled_images(paths: Sequence[str], lists: Mapping[str, str]) -> set[str]:
     """Which images are labeled ones or byte-identical to one, or look like a validation or test image.
 
     Args:

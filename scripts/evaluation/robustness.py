@@ -78,7 +78,12 @@ def spread_cases(dataset: Dataset, most: int | None) -> Dataset:
         raise ValueError(f"the number of cases must be positive, got {most}.")
     if most is None or len(dataset) <= most:
         return dataset
-    return Selection(dataset, [int(index) for index in np.linspace(0, len(dataset) - 1, most)])
+    return Selection(dataset, spread_indices(len(dataset), most))
+
+
+def spread_indices(total: int, most: int) -> list[int]:
+    """At most so many indices of a list, spread evenly over it, the first and the last among them."""
+    return [int(index) for index in np.linspace(0, total - 1, min(most, total))]
 
 
 def measure_probes(

@@ -1,0 +1,153 @@
+"""Teacher, control and student of each set, and teacher and student of all sets together, by one recipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.handlers.checkpoints import save_atomically
+from scripts.networks.weights import STUDENT as STUDENT_FILE
+from scripts.networks.weights import check_kind, read_state_dict
+from scripts.utils.files import atomic_path
+from scripts.utils.options import CONTROL, STUDENT, TEACHER
+from scripts.utils.screen import tell
+
+from ..arms import Plan, check_plan, teacher_file, train_arm
+from .lists import JOINT, OrganSet
+
+Runs = dict[tuple[str, int], dict[str, Any]]
+TEACHER_OVERLAY = {"training::batch_size": 4, "training::patience": 0}
+BALANCE = {"training::balance": "set"}  # of the joint list, whose sets are of different sizes
+VALIDATIONS = 8  # of a training
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on one list.
+
+    Args:
+        organs: the set.
+        plan: of its trainings.
+        arms: that are trained, the teacher first.
+    """
+
+    organs: OrganSet
+    plan: Plan
+    arms: tuple[str, ...]
+
+
+def plan_tasks(options: argparse.Namespace, overrides: Mapping[str, Any], sets: Sequence[OrganSet]) -> list[Task]:
+    """The trainings of all sets, none started: single sets with teacher, control and student, the joint one without a
+    control.
+
+    Args:
+        options: of the command line.
+        overrides: config ids and values for all of them.
+        sets: single ones, and the joint one last where it is wanted.
+    """
+    output_dir = options.output_dir.resolve()
+    shared = {**_short(options, output_dir), **overrides}
+    if options.backbone_of:
+        shared["student::checkpoint"] = str(_write_backbone(options.backbone_of, output_dir))
+    warmup = min(1, options.teacher_epochs - 1)
+    overlay = {**TEACHER_OVERLAY, "training::num_epochs": options.teacher_epochs, "training::warmup_epochs": warmup}
+    overlay["val_interval"] = _interval(options.teacher_epochs)
+    teacher = (_write_overlay(overlay, output_dir / "teacher.json"), *options.teacher_config)
+    balance = _write_overlay(BALANCE, output_dir / "balance.json")
+    tasks = []
+    for one in sets:
+        joint = one.name == JOINT
+        files = (*options.config_file, *([balance] if joint else []))
+        folder = output_dir / JOINT if joint else output_dir / "sets" / one.name
+        arms = (TEACHER, STUDENT) if joint else (TEACHER, CONTROL, STUDENT)
+        tasks.append(Task(one, Plan(files, {**shared, **_data(one)}, folder, teacher_config=teacher), arms))
+    return tasks
+
+
+def _short(options: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
+    """What makes the trainings short, and their teacher; overrides go above it."""
+    return {
+        "data::img_size": options.img_size,
+        "training::num_epochs": options.epochs,
+        "training::patience": 0,
+        "val_interval": _interval(options.epochs),
+        "teacher::model_name": "lite_medsam",
+        "teacher::img_size": 168,
+        "teacher::rank": 16,
+        "teacher::cache_dir": str(output_dir / "cache"),
+    }
+
+
+def _interval(epochs: int) -> int:
+    return max(1, epochs // VALIDATIONS)
+
+
+def _data(one: OrganSet) -> dict[str, Any]:
+    outside = {"data::allow_outside": True} if one.name == JOINT else {}  # its images lie where the sets are
+    return {
+        "data::dataset_dir": str(one.dataset_dir),
+        "data::datalist": str(one.datalist),
+        "data::num_classes": len(one.names),
+        **outside,
+    }
+
+
+def _write_overlay(overlay: Mapping[str, Any], path: Path) -> str:
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(overlay, indent=4) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def _write_backbone(checkpoint: Path, output_dir: Path) -> Path:
+    """The backbone of a trained student, as a file that starts students of any classes; returns its path.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no student.
+    """
+    state = read_state_dict(checkpoint, "--backbone_of")
+    check_kind(state, (STUDENT_FILE,), f"--backbone_of {checkpoint}")
+    prefix = "backbone."
+    weights = {f"model.{key.removeprefix(prefix)}": state[key] for key in state if key.startswith(prefix)}
+    save_atomically(weights, output_dir / "backbone.pth")
+    return output_dir / "backbone.pth"
+
+
+def check_tasks(tasks: Sequence[Task]) -> None:
+    """Look at all configurations, and build each student, before the first training.
+
+    Raises:
+        Exception: MONAI's around the ValueError or OSError, see `find_user_error`.
+    """
+    for task in tasks:
+        check_plan(task.plan)
+        task.plan.workflow(CONTROL, 0).parser.get_parsed_content("network_def")
+
+
+def train_tasks(tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, Runs]:
+    """By set, arm and seed what `train_arm` returns; a finished training is not repeated, a stopped one goes on.
+
+    The teacher is trained once, with the first seed, and teaches the students of all seeds.
+
+    Args:
+        tasks: of `plan_tasks`.
+        seeds: of the students.
+
+    Raises:
+        ValueError: see `train_arm`.
+    """
+    runs: dict[str, Runs] = {task.organs.name: {} for task in tasks}
+    for seed in seeds:  # all sets of a seed first, so that a stopped run can be read
+        for task in tasks:
+            done = runs[task.organs.name]
+            if seed == seeds[0]:
+                tell(f"{task.organs.name}: {TEACHER}")
+                done[TEACHER, seed] = teacher_file(task.plan, seed)
+            for arm in task.arms[1:]:
+                tell(f"{task.organs.name}: {arm}, seed {seed}")
+                done[arm, seed] = train_arm(task.plan, arm, seed, done[TEACHER, seeds[0]]["checkpoint"])
+    return runs
