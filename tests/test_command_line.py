@@ -10,7 +10,7 @@ from conftest import ROOT
 PROGRAMS = (
     *("scripts.make_datalist", "scripts.convert_adapter", "scripts.export", "scripts.share", "scripts.verify"),
     *("scripts.settings", "eval.compare", "eval.preflight", "eval.recipes", "eval.publish", "eval.card"),
-    "eval.robustness",
+    *("eval.robustness", "eval.organs"),
     *("eval.benchmark", "eval.benchmark.plots", "eval.federated", "eval.federated.nvflare_job"),
 )
 # as python -m, where importing torch fails

@@ -97,6 +97,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument(
         "--num_images", type=int, default=300, help="of a training list, spread over it (default: %(default)s)"
     )
+    parser.add_argument(
+        "--same_steps", action="store_true", help="smaller lists get proportionally more epochs, so as many steps"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of the students (default: 0)")
     parser.add_argument("--teacher_config", nargs="*", default=[], help="overlays for the teachers' tuning alone")
     parser.add_argument(
@@ -166,7 +169,7 @@ def _measure(
     joint = next((task for task in tasks if task.organs.name == JOINT), None)
     split = "test" if options.test else "validation"
     parts = {JOINT: {**describe_set(joint), "trainings": describe_runs(runs[JOINT])}} if joint else {}
-    names = ("epochs", "teacher_epochs", "img_size", "num_images", "seeds")
+    names = ("epochs", "teacher_epochs", "same_steps", "img_size", "num_images", "seeds")
     return {
         "list": split,
         "margin": MARGIN,

@@ -29,11 +29,12 @@ def schedule(results: Mapping[str, Any]) -> str:
     """A sentence on what was trained and which list was read."""
     seeds = ", ".join(map(str, results["seeds"]))
     chosen = "on which the checkpoints were chosen too" if results["list"] == "validation" else "which nothing chose on"
+    more = ", and smaller lists proportionally more" if results["same_steps"] else ""
     return (
         f"Dice on the {results['list']} lists, {chosen}, with 95 % intervals over patients. Images of "
         f"{results['img_size']} pixels, at most {results['num_images']} training images a set, teacher "
-        f"{results['teacher_epochs']} epochs, control and student {results['epochs']} epochs, seeds {seeds} (of the "
-        "teacher the first)."
+        f"{results['teacher_epochs']} epochs, control and student {results['epochs']} epochs{more}, seeds {seeds} (of "
+        "the teacher the first)."
     )
 
 

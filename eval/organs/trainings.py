@@ -50,36 +50,51 @@ def plan_tasks(options: argparse.Namespace, overrides: Mapping[str, Any], sets: 
         sets: single ones, and the joint one last where it is wanted.
     """
     output_dir = options.output_dir.resolve()
-    shared = {**_short(options, output_dir), **overrides}
-    if options.backbone_of:
-        shared["student::checkpoint"] = str(_write_backbone(options.backbone_of, output_dir))
-    warmup = min(1, options.teacher_epochs - 1)
-    overlay = {**TEACHER_OVERLAY, "training::num_epochs": options.teacher_epochs, "training::warmup_epochs": warmup}
-    overlay["val_interval"] = _interval(options.teacher_epochs)
-    teacher = (_write_overlay(overlay, output_dir / "teacher.json"), *options.teacher_config)
+    start = _start(options, output_dir)
     balance = _write_overlay(BALANCE, output_dir / "balance.json")
     tasks = []
     for one in sets:
         joint = one.name == JOINT
+        factor = _factor(options, one, len(options.sets) if joint else 1)
         files = (*options.config_file, *([balance] if joint else []))
         folder = output_dir / JOINT if joint else output_dir / "sets" / one.name
+        teacher = (_teacher_overlay(round(options.teacher_epochs * factor), folder), *options.teacher_config)
+        values = {**_short(options, round(options.epochs * factor), output_dir), **start, **overrides, **_data(one)}
         arms = (TEACHER, STUDENT) if joint else (TEACHER, CONTROL, STUDENT)
-        tasks.append(Task(one, Plan(files, {**shared, **_data(one)}, folder, teacher_config=teacher), arms))
+        tasks.append(Task(one, Plan(files, values, folder, teacher_config=teacher), arms))
     return tasks
 
 
-def _short(options: argparse.Namespace, output_dir: Path) -> dict[str, Any]:
+def _factor(options: argparse.Namespace, one: OrganSet, num_sets: int) -> float:
+    """How often a list's epochs come: with same_steps as often as it is smaller than num_images a set, else once."""
+    return max(1.0, num_sets * options.num_images / one.sizes["training"]) if options.same_steps else 1.0
+
+
+def _short(options: argparse.Namespace, epochs: int, output_dir: Path) -> dict[str, Any]:
     """What makes the trainings short, and their teacher; overrides go above it."""
     return {
         "data::img_size": options.img_size,
-        "training::num_epochs": options.epochs,
+        "training::num_epochs": epochs,
         "training::patience": 0,
-        "val_interval": _interval(options.epochs),
+        "val_interval": _interval(epochs),
         "teacher::model_name": "lite_medsam",
         "teacher::img_size": 168,
         "teacher::rank": 16,
         "teacher::cache_dir": str(output_dir / "cache"),
     }
+
+
+def _teacher_overlay(epochs: int, folder: Path) -> str:
+    """The file of the teacher's schedule."""
+    schedule = {"training::num_epochs": epochs, "training::warmup_epochs": min(1, epochs - 1)}
+    return _write_overlay({**TEACHER_OVERLAY, **schedule, "val_interval": _interval(epochs)}, folder / "teacher.json")
+
+
+def _start(options: argparse.Namespace, output_dir: Path) -> dict[str, str]:
+    """Where the students start, if from the backbone of a trained one."""
+    if not options.backbone_of:
+        return {}
+    return {"student::checkpoint": str(_write_backbone(options.backbone_of, output_dir))}
 
 
 def _interval(epochs: int) -> int:
@@ -118,14 +133,16 @@ def _write_backbone(checkpoint: Path, output_dir: Path) -> Path:
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:
-    """Look at all configurations, and build each student, before the first training.
+    """Look at all configurations, and whether each student can start from its checkpoint, before the first training.
 
     Raises:
         Exception: MONAI's around the ValueError or OSError, see `find_user_error`.
     """
     for task in tasks:
         check_plan(task.plan)
-        task.plan.workflow(CONTROL, 0).parser.get_parsed_content("network_def")
+        parser = task.plan.workflow(CONTROL, 0).parser
+        if parser.get_parsed_content("student").checkpoint:
+            parser.get_parsed_content("network_def")
 
 
 def train_tasks(tasks: Sequence[Task], seeds: Sequence[int]) -> dict[str, Runs]:

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from comparing import settings_of
+from conftest import ROOT
 from PIL import Image
+from torch import nn
 
 from eval.arms import Plan
 from eval.organs.__main__ import main
 from eval.organs.lists import joint_classes, read_sets, write_lists
 from eval.organs.page import BEGIN, END, answer, block, write_block
 from scripts.data.phantoms import write_phantom_dataset
+from scripts.evaluation.evaluate import Arm
 from scripts.networks.student import Student, build_student
 
 KEPT = ("teacher::model_name", "teacher::img_size", "teacher::sam_checkpoint", "student::", "hardware::")
@@ -216,6 +219,75 @@ def test_joint_list_of_other_sets_is_refused(arguments, sets, tmp_path, monkeypa
 def test_classes_of_the_joint_list_are_apart(sets, tmp_path):
     organs = [write_lists(source, 3, tmp_path) for source in read_sets(sets)]
     assert joint_classes(organs) == {"breast": [1], "arm": [2, 3]}
+
+
+def test_teacher_is_tuned_once_and_teaches_the_students_of_all_seeds(arguments, monkeypatch):
+    seen = []
+
+    def train(plan, arm, seed, teacher=None):
+        seen.append((plan.output_dir.name, arm, seed, teacher))
+        return {"checkpoint": f"{arm}{seed}"}
+
+    monkeypatch.setattr("eval.organs.trainings.train_arm", train)
+    monkeypatch.setattr("eval.organs.trainings.teacher_file", lambda plan, seed: train(plan, "teacher", seed))
+    assert main([*arguments, "--joint", "--train", "arm", "joint", "--seeds", "3", "5"]) == 0
+    assert seen == [
+        ("arm", "teacher", 3, None),
+        ("arm", "control", 3, "teacher3"),
+        ("arm", "student", 3, "teacher3"),
+        ("joint", "teacher", 3, None),
+        ("joint", "student", 3, "teacher3"),
+        ("arm", "control", 5, "teacher3"),
+        ("arm", "student", 5, "teacher3"),
+        ("joint", "student", 5, "teacher3"),
+    ]
+
+
+@pytest.mark.parametrize(("more", "epochs"), [([], (3, 3, 2)), (["--same_steps"], (4, 4, 3))])
+def test_smaller_lists_get_more_epochs_where_asked(arguments, monkeypatch, more, epochs):
+    seen = []
+
+    def note(tasks, seeds):
+        for task in tasks:
+            parsers = [task.plan.workflow(arm, 0).parser for arm in ("student", "teacher")]
+            seen.append(tuple(parser.get_parsed_content("training::num_epochs") for parser in parsers))
+        return {}
+
+    monkeypatch.setattr("eval.organs.trainings.train_tasks", note)
+    words = ["--num_images", "7", "--epochs", "3", "--teacher_epochs", "2", *more]
+    assert main([*arguments, *words, "--joint", "--train", "breast", "joint"]) == 0
+    assert seen == [(epochs[0], epochs[2]), (epochs[1], epochs[2])]  # lists of 5 and of 10 images
+
+
+def test_joint_networks_are_asked_for_the_sets_own_classes(arguments, monkeypatch, tmp_path):
+    runs = {"teacher": {"checkpoint": "t"}, "student": {"checkpoint": "s"}}
+    monkeypatch.setattr(
+        "eval.organs.trainings.train_tasks",
+        lambda tasks, seeds: {task.organs.name: {(arm, 0): run for arm, run in runs.items()} for task in tasks},
+    )
+    monkeypatch.setattr("eval.organs.scores.build_arm", lambda plan, arm, seed, path: Arm(arm, nn.Identity(), 64, seed))
+    seen = {}
+
+    def note(task, arms, split):
+        seen[task.organs.name] = {arm.name: getattr(arm.network, "classes", None) for arm in arms}
+        return {}
+
+    monkeypatch.setattr("eval.organs.scores.score_set", note)
+    monkeypatch.setattr("eval.organs.__main__.block", lambda results: "table")
+    assert main([*arguments, "--joint"]) == 0
+    whole = {"teacher": None, "student": None}
+    assert seen == {
+        "breast": {**whole, "joint teacher": [1], "joint student": [1]},
+        "arm": {**whole, "joint teacher": [2, 3], "joint student": [2, 3]},
+    }
+
+
+def test_page_holds_the_figures_of_the_results():
+    path = ROOT / "eval" / "results" / "organs.json"
+    if not path.is_file():
+        pytest.skip("the organs are not measured yet")
+    text = (ROOT / "docs" / "organs.md").read_text(encoding="utf-8")
+    assert f"{BEGIN}\n\n{block(json.loads(path.read_text()))}\n\n{END}" in text
 
 
 @pytest.mark.parametrize(
