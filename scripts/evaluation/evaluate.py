@@ -10,7 +10,7 @@ Legend: C channels, H W pixels of the original image.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -109,10 +109,7 @@ def evaluate(
     """
     if not arms:
         raise ValueError("networks holds no network to evaluate, expected at least one such as student.")
-    if len(dataset) == 0:
-        raise ValueError(
-            "the data set to evaluate has no cases, expected at least one; check the list test in data::datalist."
-        )
+    _check_cases(dataset)
     for arm in arms:
         arm.network.to(device).eval()
     share = range(idist.get_rank(), len(dataset), idist.get_world_size())
@@ -122,7 +119,41 @@ def evaluate(
         measured += [(index, _measure(arm, case, num_classes, device, autocast)) for arm in arms]
     if idist.get_world_size() > 1:
         measured = [pair for pairs in idist.all_gather(measured) for pair in pairs]
-    return _put_together([one for _, one in sorted(measured, key=lambda pair: pair[0])], arms, num_classes)
+    measured = [one for _, one in sorted(measured, key=lambda pair: pair[0])]
+    return _put_together(measured, [(arm.name, arm.seed) for arm in arms], num_classes)
+
+
+def evaluate_masks(
+    dataset: Dataset, masks: Callable[[int], Any], num_classes: int, name: str, seed: int = 0
+) -> Evaluation:
+    """Measure masks that another program made, as `evaluate` measures those of networks.
+
+    Calibration and confidence are not there: a mask has no probabilities.
+
+    Args:
+        dataset: see `evaluate`.
+        masks: from the index of a case to its class indices (1, H, W), at the image's original size.
+        num_classes: with the background.
+        name: of the arm that they count as.
+        seed: of the arm.
+
+    Raises:
+        ValueError: no cases, or a case or mask that does not fit.
+    """
+    _check_cases(dataset)
+    measured = []
+    for index in track(range(len(dataset)), "Evaluating", len(dataset)):
+        case = read_case(dataset, index)
+        row = _compare(case, masks(index), num_classes)
+        measured.append(Measured(row, _about(case, name, seed), Reliability()))
+    return _put_together(measured, [(name, seed)], num_classes)
+
+
+def _check_cases(dataset: Dataset) -> None:
+    if len(dataset) == 0:
+        raise ValueError(
+            "the data set to evaluate has no cases, expected at least one; check the list test in data::datalist."
+        )
 
 
 def _measure(
@@ -133,21 +164,28 @@ def _measure(
     autocast: AbstractContextManager | None,
 ) -> Measured:
     logits, presence = detect_case(arm, case, num_classes, device, autocast)
-    row = SegmentationMetrics(num_classes).add(
-        case["case"], logits_to_classes(logits[None])[0], case["label"], case["spacing"]
-    )
+    row = _compare(case, logits_to_classes(logits[None])[0], num_classes)
     reliability = Reliability()
     row["ece"] = reliability.add(logits_to_probabilities(logits), case["label"])
     sure = {CONFIDENCE: mask_confidence(logits, presence), **({} if presence is None else {PRESENCE: presence})}
-    about = {"patient": case["patient"], "arm": arm.name, "seed": arm.seed, **case["columns"]}
-    about |= {OFFSET: offset_from_middle(case["label"]), **sure}
-    return Measured(row, about, reliability)
+    return Measured(row, {**_about(case, arm.name, arm.seed), **sure}, reliability)
 
 
-def _put_together(measured: Sequence[Measured], arms: Sequence[Arm], num_classes: int) -> Evaluation:
-    """The measurements of each case, in the order of the data set, as one evaluation: arm by arm."""
-    reliability = {arm.name: Reliability() for arm in arms}
-    groups: dict[tuple[str, int], list[Measured]] = {(arm.name, arm.seed): [] for arm in arms}
+def _compare(case: Mapping[str, Any], mask: Any, num_classes: int) -> dict[str, Any]:
+    """The metrics of a mask (1, H, W) of a case."""
+    return SegmentationMetrics(num_classes).add(case["case"], mask, case["label"], case["spacing"])
+
+
+def _about(case: Mapping[str, Any], name: str, seed: int) -> dict[str, Any]:
+    """What the tables hold of a case and an arm besides the metrics."""
+    about = {"patient": case["patient"], "arm": name, "seed": seed, **case["columns"]}
+    return {**about, OFFSET: offset_from_middle(case["label"])}
+
+
+def _put_together(measured: Sequence[Measured], arms: Sequence[tuple[str, int]], num_classes: int) -> Evaluation:
+    """The measurements of each case, in the order of the data set, as one evaluation: by arm and seed."""
+    reliability = {name: Reliability() for name, _ in arms}
+    groups: dict[tuple[str, int], list[Measured]] = {key: [] for key in arms}
     for one in measured:
         reliability[one.about["arm"]].merge(one.reliability)
         groups[one.about["arm"], one.about["seed"]].append(one)
