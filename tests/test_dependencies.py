@@ -36,7 +36,7 @@ DISTRIBUTIONS = {
     "cyclonedx": "cyclonedx-python-lib",
     "packageurl": "packageurl-python",
 }
-SEPARATE = {"nvflare"}  # in an environment of its own, see docs/many_machines.md
+SEPARATE = {"nvflare", "nnunetv2"}  # in environments of their own, see docs/many_machines.md and docs/README.md
 OWN_FIELDS = {"torch": "pytorch_version", "monai": "monai_version", "numpy": "numpy_version"}
 PACKAGES_ENV = "MONAI_BUNDLE_ENV"
 

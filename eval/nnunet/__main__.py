@@ -39,6 +39,7 @@ STATE_FILE, RESULTS_FILE = "nnunet.json", "results.json"
 CONFIGURATION, PLANS, FOLD = "2d", "nnUNetPlans", "0"
 EPOCHS, ITERATIONS = 1000, 250  # nnU-Net's own
 VAL_SHARE = 5  # training iterations for each of validation, as in nnU-Net
+CHOSEN = ("epochs", "iterations", "val_iterations", "gpu_memory_target")
 DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -50,10 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     options, overrides = _parse(arguments)
-    with naming_path(options.output_dir):
-        existed = options.output_dir.is_dir()
-        if existed and any(options.output_dir.iterdir()) and not (options.output_dir / STATE_FILE).is_file():
-            raise FileExistsError(f"--output_dir {options.output_dir} holds other files; pass a new folder.")
+    _check_folder(options.output_dir)
     settings = {name: getattr(options, name) for name in ("epochs", "iterations", "val_iterations", "threads")}
     nnunet = NnUnet(options.python, options.output_dir, settings, options.workers)
     versions = nnunet.versions()
@@ -70,6 +68,15 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder with files of others; hidden ones are what a kill at the beginning leaves."""
+    if folder.is_dir() and not (folder / STATE_FILE).is_file():
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise FileExistsError(f"--output_dir {folder} holds other files; pass a new folder.")
+    elif folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"--output_dir {folder} is a file; pass a new folder.")
+
+
 def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = argparse.ArgumentParser(
         prog="python -m eval.nnunet", description=__doc__.splitlines()[0], allow_abbrev=False
@@ -79,6 +86,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="(default: nnU-Net's own, %(default)s)")
     parser.add_argument("--iterations", type=int, default=ITERATIONS, help="an epoch (default: its own, %(default)s)")
     parser.add_argument("--val_iterations", type=int, help="an epoch (default: a fifth, as in nnU-Net)")
+    parser.add_argument(
+        "--gpu_memory_target", type=float, metavar="GB", help="nnU-Net's own option: less makes a smaller batch"
+    )
     parser.add_argument("--device", choices=DEVICES, default=DEVICES[0], help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, help="of the computation on the CPU (default: one a core)")
     parser.add_argument(
@@ -92,6 +102,8 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         value = getattr(options, name)
         if value is not None and not is_whole(value, least):
             raise ValueError(f"--{name} must be at least {least}, got {value}.")
+    if options.gpu_memory_target is not None and not options.gpu_memory_target > 0:
+        raise ValueError(f"--gpu_memory_target must be above 0, got {options.gpu_memory_target}.")
     options.command = without_folders(" ".join(["python -m eval.nnunet", *arguments]))
     return options, overrides
 
@@ -143,7 +155,7 @@ class Anchor:
             "lists": self.data.digest,
             "num_classes": self.data.num_classes,
             "nnunetv2": self.versions["nnunetv2"],
-            **{name: getattr(self.options, name) for name in ("epochs", "iterations", "val_iterations")},
+            **{name: getattr(self.options, name) for name in CHOSEN},
         }
         path = self.folder / STATE_FILE
         state = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else identity
@@ -171,6 +183,8 @@ class Anchor:
             tell("planning and preprocessing")
             processes = str(max(1, self.options.workers))
             words = ["-d", "1", "-c", CONFIGURATION, "-np", processes, "-npfp", processes]
+            target = self.options.gpu_memory_target
+            words += ["-gpu_memory_target", str(target)] if target else []
             self.nnunet.run("nnUNetv2_plan_and_preprocess", *words, "--verify_dataset_integrity")
             write_split(split, len(self.splits["training"]), len(self.splits["validation"]))
 
@@ -232,7 +246,7 @@ class Anchor:
             "plan": read_plan(self.nnunet.of("preprocessed") / self.name / f"{PLANS}.json"),
             "parameters": self.nnunet.ask("parameters", str(self.fold / "checkpoint_final.pth")),
             "training": {
-                **{name: getattr(options, name) for name in ("epochs", "iterations", "val_iterations", "device")},
+                **{name: getattr(options, name) for name in (*CHOSEN, "device")},
                 "seconds": round(sum(seconds.values()), 1),
             },
             "results": {split: summarize(self.folder / split / METRICS_FILE) for split in measured},

@@ -1,10 +1,12 @@
 """What is measured of every case: names, seeds, sizes."""
 
+import pytest
 import torch
 from evaluation.stand_ins import Teacher, Threshold, cases
 
 from scripts.data.segment import segment
-from scripts.evaluation.evaluate import Arm, evaluate
+from scripts.evaluation.evaluate import Arm, evaluate, evaluate_masks
+from scripts.metrics import logits_to_classes
 
 
 def test_cases_are_named_below_the_folder_that_they_share():
@@ -36,3 +38,21 @@ def test_images_reach_the_network_in_its_size_and_come_back_in_theirs():
     measured = evaluate(cases(1), [Arm("student", network, 32)], 2)
     assert network.sizes == [(1, 1, 32, 32)]
     assert measured.rows[0]["label_area"] == 16 * 30
+
+
+def test_masks_of_another_program_are_measured_as_those_of_a_network():
+    items, network = cases(2), Threshold()
+    expected = evaluate(items, [Arm("student", network, 32, 3)], 2).rows
+
+    def mask(index):
+        return logits_to_classes(segment(network, items[index]["image"], 32, "cpu")[None])[0]
+
+    found = evaluate_masks(items, mask, 2, "student", 3)
+    others = [{key: value for key, value in row.items() if key not in ("ece", "confidence")} for row in expected]
+    assert found.rows == others
+    assert found.summary["student", 3]["dice"] == sum(row["dice"] for row in expected) / 2
+
+
+def test_mask_of_another_size_is_refused_by_its_case():
+    with pytest.raises(ValueError, match=r"^case .*\(1, 5, 5\)"):
+        evaluate_masks(cases(1), lambda index: torch.zeros(1, 5, 5), 2, "student")
