@@ -215,7 +215,8 @@ class Anchor:
         if missing_masks(folder / "masks", split, len(dataset)):
             self._predict(folder)
         if missing := missing_masks(folder / "masks", split, len(dataset)):
-            raise ValueError(f"nnU-Net has written no mask of {missing[0]} and {len(missing) - 1} more; see {LOG}.")
+            told = f"{len(missing)} of {len(dataset)} masks, such as {missing[0]}"
+            raise ValueError(f"nnUNetv2_predict has not written {told}; {self.folder / LOG} says why.")
         write_scores(dataset, folder / "masks", split, self.data.num_classes, folder)
 
     def _predict(self, folder: Path) -> None:

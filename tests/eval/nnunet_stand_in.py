@@ -53,7 +53,7 @@ def train(settings, fold, goes_on):
 def predict(dataset, images, masks):
     masks.mkdir(parents=True, exist_ok=True)
     for path in sorted(images.iterdir()):
-        mask = masks / path.name.replace("_0000", "")
+        mask = masks / path.name.replace("_0000.png", ".png")
         if mask.exists():
             continue
         label = dataset / "labelsTr" / mask.name
