@@ -54,5 +54,5 @@ def test_masks_of_another_program_are_measured_as_those_of_a_network():
 
 
 def test_mask_of_another_size_is_refused_by_its_case():
-    with pytest.raises(ValueError, match=r"^case .*\(1, 5, 5\)"):
+    with pytest.raises(ValueError, match=r"^case .*: prediction \(5, 5\) and label"):
         evaluate_masks(cases(1), lambda index: torch.zeros(1, 5, 5), 2, "student")
