@@ -89,11 +89,9 @@ def test_documented_training_survives_the_kill_of_a_rank_and_is_evaluated(settin
         agent = subprocess.Popen(command, cwd=ROOT, env=environment(words), stdout=output, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 600
-        while (
-            not list((tmp_path / "logs").rglob("history.csv")) and time.monotonic() < deadline and agent.poll() is None
-        ):
+        while not list((tmp_path / "logs").rglob("last.pt")) and time.monotonic() < deadline and agent.poll() is None:
             time.sleep(0.2)
-        assert list((tmp_path / "logs").rglob("history.csv")), (tmp_path / "output.txt").read_text()[-4000:]
+        assert list((tmp_path / "logs").rglob("last.pt")), (tmp_path / "output.txt").read_text()[-4000:]
         victim = workers(agent.pid)[1]
         os.kill(victim, signal.SIGKILL)
         assert agent.wait(timeout=600) == 0, (tmp_path / "output.txt").read_text()[-4000:]
