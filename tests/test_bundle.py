@@ -217,7 +217,10 @@ def test_options_of_a_program_in_a_readme_exist(name):
 
 @pytest.mark.parametrize(
     "name",
-    [f"eval.{name}" for name in ("compare", "preflight", "publish", "benchmark", "recipes", "robustness", "organs")],
+    [
+        *(f"eval.{name}" for name in ("compare", "preflight", "publish", "benchmark", "recipes")),
+        *(f"eval.{name}" for name in ("robustness", "presence", "organs", "nnunet")),
+    ],
 )
 def test_options_of_a_measuring_program_in_a_readme_exist(name):
     found = commands(name)

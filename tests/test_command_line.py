@@ -10,15 +10,27 @@ from conftest import ROOT
 PROGRAMS = (
     *("scripts.make_datalist", "scripts.convert_adapter", "scripts.export", "scripts.share", "scripts.verify"),
     *("scripts.settings", "eval.compare", "eval.preflight", "eval.recipes", "eval.publish", "eval.card"),
-    *("eval.robustness", "eval.organs"),
+    *("eval.robustness", "eval.organs", "eval.nnunet", "eval.presence", "eval.kills"),
     *("eval.benchmark", "eval.benchmark.plots", "eval.federated", "eval.federated.nvflare_job"),
 )
+# started by other programs, or without the bundle
+NO_PROGRAMS = {"eval.nnunet.driver", "eval.federated.nvflare_client", "scripts.share.manifest"}
 # as python -m, where importing torch fails
 WITHOUT_TORCH = """import runpy, sys
 sys.modules["torch"] = None
 sys.argv = [sys.argv[1], "--help"]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+
+
+def test_list_of_programs_is_whole():
+    files = [path for top in ("scripts", "eval") for path in (ROOT / top).rglob("*.py")]
+    started = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+        for path in files
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
+    assert started == {*PROGRAMS, *NO_PROGRAMS}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

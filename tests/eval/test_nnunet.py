@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import os
+import pickle
 import sys
 import types
 from pathlib import Path
@@ -175,6 +176,22 @@ def test_images_of_more_than_8_bits_keep_16(tmp_path):
     write_images(tmp_path / "images", [{"image": pixels, "label": torch.zeros(1, 3, 4), "case": "a"}], "test")
     stored = np.asarray(Image.open(tmp_path / "images" / "test_00000_0000.png"))
     assert np.allclose(stored / 65535, pixels[0], atol=1e-5)
+
+
+def test_parameters_are_counted_once_and_a_checkpoint_runs_no_code(tmp_path, capsys):
+    class Code:
+        def __reduce__(self):
+            return print, ("code has run",)
+
+    weight = torch.zeros(3, 4)
+    state = {"network_weights": {"a": weight, "b": weight, "c": torch.zeros(5)}, "_best_ema": np.float64(0.5)}
+    state["logging"] = {"ema": [np.float32(0.5)]}
+    torch.save(state, tmp_path / "whole.pth")
+    assert driver.count_parameters(str(tmp_path / "whole.pth")) == 17
+    torch.save({**state, "more": Code()}, tmp_path / "code.pth")
+    with pytest.raises(pickle.UnpicklingError):
+        driver.count_parameters(str(tmp_path / "code.pth"))
+    assert "code has run" not in capsys.readouterr().out
 
 
 def test_name_of_a_data_set_has_nnunets_form():
