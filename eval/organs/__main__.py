@@ -137,14 +137,15 @@ def _check(options: argparse.Namespace, overrides: Mapping[str, Any]) -> None:
 def run_all(options: argparse.Namespace, overrides: Mapping[str, Any]) -> dict[str, Any] | None:
     """Train what is not trained yet, and measure it: what the results file holds; None where --train stops before."""
     from .lists import JOINT, joint_classes, read_sets, write_joint, write_lists
-    from .trainings import check_tasks, plan_tasks, train_tasks
+    from .trainings import check_options, check_tasks, plan_tasks, train_tasks
 
     sources = read_sets(options.sets)
     _check_names(options.train, [*(source.name for source in sources), *([JOINT] if options.joint else [])])
+    classes = joint_classes(sources) if options.joint else {}
+    check_options(options, overrides, sources[0])
     clear_leftovers(options.output_dir)
     sets = [write_lists(source, options.num_images, options.output_dir.resolve()) for source in sources]
-    classes = joint_classes(sets) if options.joint else {}
-    joint = [write_joint(sets, options.output_dir.resolve())] if options.joint else []
+    joint = [write_joint(sets, classes, options.output_dir.resolve())] if options.joint else []
     tasks = plan_tasks(options, overrides, [*sets, *joint])
     if options.train:
         tasks = [task for task in tasks if task.organs.name in options.train]

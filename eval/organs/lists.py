@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def spread(items: Sequence[dict], most: int) -> list[dict]:
     return [items[index] for index in spread_indices(len(items), most)]
 
 
-def joint_classes(sets: Sequence[OrganSet]) -> dict[str, list[int]]:
+def joint_classes(sets: Sequence[Source | OrganSet]) -> dict[str, list[int]]:
     """By set the joint class of each of its foreground classes; all are apart, in the order of the sets.
 
     Raises:
@@ -142,17 +142,17 @@ def joint_classes(sets: Sequence[OrganSet]) -> dict[str, list[int]]:
     return {one.name: [1 + names.index(name) for name in one.names[1:]] for one in sets}
 
 
-def write_joint(sets: Sequence[OrganSet], output_dir: Path) -> OrganSet:
+def write_joint(sets: Sequence[OrganSet], classes: Mapping[str, Sequence[int]], output_dir: Path) -> OrganSet:
     """The joint list of all sets, by `scripts.make_datalist --join`; what is there stays as it is.
 
     Args:
         sets: of `write_lists`.
+        classes: of `joint_classes`.
         output_dir: of the program; list and masks are written to joint in it.
 
     Raises:
-        ValueError: see `joint_classes`; or the list there is of other sets.
+        ValueError: the list there is of other sets, or the lists cannot be joined.
     """
-    classes = joint_classes(sets)
     names = ("background", *(name for one in sets for name in one.names[1:]))
     folder = output_dir / JOINT
     path = folder / DATALIST

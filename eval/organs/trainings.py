@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.data.joined import Source
 from scripts.handlers.checkpoints import save_atomically
 from scripts.networks.weights import STUDENT as STUDENT_FILE
 from scripts.networks.weights import check_kind, read_state_dict
+from scripts.run.config_check import check_config
 from scripts.utils.files import atomic_path
 from scripts.utils.options import CONTROL, STUDENT, TEACHER
 from scripts.utils.screen import tell
@@ -38,6 +40,28 @@ class Task:
     organs: OrganSet
     plan: Plan
     arms: tuple[str, ...]
+
+
+def check_options(options: argparse.Namespace, overrides: Mapping[str, Any], source: Source) -> None:
+    """Look at config ids, values and files before anything is written.
+
+    Args:
+        options: of the command line.
+        overrides: config ids and values for all sets.
+        source: one of the sets.
+
+    Raises:
+        FileNotFoundError: --backbone_of is not there.
+        Exception: MONAI's around the ValueError or OSError, see `find_user_error`.
+    """
+    if options.backbone_of:
+        _read_backbone(options.backbone_of)
+    output_dir, folder = options.output_dir.resolve(), source.datalist.resolve().parent
+    one = OrganSet(source.name, folder, source.datalist.resolve(), tuple(source.names), {})
+    values = {**_short(options, options.epochs, output_dir), **overrides, **_data(one)}
+    plan = Plan(tuple(options.config_file), values, output_dir, teacher_config=tuple(options.teacher_config))
+    for arm in (TEACHER, CONTROL, STUDENT):
+        check_config(plan.workflow(arm, 0).parser.config)
 
 
 def plan_tasks(options: argparse.Namespace, overrides: Mapping[str, Any], sets: Sequence[OrganSet]) -> list[Task]:
@@ -118,18 +142,22 @@ def _write_overlay(overlay: Mapping[str, Any], path: Path) -> str:
 
 
 def _write_backbone(checkpoint: Path, output_dir: Path) -> Path:
-    """The backbone of a trained student, as a file that starts students of any classes; returns its path.
+    """The backbone of a trained student, as a file that starts students of any classes; returns its path."""
+    save_atomically(_read_backbone(checkpoint), output_dir / "backbone.pth")
+    return output_dir / "backbone.pth"
+
+
+def _read_backbone(checkpoint: Path) -> dict[str, Any]:
+    """The weights of a trained student's backbone, under the names of TinyUSFM's published file.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no student.
     """
-    state = read_state_dict(checkpoint, "--backbone_of")
+    state = read_state_dict(checkpoint, "backbone_of")
     check_kind(state, (STUDENT_FILE,), f"--backbone_of {checkpoint}")
     prefix = "backbone."
-    weights = {f"model.{key.removeprefix(prefix)}": state[key] for key in state if key.startswith(prefix)}
-    save_atomically(weights, output_dir / "backbone.pth")
-    return output_dir / "backbone.pth"
+    return {f"model.{key.removeprefix(prefix)}": state[key] for key in state if key.startswith(prefix)}
 
 
 def check_tasks(tasks: Sequence[Task]) -> None:
