@@ -20,7 +20,7 @@ from monai.utils import set_determinism
 from scripts.evaluation.evaluate import Arm, Evaluation, evaluate
 from scripts.evaluation.results import METRICS_FILE, read_named_rows, table
 from scripts.report.findings import compile_report
-from scripts.report.run_evaluation import CaseDrawer, write_report_with_cases
+from scripts.report.run_evaluation import add_cases
 from scripts.report.summary import summary_text
 from scripts.report.write import write_report
 from scripts.run.errors import find_user_error
@@ -256,7 +256,7 @@ def _evaluate_all(runs: Mapping[tuple[str, int], dict[str, Any]], options: argpa
     device, autocast = parser.get_parsed_content("device"), parser.get_parsed_content("hardware").autocast()
     data = parser.get_parsed_content("data")
     set_determinism(0)
-    evaluation = evaluate(dataset, arms, num_classes, device, autocast)
+    evaluation = evaluate(dataset, arms, num_classes, device, autocast, with_outlines=True)
     curves: dict[str, dict[str, dict]] = {}
     for (arm, seed), run in runs.items():
         if run.get("run"):
@@ -270,8 +270,8 @@ def _evaluate_all(runs: Mapping[tuple[str, int], dict[str, Any]], options: argpa
         _about(runs, options),
         [*_former_reading(options.continue_from), *_left_out(runs, plan), *data.notes, *problems],
     )
-    draw = CaseDrawer(dataset, arms, num_classes, device, autocast, data.labels[1:])
-    page = write_report_with_cases(report, evaluation.rows, draw, plan.output_dir)
+    report = add_cases(report, evaluation, arms, dataset, num_classes, device, data.name, data.labels[1:])
+    page = write_report(report, plan.output_dir)
     with open_state(plan) as state:  # before the table, after which nothing is evaluated again
         state["problems"] = problems
     _write_table(evaluation, plan.output_dir)
@@ -346,5 +346,5 @@ def report_tables(options: argparse.Namespace) -> list[str]:
     """The report of tables that earlier evaluations wrote; what of it could not be told."""
     rows = [row for name, path in options.tables for row in read_named_rows(path, name)]
     report = compile_report(rows, {}, "Comparison of tables", margin=options.margin, about={"command": options.command})
-    _print_report(report, write_report(report, [], options.output_dir))
+    _print_report(report, write_report(report, options.output_dir))
     return [] if report["comparisons"] or len(report["arms"]) == 1 else report["warnings"]

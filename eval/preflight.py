@@ -65,7 +65,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
 
 
 def look(plan: Plan, control: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A report on teacher and control on the validation list, and the answer of `judge`.
+    """A report on teacher and control on the validation list, with pictures, and the answer of `judge`.
 
     Args:
         plan: with the teacher's section.
@@ -79,6 +79,7 @@ def look(plan: Plan, control: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from scripts.evaluation.robustness import spread_cases
     from scripts.report.findings import compile_report
     from scripts.report.robustness import probe_arms
+    from scripts.report.run_evaluation import add_cases
 
     from .arms import build_arm, check_plan
 
@@ -90,9 +91,11 @@ def look(plan: Plan, control: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     parser = plan.workflow(CONTROL, 0, {"test::dataset::data": "$@data.validation"}).parser
     dataset, num_classes = parser.get_parsed_content("test::dataset"), parser.get_parsed_content("data::num_classes")
     device, hardware = parser.get_parsed_content("device"), parser.get_parsed_content("hardware")
-    measured = evaluate(dataset, arms, num_classes, device, hardware.autocast())
-    notes = parser.get_parsed_content("data").notes
-    report = compile_report(measured.rows, measured.reliability, "Preflight on the validation list", problems=notes)
+    measured = evaluate(dataset, arms, num_classes, device, hardware.autocast(), with_outlines=True)
+    data = parser.get_parsed_content("data")
+    title = "Preflight on the validation list"
+    report = compile_report(measured.rows, measured.reliability, title, problems=data.notes)
+    report = add_cases(report, measured, arms, dataset, num_classes, device, data.name, data.labels[1:])
     probed = spread_cases(dataset, PROBED_CASES)
     report["probes"] = probe_arms(report["warnings"], probed, arms[:1], num_classes, device, hardware.autocast())
     return report, judge(report, _temperature(arms[0], dataset, device, hardware))
@@ -219,7 +222,7 @@ def write(report: dict[str, Any], answer: dict[str, Any], output_dir: Path) -> P
     from scripts.report.write import write_report
 
     report["about"]["description"] = f"{answer['decision'].upper()}: {answer['reason']}"
-    path = write_report(report, [], output_dir)
+    path = write_report(report, output_dir)
     with atomic_path(output_dir / "preflight.json") as partial:
         partial.write_text(json.dumps(answer, indent=1) + "\n")
     return path

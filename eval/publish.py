@@ -136,7 +136,8 @@ def publish_weights(plan: Plan, checkpoint: str, folder: Path) -> float:
 
 
 def publish_results(report: Mapping[str, Any], figures: Mapping[str, float], bundle: Path, name: str) -> None:
-    """Write eval/results/NAME.json, and the student's figures into configs/metadata.json."""
+    """Write eval/results/NAME.json, without images, and the student's figures into configs/metadata.json."""
+    report = {key: value for key, value in report.items() if key != "pictures"}
     path = bundle / "configs" / "metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))
     metadata["eval_metrics"] = dict(figures)

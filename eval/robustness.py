@@ -75,7 +75,7 @@ def probe(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         ValueError: no network, a file that does not fit, or a list without a lesion.
     """
     from scripts.evaluation.robustness import measure_probes, spread_cases
-    from scripts.report.robustness import check_report, merge_probes
+    from scripts.report.remake import check_report, merge_probes
     from scripts.report.summary import probe_text
 
     from .arms import build_arm, check_plan
@@ -154,13 +154,14 @@ def _write(
     """The report of the unchanged images, with the probes; returns the path of report.html."""
     from scripts.evaluation.evaluate import evaluate
     from scripts.report.findings import compile_report
-    from scripts.report.run_evaluation import CaseDrawer, write_report_with_cases
+    from scripts.report.run_evaluation import add_cases
+    from scripts.report.write import write_report
 
     arms, num_classes, device, autocast = settings
-    measured = evaluate(dataset, arms, num_classes, device, autocast)
+    measured = evaluate(dataset, arms, num_classes, device, autocast, with_outlines=True)
     report = compile_report(measured.rows, measured.reliability, f"Robustness on {data.name}", about=about)
-    draw = CaseDrawer(dataset, arms, num_classes, device, autocast, data.labels[1:])
-    return write_report_with_cases({**report, "probes": probes}, measured.rows, draw, output_dir)
+    report = add_cases(report, measured, arms, dataset, num_classes, device, data.name, data.labels[1:])
+    return write_report({**report, "probes": probes}, output_dir)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ def distilled(request, tmp_path_factory):
 def test_run_folder_holds_what_the_readme_says(distilled):
     _, folder, path = distilled
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert {"config.json", "distill.log", "history.csv", "models/last.pt", "models/checkpoint_epoch020.pt"} <= names
+    assert {"config.json", "distill.log", "history.csv", "progress.png", "models/last.pt"} <= names
+    assert "models/checkpoint_epoch020.pt" in names
     assert {
         "visualizations/epoch_010.png",
         "visualizations/epoch_020.png",

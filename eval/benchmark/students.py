@@ -8,16 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from scripts.export.formats import FORMATS, load_runner
+from scripts.export.metadata import describe
 from scripts.losses import distillation_loss
 from scripts.networks.student import STUDENT_SIZES, load_trained_student
 from scripts.networks.tinyusfm import TinyUSFMSeg
 from scripts.optimization import build_optimizer
+from scripts.utils.digests import file_digest
 from scripts.utils.hardware import Hardware, keep_freed_memory
 from scripts.utils.machine import without_folders
 
@@ -104,12 +107,13 @@ def export(settings: Settings) -> dict[str, Any]:
     """
     images, _ = load_cases(settings, settings.img_size, min(CALIBRATION, settings.num_images), CALIBRATED)
     student, folder, failed = _trained_student(settings), settings.folder / EXPORT_FOLDER, {}
+    about = describe(student, 2, checkpoint_sha256=file_digest(_trained_file(settings)))
     folder.mkdir()
     start = time.perf_counter()
     for variant in EXPORTS:
         try:
             if not (folder / FORMATS[variant].files[0]).exists():  # else another variant has written it
-                FORMATS[variant].write(student, folder, images.split(1))
+                FORMATS[variant].write(student, folder, images.split(1), about)
         except Exception as error:  # each library has its own; the other variants go on
             failed[variant] = without_folders(f"{type(error).__name__}: {error}")
     calibration = {"list": CALIBRATED, "images": len(images)}
@@ -121,7 +125,11 @@ def export(settings: Settings) -> dict[str, Any]:
 
 
 def _trained_student(settings: Settings) -> TinyUSFMSeg:
-    return load_trained_student(build_student(settings), settings.checkpoint or best_model(settings, "control")).eval()
+    return load_trained_student(build_student(settings), _trained_file(settings)).eval()
+
+
+def _trained_file(settings: Settings) -> str | Path:
+    return settings.checkpoint or best_model(settings, "control")
 
 
 def mean_dice(masks: torch.Tensor, labels: torch.Tensor) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import COUNTS
+from ..utils.screen import plural
 
 Row = Mapping[str, Any]
 FEW_PATIENTS = 10
@@ -221,8 +222,3 @@ def _empty_notes(arm: str, seeds: Mapping[Any, Mapping[str, Row]]) -> list[str]:
     if len(empty) == len(seeds):
         return [f"All predictions of arm {arm} are empty: the network finds nothing in any case."]
     return [f"All predictions of arm {arm}, seed {seed}, are empty." for seed in empty]
-
-
-def plural(number: int, noun: str) -> str:
-    """Such as "1 case" or "2 cases"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

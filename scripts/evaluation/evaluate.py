@@ -10,6 +10,7 @@ Legend: C channels, H W pixels of the original image.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from .calibration import Reliability
 from .case_table import CONFIDENCE, OFFSET, PRESENCE
 from .detection import mask_confidence
 from .lesion_free import summarize_apart
+from .outlines import trace_outlines
 from .probes import offset_from_middle
 
 NO_SUBGROUPS = ("image", "label", "patient", "pixel_mm", "orig_size", "lesion_free")  # of a datalist's entry
@@ -60,11 +62,15 @@ class Measured(NamedTuple):
         row: its metrics.
         about: what else the tables hold: patient, arm, seed and columns of the datalist.
         reliability: of its pixels.
+        seconds: from the image to its logits; None of a network that reads what it said before from the disk.
+        outlines: of its mask by class, see outlines.py; None where they were not asked for.
     """
 
     row: dict[str, Any]
     about: dict[str, Any]
     reliability: Reliability
+    seconds: float | None = None
+    outlines: list[str] | None = None
 
 
 @dataclass
@@ -75,11 +81,15 @@ class Evaluation:
         rows: one a case, arm and seed, see case_table.py; case is the image below the folder that all share.
         reliability: of each arm, over its seeds.
         summary: of each arm and seed, see `SegmentationMetrics.summary` and `lesion_free.summarize_apart`.
+        seconds: of each arm and seed, of one image, the median; None where it was not measured.
+        outlines: of each arm and seed, in the order of the data set; None where they were not asked for.
     """
 
     rows: list[dict[str, Any]]
     reliability: dict[str, Reliability]
     summary: dict[tuple[str, int], dict[str, float]]
+    seconds: dict[tuple[str, int], float | None]
+    outlines: dict[tuple[str, int], list[list[str]] | None]
 
 
 def evaluate(
@@ -88,6 +98,7 @@ def evaluate(
     num_classes: int,
     device: torch.device | str = "cpu",
     autocast: AbstractContextManager | None = None,
+    with_outlines: bool = False,
 ) -> Evaluation:
     """Measure all arms on every case in one pass over the list.
 
@@ -103,6 +114,7 @@ def evaluate(
         num_classes: with the background.
         device: of the networks.
         autocast: context in which the networks run.
+        with_outlines: trace the masks too, of the first seed of each arm.
 
     Raises:
         ValueError: no cases, no arm, or a case or network that does not fit.
@@ -113,10 +125,10 @@ def evaluate(
     for arm in arms:
         arm.network.to(device).eval()
     share = range(idist.get_rank(), len(dataset), idist.get_world_size())
-    measured = []
+    measured, traced = [], _first_seeds(arms) if with_outlines else []
     for index in track(share, "Evaluating", len(share), show=idist.get_rank() == 0):
         case = read_case(dataset, index)
-        measured += [(index, _measure(arm, case, num_classes, device, autocast)) for arm in arms]
+        measured += [(index, _measure(arm, case, num_classes, device, autocast, arm in traced)) for arm in arms]
     if idist.get_world_size() > 1:
         measured = [pair for pairs in idist.all_gather(measured) for pair in pairs]
     measured = [one for _, one in sorted(measured, key=lambda pair: pair[0])]
@@ -156,19 +168,29 @@ def _check_cases(dataset: Dataset) -> None:
         )
 
 
+def _first_seeds(arms: Sequence[Arm]) -> list[Arm]:
+    """Of arms with several seeds the first."""
+    return list({arm.name: arm for arm in reversed(arms)}.values())
+
+
 def _measure(
     arm: Arm,
     case: Mapping[str, Any],
     num_classes: int,
     device: torch.device | str,
     autocast: AbstractContextManager | None,
+    with_outlines: bool,
 ) -> Measured:
+    started = time.perf_counter()
     logits, presence = detect_case(arm, case, num_classes, device, autocast)
-    row = _compare(case, logits_to_classes(logits[None])[0], num_classes)
+    seconds = None if getattr(arm.network, "reads_views", False) else time.perf_counter() - started
+    mask = logits_to_classes(logits[None])[0]
+    row = _compare(case, mask, num_classes)
     reliability = Reliability()
     row["ece"] = reliability.add(logits_to_probabilities(logits), case["label"])
     sure = {CONFIDENCE: mask_confidence(logits, presence), **({} if presence is None else {PRESENCE: presence})}
-    return Measured(row, {**_about(case, arm.name, arm.seed), **sure}, reliability)
+    about = {**_about(case, arm.name, arm.seed), **sure}
+    return Measured(row, about, reliability, seconds, trace_outlines(mask[0], num_classes) if with_outlines else None)
 
 
 def _compare(case: Mapping[str, Any], mask: Any, num_classes: int) -> dict[str, Any]:
@@ -198,7 +220,21 @@ def _put_together(measured: Sequence[Measured], arms: Sequence[tuple[str, int]],
     }
     rows = [{"case": one.row["case"], **one.about, **one.row} for group in groups.values() for one in group]
     short = _without_folder([row["case"] for row in rows])
-    return Evaluation([{**row, "case": short[row["case"]]} for row in rows], reliability, summary)
+    return Evaluation(
+        [{**row, "case": short[row["case"]]} for row in rows],
+        reliability,
+        summary,
+        {key: _median([one.seconds for one in group]) for key, group in groups.items()},
+        {key: _all_or_none([one.outlines for one in group]) for key, group in groups.items()},
+    )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    return None if None in values else float(np.median(values))
+
+
+def _all_or_none(values: list[Any]) -> list[Any] | None:
+    return None if None in values else values
 
 
 def _without_folder(cases: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from .last_epoch import LastEpoch
 from .mlflow_record import MLflowRecord
 from .panel_writer import PanelWriter
 from .progress import EpochSeed, EpochSummary, ProgressBar
+from .progress_picture import ProgressPicture
 from .run_record import RunRecord
 from .tensorboard import TensorBoard
 from .tracker import Tracker
@@ -22,6 +23,7 @@ __all__ = [
     "MLflowRecord",
     "PanelWriter",
     "ProgressBar",
+    "ProgressPicture",
     "RunRecord",
     "TensorBoard",
     "Tracker",

@@ -6,10 +6,9 @@ evaluation/case_table.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation.calibration import Reliability
@@ -20,6 +19,7 @@ from ..evaluation.statistics import compare_arms, summarize_arms
 from ..evaluation.subgroups import LESION_OFFSET, LESION_SIZE, bland_altman, subgroup_table
 from ..metrics import METRICS
 from ..utils.options import ARMS, CONTROL, STUDENT, TEACHER
+from .cases import judged_arm, list_cases
 from .detection import measure_detection
 
 PAIRS = ((STUDENT, CONTROL), (STUDENT, TEACHER), (CONTROL, TEACHER))
@@ -35,12 +35,12 @@ class Picked(NamedTuple):
     Args:
         group: best, median or worst.
         index: in the data set.
-        title: to write above it.
+        case: its name.
     """
 
     group: str
     index: int
-    title: str
+    case: str
 
 
 def compile_report(
@@ -68,6 +68,8 @@ def compile_report(
     rows = drop_copies(rows, notes)
     table = _attempt(notes, None, CaseTable, rows)  # None where the arms cannot be compared
     summaries, areas, detection = _arm_figures(rows, notes)
+    failures = list_failures(rows)
+    columns = _columns(table.all_rows, notes) if table else []
     calibration = {arm: _attempt(notes, None, pixels.summary) for arm, pixels in reliability.items()}
     report = {
         "title": title,
@@ -76,11 +78,13 @@ def compile_report(
         "warnings": notes,
         "arms": summaries,
         "comparisons": _comparisons(table, margin, notes) if table else [],
-        "subgroups": _subgroups(table, notes) if table else [],
+        "cases": _attempt(notes, [], list_cases, table, columns, failures) if table else [],
+        "picked": [{"group": one.group, "case": one.case} for one in pick_cases(rows)] if rows else [],
+        "subgroups": _subgroups(table, columns, notes) if table else [],
         "calibration": {arm: summary for arm, summary in calibration.items() if summary},
         "areas": areas,
         "detection": detection,
-        "failures": list_failures(rows),
+        "failures": failures,
         "curves": {
             arm: {seed: columns for seed, columns in seeds.items() if columns} for arm, seeds in (curves or {}).items()
         },
@@ -163,8 +167,8 @@ def _comparisons(table: CaseTable, margin: float | None, notes: list[str]) -> li
     return [comparison for comparison in comparisons if comparison]
 
 
-def _subgroups(table: CaseTable, notes: list[str]) -> list[dict[str, Any]]:
-    columns = [*_columns(table.all_rows, notes), LESION_SIZE]
+def _subgroups(table: CaseTable, columns: Sequence[str], notes: list[str]) -> list[dict[str, Any]]:
+    columns = [*columns, LESION_SIZE]
     if any(row.get(OFFSET) not in (None, "") for row in table.all_rows):  # tables of earlier versions have none
         columns.append(LESION_OFFSET)
     return [row for column in columns for row in _attempt(notes, [], subgroup_table, table, [column])]
@@ -236,16 +240,8 @@ def pick_cases(rows: Sequence[Mapping[str, Any]]) -> list[Picked]:
     for group, indices in groups.items():
         fresh = [index for index in indices if index not in seen]
         seen.update(fresh)
-        picked += [
-            Picked(group, index, f"{Path(run_rows[index]['case']).name}: {arm} Dice {run_rows[index]['dice']:.3f}")
-            for index in fresh
-        ]
+        picked += [Picked(group, index, run_rows[index]["case"]) for index in fresh]
     return sorted(picked, key=lambda one: ("best", "median", "worst").index(one.group))
-
-
-def judged_arm(arms: Collection[str]) -> str:
-    """Whose cases are ranked and drawn: the student's, or else the control's, the teacher's, any other's."""
-    return next((name for name in reversed(ARMS) if name in arms), next(iter(arms)))
 
 
 def _versions() -> dict[str, str]:

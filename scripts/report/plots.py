@@ -12,14 +12,15 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
+from itertools import cycle
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ..utils.colors import SOURCE_COLORS
 from ..utils.options import CONTROL, STUDENT, TEACHER
 
 
@@ -33,10 +34,10 @@ class ArmStyle(NamedTuple):
 
 
 ARM_STYLES = {
-    TEACHER: ArmStyle("Teacher", SOURCE_COLORS[TEACHER], "solid", "s"),
-    CONTROL: ArmStyle("Control", SOURCE_COLORS[CONTROL], "dashed", "D"),
-    STUDENT: ArmStyle("Student", SOURCE_COLORS[STUDENT], "solid", "o"),
-}
+    TEACHER: ArmStyle("Teacher", "#2E86C8", "solid", "s"),
+    CONTROL: ArmStyle("Control", "#B5529F", "dashed", "D"),
+    STUDENT: ArmStyle("Student", "#C77700", "solid", "o"),
+}  # those of utils/colors.py, as dark as a contrast of 3:1 to the white and to the dark page asks for
 OTHER_COLOR = "#7A8594"
 INK = "#010203"  # stands for the color of the page's text until the SVG is written
 STYLE = {
@@ -62,6 +63,9 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 WIDTH = 3.6  # inches
+GROUP_COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499")  # as in utils/colors.py, at 3:1 on white and on dark
+HEAT_COLORS = "viridis"  # told apart by color-blind readers, and in gray
+MAX_BINS = 30
 MANY_POINTS = 2000  # above it points are drawn as one picture, else as shapes
 
 Limits = tuple[tuple[float, float], tuple[float, float]]
@@ -80,7 +84,7 @@ def interval_plot(arms: Mapping[str, Mapping[str, Any]], alt: str) -> str:
         arms: by arm mean, low and high (or None) and seed_means.
         alt: what is seen, for those who do not see it.
     """
-    figure, ax = _figure(0.45 + 0.42 * len(arms))
+    figure, ax = new_figure(0.45 + 0.42 * len(arms))
     for y, (arm, summary) in enumerate(arms.items()):
         style = arm_style(arm)
         interval = [summary.get("low"), summary.get("high")]
@@ -95,7 +99,7 @@ def interval_plot(arms: Mapping[str, Mapping[str, Any]], alt: str) -> str:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.grid(visible=False, axis="y")
-    return _to_svg(figure, alt)
+    return to_svg(figure, alt)
 
 
 @rc_context(STYLE)
@@ -107,7 +111,7 @@ def curve_plot(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]], colum
         column: to draw; None or "" is an epoch without a value.
         alt: as in `interval_plot`.
     """
-    figure, ax = _figure(2.3)
+    figure, ax = new_figure(2.3)
     for arm, seeds in curves.items():
         style = arm_style(arm)
         for columns in seeds.values():
@@ -119,7 +123,7 @@ def curve_plot(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]], colum
                 )
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("epoch")
-    return _to_svg(figure, alt)
+    return to_svg(figure, alt)
 
 
 @rc_context(STYLE)
@@ -130,13 +134,59 @@ def risk_plot(risks: Mapping[str, Mapping[str, Sequence[float]]], alt: str) -> s
         risks: by arm coverage and risk.
         alt: as in `interval_plot`.
     """
-    figure, ax = _figure(2.5)
+    figure, ax = new_figure(2.5)
     for arm, one in risks.items():
         style = arm_style(arm)
         ax.plot(one["coverage"], one["risk"], color=style.color, linestyle=style.line, linewidth=1.4)
     ax.set(xlim=(0, 1), xlabel="coverage", ylabel="mean of 1 - Dice")
     ax.set_ylim(bottom=0)
-    return _to_svg(figure, alt)
+    return to_svg(figure, alt)
+
+
+@rc_context(STYLE)
+def histogram_plot(groups: Mapping[str, Sequence[float]], label: str, alt: str, line: float | None = None) -> str:
+    """SVG: how often values occur, in percent of their group, a stepped line a group.
+
+    Args:
+        groups: values by name; the names are in the legend.
+        label: of the values, below the axis.
+        alt: as in `interval_plot`.
+        line: a value to mark.
+    """
+    figure, ax = new_figure(2.4)
+    known = {name: np.asarray(values, dtype=float) for name, values in groups.items() if len(values)}
+    edges = np.histogram_bin_edges(np.concatenate([*known.values()]) if known else [0.0], bins=MAX_BINS)
+    for (name, values), color in zip(known.items(), cycle(GROUP_COLORS)):
+        share = 100 * np.histogram(values, edges)[0] / len(values)
+        ax.stairs(share, edges, color=color, linewidth=1.6, label=name)
+    if line is not None:
+        ax.axvline(line, color=INK, linewidth=1, linestyle="dashed")
+    ax.set(xlabel=label, ylabel="% of the images")
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    if len(known) > 1:
+        ax.legend(frameon=False, fontsize=8)
+    return to_svg(figure, alt)
+
+
+@rc_context(STYLE)
+def heat_map(shares: np.ndarray, alt: str, strip: tuple[float, float] | None = None) -> str:
+    """SVG: how often each place of an image is covered, with a scale in percent.
+
+    Args:
+        shares: (rows, columns), of the images, 0 to 1.
+        alt: as in `interval_plot`.
+        strip: two shares of the width to mark, left and right.
+    """
+    figure, ax = new_figure(2.7)
+    drawn = ax.imshow(100 * shares, cmap=HEAT_COLORS, vmin=0, extent=(0, 1, 1, 0), interpolation="bilinear")
+    for x in strip or ():
+        ax.axvline(x, color="white", linewidth=1, linestyle="dashed")
+    ax.set(xlabel="width", ylabel="depth", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    ax.grid(visible=False)
+    figure.colorbar(drawn, ax=ax, shrink=0.8, label="% of the images", ticks=MaxNLocator(4)).outline.set_visible(False)
+    return to_svg(figure, alt)
 
 
 def curve_points(columns: Mapping[str, Sequence], column: str) -> list[tuple[float, float]]:
@@ -171,11 +221,17 @@ def bland_altman_plot(area: Mapping[str, Any], arm: str, limits: Limits, alt: st
         limits: of both axes; see `area_limits`.
         alt: as in `interval_plot`.
     """
-    figure, ax = _figure(2.7)
+    figure, ax = new_figure(2.7)
     style, points = arm_style(arm), area["points"]
     many = len(points) > MANY_POINTS
     ax.plot(
-        *zip(*points), style.marker, color=style.color, markersize=3.4, alpha=0.6, markeredgewidth=0, rasterized=many
+        *zip(*points),
+        style.marker,
+        color=style.color,
+        markersize=3.4,
+        fillstyle="none",
+        markeredgewidth=0.8,
+        rasterized=many,
     )
     ax.axhline(0, color=INK, linewidth=0.8, alpha=0.35)
     for name, line in (("bias", "solid"), ("low", "dashed"), ("high", "dashed")):
@@ -186,7 +242,7 @@ def bland_altman_plot(area: Mapping[str, Any], arm: str, limits: Limits, alt: st
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "−")))
-    return _to_svg(figure, alt)
+    return to_svg(figure, alt)
 
 
 def unit_name(unit: str | None) -> str:
@@ -218,7 +274,7 @@ def reliability_plot(summary: Mapping[str, Any], arm: str, alt: str) -> str:
     bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     bottom.set(xlim=(left, 1), xlabel="confidence of the predicted class", ylabel="pixels")
     figure.align_ylabels()
-    return _to_svg(figure, alt)
+    return to_svg(figure, alt)
 
 
 def _draw_accuracy(ax: Axes, bins: Sequence[Mapping[str, Any]], left: float, style: ArmStyle) -> None:
@@ -239,13 +295,21 @@ def _bars(ax: Axes, bins: Sequence[Mapping[str, Any]], heights: Sequence[float],
     )
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height))
+def new_figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """A figure with one plot, in inches."""
+    figure = Figure(figsize=(width, height))
     return figure, figure.subplots()
 
 
-def _to_svg(figure: Figure, alt: str) -> str:
-    """The figure as an element of an HTML page."""
+def to_svg(figure: Figure, alt: str, links: Mapping[str, str] | None = None) -> str:
+    """The figure as an element of an HTML page.
+
+    Args:
+        figure: to draw.
+        alt: as in `interval_plot`.
+        links: HTML attributes by the url of a part of the figure, which becomes a link with them; parts without any
+            are none.
+    """
     file = io.StringIO()
     with rc_context({"svg.hashsalt": alt}):  # ids within the SVG, which may not meet those of another plot
         figure.savefig(file, format="svg", transparent=True, dpi=150)
@@ -256,4 +320,7 @@ def _to_svg(figure: Figure, alt: str) -> str:
     body = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
     body = re.sub(r'<g id="[a-z][\w.]*"', "<g", body)  # names such as axes_1, the same in every plot
     body = re.sub(r"font-family: [^;\"]*;?", "", body).replace(INK, "currentColor")
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alt)}">{body}'
+    if links:
+        body = re.sub(r'<a xlink:href="([^"]*)"[^>]*>', lambda match: f"<a {links[match[1]]}>", body)
+    role = "group" if links else "img"
+    return f'<svg viewBox="0 0 {width} {height}" role="{role}" aria-label="{escape(alt)}">{body}'

@@ -1,17 +1,13 @@
-"""What the figures are elsewhere: the page's sections on subgroups and probes, and probes added to a report."""
+"""What the figures are elsewhere: the page's sections on subgroups and probes."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ..evaluation.case_table import plural
 from ..evaluation.robustness import measure_probes
 from ..evaluation.subgroups import FIXED
-from ..utils.files import atomic_path
 from .page import arm_name, as_interval, as_number, as_table, as_text
 
 NO_PROBES = "No probes were measured; python -m eval.robustness measures them."
@@ -95,42 +91,3 @@ def probe_arms(notes: list[str], *arguments: Any, **options: Any) -> dict[str, A
     except ValueError as error:
         notes.append(f"Probes: {error}")
         return None
-
-
-def merge_probes(probes: Mapping[str, Any], folder: Path) -> Path:
-    """Add probes to the report of a folder, or replace those that it has; returns the path of its page.
-
-    Args:
-        probes: of `measure_probes`.
-        folder: with the report.json and report.html of an evaluation.
-
-    Raises:
-        FileNotFoundError: there is no report.
-    """
-    data, page = folder / "report.json", folder / "report.html"
-    check_report(folder)
-    report = json.loads(data.read_text(encoding="utf-8"))
-    section = (
-        f'<section id="probes" aria-labelledby="probes-title"><h2 id="probes-title">Probes</h2>{render_probes(probes)}'
-    )
-    section += "</section>\n"
-    text = page.read_text(encoding="utf-8")
-    text, count = re.subn(r'<section id="probes".*?</section>\n', lambda _: section, text, flags=re.DOTALL)
-    if not count:  # a report of an earlier version
-        text = text.replace("</main>", f"{section}</main>", 1)
-    contents = ((data, json.dumps({**report, "probes": probes}, ensure_ascii=False, indent=1) + "\n"), (page, text))
-    for path, content in contents:
-        with atomic_path(path) as partial:
-            partial.write_text(content, encoding="utf-8")
-    return page
-
-
-def check_report(folder: Path) -> None:
-    """Refuse a folder without a report.
-
-    Raises:
-        FileNotFoundError: naming the file.
-    """
-    for name in ("report.json", "report.html"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} does not exist; expected the folder of an evaluation.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import ignite.distributed as idist
@@ -26,7 +25,9 @@ from ..run.distributed import naming_lost_ranks
 from ..run.history import read_curves
 from ..utils.options import ARMS, STUDENT, TEACHER, chosen_probes
 from ..utils.screen import tell
-from .findings import compile_report, judged_arm, pick_cases
+from .cases import draw_pictures, importance, judged_arm
+from .findings import compile_report
+from .networks import describe_networks
 from .panels import draw_panels
 from .robustness import probe_arms
 from .summary import probe_text, summary_text
@@ -52,6 +53,7 @@ def run_evaluation(
     seed: int = 0,
     notes: Sequence[str] = (),
     probes: str | Sequence[str] = (),
+    data_name: str = "",
 ) -> dict[str, dict[str, float]]:
     """Evaluate networks on a data set, write the results and print a summary.
 
@@ -72,6 +74,7 @@ def run_evaluation(
         probes: changes of the images whose cost is measured too, a list of names or "all"; docs/robustness.md has
             them. All of them take 19 times as long as the evaluation.
             [list of names or "all"]
+        data_name: of the data set, for the report.
 
     Returns:
         By network `SegmentationMetrics.summary`: num_cases, means over all cases, and counts of empty masks.
@@ -83,38 +86,25 @@ def run_evaluation(
     seeds = {name: 0 if name == TEACHER else seed for name in networks}  # this run has not trained the teacher
     arms = [Arm(name, network, img_size, seeds[name]) for name, network in networks.items() if network is not None]
     with naming_lost_ranks(RESTART_ADVICE):
-        measured = evaluate(dataset, arms, num_classes, device, autocast)
+        measured = evaluate(dataset, arms, num_classes, device, autocast, with_outlines=True)
         summary = {name: means for (name, _), means in measured.summary.items()}
         problems: list[str] = []
         probed = probe_arms(problems, dataset, arms, num_classes, device, autocast, probes) if probes else None
         if idist.get_rank() == 0:
             draw = CaseDrawer(dataset, arms, num_classes, device, autocast, class_names)
             draw_samples(draw, len(dataset), num_panels, Path(output_dir) / "visualizations")
-            _write(measured, summary, draw, Path(output_dir), margin, seed, [*notes, *problems], probed)
+            notes, title = [*notes, *problems], f"Evaluation on {data_name}" if data_name else "Evaluation"
+            write_results(measured.rows, summary, Path(output_dir), class_names, notes)
+            curves = {judged_arm(summary): {str(seed): read_curves(output_dir)}}
+            report = compile_report(measured.rows, measured.reliability, title, curves, margin, problems=notes)
+            report = add_cases(report, measured, arms, dataset, num_classes, device, data_name, class_names)
+            report["probes"] = probed
+            path = write_report(report, output_dir)
+            if probed:
+                tell(probe_text(probed))
+            tell(summary_text(report, path))
         idist.barrier()
     return summary
-
-
-def _write(
-    measured: Evaluation,
-    summary: Mapping[str, Mapping[str, float]],
-    draw: CaseDrawer,
-    output_dir: Path,
-    margin: float,
-    seed: int,
-    notes: Sequence[str],
-    probes: dict[str, Any] | None,
-) -> None:
-    """The files of an evaluation, and what is printed of it."""
-    write_results(measured.rows, summary, output_dir, draw.class_names, notes)
-    curves = {judged_arm(list(summary)): {str(seed): read_curves(output_dir)}}
-    report = compile_report(
-        measured.rows, measured.reliability, title="Evaluation", curves=curves, margin=margin, problems=notes
-    )
-    path = write_report_with_cases({**report, "probes": probes}, measured.rows, draw, output_dir)
-    if probes:
-        tell(probe_text(probes))
-    tell(summary_text(report, path))
 
 
 class CaseDrawer:
@@ -158,20 +148,31 @@ def draw_samples(draw: CaseDrawer, num_cases: int, num_panels: int, folder: Path
         draw(index, folder / f"test_sample_{i:03d}.png")
 
 
-def write_report_with_cases(
-    report: dict[str, Any], rows: Sequence[Mapping[str, Any]], draw: CaseDrawer, output_dir: Path
-) -> Path:
-    """Write report.html and report.json with panels of the best, median and worst cases; returns the path of the HTML.
+def add_cases(
+    report: Mapping[str, Any],
+    measured: Evaluation,
+    arms: Sequence[Arm],
+    dataset: Dataset,
+    num_classes: int,
+    device: torch.device | str = "cpu",
+    data_name: str = "",
+    class_names: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A report with pictures of its cases, and what is known of the data set and the networks.
 
     Args:
         report: of `findings.compile_report`.
-        rows: of `Evaluation`; the order of an arm's cases is the data set's.
-        draw: of the same data set.
-        output_dir: of the files.
+        measured: of `evaluate` with outlines.
+        arms: that were measured.
+        dataset: that they were measured on.
+        num_classes: with the background.
+        device: of the networks.
+        data_name: of the data set.
+        class_names: of the foreground classes.
     """
-    with TemporaryDirectory() as folder:
-        panels = []
-        for picked in pick_cases(rows):
-            path = draw(picked.index, Path(folder) / f"{len(panels)}.png")
-            panels.append({"group": picked.group, "title": picked.title, "png": path})
-        return write_report(report, panels, output_dir)
+    return {
+        **report,
+        "data": {"name": data_name, "classes": list(class_names)},
+        "networks": describe_networks(arms, measured, device),
+        "pictures": draw_pictures(dataset, measured, importance(report), num_classes, class_names),
+    }

@@ -1,6 +1,7 @@
-"""The parts of the report's page: its head, and a section for each part of the report.
+"""The page's sections, one for each part of the report.
 
-A part whose data are missing says so in a sentence. The report of a run that went half wrong still shows the rest.
+Parts whose data are missing are named together at the end. The report of a run that went half wrong still shows the
+rest.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from typing import Any, NamedTuple
 from ..evaluation.case_table import plural
 from ..evaluation.lesion_free import left_empty_rows
 from ..metrics import metric_title
+from .album import Album
 from .detection import NO_DETECTION, render_detection
+from .gallery import render_cases, render_failures, render_picked
+from .head import pair_name
 from .page import (
     arm_legend,
     arm_name,
@@ -25,7 +29,6 @@ from .page import (
     decimals_of,
     metric_name,
 )
-from .pictures import PANEL_GROUPS
 from .plots import (
     area_limits,
     arm_style,
@@ -38,7 +41,6 @@ from .plots import (
 )
 from .robustness import NO_PROBES, render_probes, render_subgroups
 
-MAX_FAILURES = 200  # rows; report.json has them all
 COUNT_NAMES = {
     "empty_label": "Ground truth empty",
     "empty_prediction": "Prediction empty",
@@ -61,71 +63,39 @@ class Section(NamedTuple):
     Args:
         key: of the part of the report.
         title: above it.
-        render: the part of the report -> HTML; "" when there is nothing to show.
+        render: the part of the report, and of a section with pictures the album -> HTML; "" when there is nothing to
+            show.
         missing: the sentence that is shown then.
+        pictured: whether it has pictures.
     """
 
     key: str
     title: str
-    render: Callable[[Any], str]
+    render: Callable[..., str]
     missing: str
+    pictured: bool = False
 
 
-def render_section(section: Section, data: Any) -> str:
-    """A section as HTML, with its heading and its data, or the sentence that they are missing."""
-    body = (section.render(data) if data else "") or f'<p class="missing">{section.missing}</p>'
-    heading = f'<h2 id="{section.key}-title">{section.title}</h2>'
-    return f'<section id="{section.key}" aria-labelledby="{section.key}-title">{heading}{body}</section>\n'
+def render_sections(report: Mapping[str, Any], album: Album) -> tuple[str, str]:
+    """HTML of the links to the sections, and of the sections that have data, with the missing ones at the end."""
+    links, sections, missing = "", "", []
+    for section in SECTIONS:
+        data = report.get(section.key)
+        body = section.render(data, *([album] if section.pictured else [])) if data else ""
+        if body:
+            links += f'<a href="#{section.key}">{section.title}</a>'
+            sections += framed(section.key, section.title, body)
+        else:
+            missing.append(f"<li><b>{section.title}</b>: {section.missing}</li>")
+    if missing:
+        sections += framed("missing", "Not in this report", f'<ul class="missing">{"".join(missing)}</ul>')
+    return links, sections
 
 
-# The head of the page.
-
-
-def render_lead(report: Mapping[str, Any]) -> str:
-    """What the report is about: a sentence, and a line with its sizes and date."""
-    about, arms = report.get("about") or {}, report.get("arms") or {}
-    description = about.get("description") or DESCRIPTION
-    facts = [*_sizes(arms), f"created {report['created']}" if report.get("created") else ""]
-    line = " · ".join(as_text(fact) for fact in facts if fact)
-    return f'<p class="lead">{as_text(description)}</p>' + (f'<p class="facts">{line}</p>' if line else "")
-
-
-def _sizes(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Cases and patients, as many as the arms agree on, and the arms."""
-    sizes = []
-    for key, noun in (("num_cases", "case"), ("num_patients", "patient")):
-        numbers = {arm.get(key) for arm in arms.values()} - {None}
-        sizes += [plural(number, noun) for number in numbers] if len(numbers) == 1 else []
-    return [*sizes, ", ".join(arm_style(arm).name.lower() for arm in arms)]
-
-
-def render_warnings(warnings: Sequence[str] | None) -> str:
-    """A box with a line a warning."""
-    if not warnings:
-        return '<p class="missing">No warnings.</p>'
-    items = "".join(f"<li>{as_text(warning)}</li>" for warning in warnings)
-    heading = f"<h2>⚠ {plural(len(warnings), 'warning')}</h2>"
-    return f'<aside class="warnings" aria-label="Warnings">{heading}<ul>{items}</ul></aside>'
-
-
-def render_verdicts(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """A card a pair of arms with a sentence a metric."""
-    if not comparisons:
-        return '<p class="missing">No two arms were compared, so there is no verdict.</p>'
-    pairs: dict[str, list[str]] = {}
-    for comparison in comparisons:
-        pairs.setdefault(_pair(comparison), []).append(_verdict(comparison))
-    cards = (f"<div><dt>{pair}</dt>{''.join(verdicts)}</div>" for pair, verdicts in pairs.items())
-    return f'<dl class="verdicts">{"".join(cards)}</dl>'
-
-
-def _verdict(comparison: Mapping[str, Any]) -> str:
-    name, sentence = metric_name(comparison.get("metric", "")), comparison.get("verdict") or "No verdict."
-    return f"<dd><span>{name}</span> {as_text(sentence)}</dd>"
-
-
-def _pair(comparison: Mapping[str, Any]) -> str:
-    return f"{arm_name(comparison.get('arm', ''))} against {arm_name(comparison.get('reference', ''))}"
+def framed(key: str, title: str, body: str) -> str:
+    """A section with its heading."""
+    heading = f'<h2 id="{key}-title">{title}</h2>'
+    return f'<section id="{key}" aria-labelledby="{key}-title">{heading}{body}</section>\n'
 
 
 # The sections.
@@ -134,10 +104,13 @@ def _pair(comparison: Mapping[str, Any]) -> str:
 def _render_arms(arms: Mapping[str, Mapping[str, Any]]) -> str:
     """A plot for the metrics of PLOTTED, and the table of all metrics and counts."""
     metrics = list(dict.fromkeys(name for arm in arms.values() for name in arm.get("metrics") or {}))
+    sizes = {arm: ", ".join(_arm_sizes(summary)) for arm, summary in arms.items()}
+    alike = len({*sizes.values()}) == 1  # then they are told once
     columns = [
         "Metric",
-        *(f"{arm_name(arm)}<small>{', '.join(_arm_sizes(summary))}</small>" for arm, summary in arms.items()),
+        *(f"{arm_name(arm)}{'' if alike else f'<small>{size}</small>'}" for arm, size in sizes.items()),
     ]
+    caption = f"Metrics and empty masks{f' of {next(iter(sizes.values()))}' if alike else ''}"
     counts = [name for name in COUNT_NAMES if any(name in (arm.get("counts") or {}) for arm in arms.values())]
     groups = {
         "Mean over cases [95 % interval over patients]": [_metric_row(name, arms) for name in metrics],
@@ -150,7 +123,7 @@ def _render_arms(arms: Mapping[str, Mapping[str, Any]]) -> str:
         ],
     }
     notes = "" if counts else '<p class="missing">Empty masks were not counted.</p>'
-    return _interval_plots(arms) + as_table("Metrics and empty masks of each arm", columns, groups) + notes + ARMS_NOTE
+    return _interval_plots(arms) + as_table(caption, columns, groups) + notes + ARMS_NOTE
 
 
 def _arm_sizes(summary: Mapping[str, Any]) -> list[str]:
@@ -166,8 +139,10 @@ def _metric_row(metric: str, arms: Mapping[str, Mapping[str, Any]]) -> list[str]
 
 def _metric_cell(summary: Mapping[str, Any], decimals: int) -> str:
     seeds = [value for value in (summary.get("seed_means") or {}).values() if value is not None]
-    several = len(seeds) > 1 and f"seeds {as_number(min(seeds), decimals)} to {as_number(max(seeds), decimals)}"
-    return f"{as_interval(summary, decimals)}<small>{several or 'one seed'}</small>"
+    if len(seeds) < 2:
+        return as_interval(summary, decimals)
+    ends = f"{as_number(min(seeds), decimals)} to {as_number(max(seeds), decimals)}"
+    return f"{as_interval(summary, decimals)}<small>seeds {ends}</small>"
 
 
 def _interval_plots(arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -206,7 +181,7 @@ def _comparison_row(comparison: Mapping[str, Any]) -> list[str]:
     decimals, p_value = decimals_of(comparison.get("metric")), comparison.get("p_value")
     spread, passed = comparison.get("seed_spread"), comparison.get("non_inferior")
     return [
-        _pair(comparison),
+        pair_name(comparison),
         metric_name(comparison.get("metric", "")),
         as_interval(comparison, decimals, "difference"),
         "&lt; 0.001" if p_value is not None and p_value < 0.001 else as_number(p_value),
@@ -237,12 +212,6 @@ def _render_curves(curves: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -
     notes += [f"Not recorded: {', '.join(absent)}."] if absent else []
     notes += [f"0 in all epochs, so not drawn: {', '.join(zero)}."] if zero else []
     return arm_legend(curves) + as_plots(plots) + f'<p class="note">{" ".join(notes)}</p>'
-
-
-def _render_panels(pictures: Sequence[Mapping[str, str]]) -> str:
-    groups = [*PANEL_GROUPS, *dict.fromkeys(one["group"] for one in pictures if one["group"] not in PANEL_GROUPS)]
-    by_group = {group: "".join(one["html"] for one in pictures if one["group"] == group) for group in groups}
-    return "".join(f"<h3>{as_text(group.capitalize())}</h3>{html}" for group, html in by_group.items() if html)
 
 
 def _render_areas(areas: Mapping[str, Mapping[str, Any]]) -> str:
@@ -301,25 +270,11 @@ def _reliability_alt(arm: str, summary: Mapping[str, Any]) -> str:
     return f"Reliability diagram of {arm_style(arm).name}: ECE {as_number(summary.get('ece'))}, {figures}"
 
 
-def _render_failures(failures: Sequence[Mapping[str, Any]]) -> str:
-    rows = [_failure_row(failure) for failure in failures[:MAX_FAILURES]]
-    left = len(failures) - len(rows)
-    note = f'<p class="note">{left} more are in report.json.</p>' if left else ""
-    columns = ["Image", "Arm", "Seed", "Reason"]
-    return as_table(plural(len(failures), "failure"), columns, {"": rows}, "texts") + note
-
-
-def _failure_row(failure: Mapping[str, Any]) -> list[str]:
-    image, seed, reason = (as_text(failure.get(key)) for key in ("case", "seed", "reason"))
-    return [f"<code>{image}</code>", arm_name(failure.get("arm", "")), seed, reason]
-
-
 def _render_settings(about: Mapping[str, Any]) -> str:
     rows = [[as_text(name), as_text(value)] for name, value in about.items() if name != "description"]
     return as_table("What was run, and on what", ["Setting", "Value"], {"": rows}, "texts")
 
 
-DESCRIPTION = "How well each network segments the test cases, and how much they differ."
 ARMS_NOTE = """<p class="note">Every case counts. Exactly one mask empty: Dice, IoU and NSD 0, HD95 the diagonal of the
 image. Both empty: Dice, IoU and NSD 1, HD95 0. NSD is the share of edge pixels within the distance in parentheses of
 the other edge. A case's value is its mean over the seeds.</p>"""
@@ -329,18 +284,22 @@ CALIBRATION_NOTE = """<p class="note">A bar a bin of confidence. Below the dashe
 lower plot is each bin's share of the pixels, on a logarithmic axis. ECE here is over all pixels together, in the table
 of the arms the mean over cases.</p>"""
 
+NO_CASES = "The report does not tell its cases apart."
+NO_PICTURES = "The report has no pictures."
+NO_CURVES = "The trainings of these networks left no learning curves here."
+NO_GROUPS = "The datalist has no columns to tell subgroups by."
+
 SECTIONS = (
     Section("arms", "Arms side by side", _render_arms, "No arm was measured."),
-    Section("comparisons", "Comparisons", _render_comparisons, "No two arms were compared."),
-    Section(
-        "curves", "Learning curves", _render_curves, "The trainings of these networks left no learning curves here."
-    ),
-    Section("panels", "Best, median and worst cases", _render_panels, "No cases were drawn."),
+    Section("comparisons", "Comparisons", _render_comparisons, "No two arms were compared, so there is no verdict."),
+    Section("cases", "All cases", render_cases, NO_CASES, pictured=True),
+    Section("picked", "Best, median and worst cases", render_picked, NO_PICTURES, pictured=True),
+    Section("failures", "Failures", render_failures, "No failures are listed.", pictured=True),
+    Section("subgroups", "Subgroups", render_subgroups, NO_GROUPS),
     Section("areas", "Lesion area", _render_areas, "Lesion areas were not recorded."),
     Section("calibration", "Calibration", _render_calibration, "Confidences were not recorded."),
     Section("detection", "Whole images and confidence", render_detection, NO_DETECTION),
-    Section("subgroups", "Subgroups", render_subgroups, "The datalist has no columns to tell subgroups by."),
     Section("probes", "Probes", render_probes, NO_PROBES),
-    Section("failures", "Failures", _render_failures, "No failures are listed."),
+    Section("curves", "Learning curves", _render_curves, NO_CURVES),
     Section("about", "Settings", _render_settings, "No settings were recorded."),
 )

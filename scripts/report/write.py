@@ -1,36 +1,46 @@
 """The report as files: report.html, one page that opens from disk without a network, and report.json beside it.
 
-The page has no script and a policy that forbids the browser to fetch anything. Plots are inline SVG, panels data URIs.
-It follows the reader's light or dark setting, prints, and fits a phone, where tables scroll.
+A policy forbids the browser to fetch anything, and to run any script but the page's own, without which the page is
+whole. Plots are inline SVG, images data URIs. It follows the reader's light or dark setting, prints, and fits a phone,
+where tables scroll.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from ..utils.files import atomic_path
-from .page import PAGE, STYLE, as_text
-from .pictures import embed_panels
-from .sections import SECTIONS, render_lead, render_section, render_verdicts, render_warnings
+from .album import Album
+from .head import render_facts, render_lead, render_verdicts, render_warnings
+from .page import as_text
+from .script import SCRIPT
+from .sections import render_sections
+from .style import PAGE, STYLE
 
+REPORT, PAGE_FILE = "report.json", "report.html"
+FOOTER = """<strong>Not for clinical use.</strong> These are results of a research evaluation on the cases named above.
+All numbers are in report.json beside this file."""
 MAX_BYTES = 4_900_000  # of report.html
 
 
-def write_report(report: Mapping[str, Any], panels: Sequence[Mapping[str, Any]], output_dir: str | Path) -> Path:
+def write_report(report: Mapping[str, Any], output_dir: str | Path) -> Path:
     """Write report.json and report.html, each in one step; returns the path of the page.
 
     Args:
-        report: all parts are optional. title and created are texts. about holds settings by name; its item
-            "description" is printed below the title. warnings is a list of texts. arms, comparisons, subgroups and
-            areas are as evaluation/statistics.py and evaluation/subgroups.py give them. calibration holds
-            `Reliability.summary` by arm. failures are dicts of case, arm, seed and reason. curves holds the columns of
-            history.csv by arm and seed, None where an epoch has no value.
-        panels: dicts of group ("best", "median", "worst"), title, and png, a path. The page says which cannot be read.
+        report: all parts are optional; the page says once which it has not. title and created are texts. about holds
+            settings by name; its item "description" is printed below the title. warnings is a list of texts. data has
+            name and classes, networks is of `describe_networks`, pictures of `draw_pictures`. arms, comparisons,
+            subgroups and areas are as evaluation/statistics.py and evaluation/subgroups.py give them. calibration holds
+            `Reliability.summary` by arm. cases are of `list_cases`, picked dicts of group and case. failures are dicts
+            of case, arm, seed and reason. curves holds the columns of history.csv by arm and seed, None where an epoch
+            has no value.
         output_dir: made when it is not there.
 
     Raises:
@@ -38,11 +48,11 @@ def write_report(report: Mapping[str, Any], panels: Sequence[Mapping[str, Any]],
     """
     report, output_dir = _plain(report), Path(output_dir)
     text = json.dumps(report, allow_nan=False, ensure_ascii=False, indent=1)
-    page = render_page(report, panels)
-    for name, content in (("report.json", text + "\n"), ("report.html", page)):
+    page = render_page(report)
+    for name, content in ((REPORT, text + "\n"), (PAGE_FILE, page)):
         with atomic_path(output_dir / name) as partial:
             partial.write_text(content, encoding="utf-8")
-    return output_dir / "report.html"
+    return output_dir / PAGE_FILE
 
 
 def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,19 +80,30 @@ def _numbers(value: Any, name: str) -> Iterable[tuple[str, float]]:
         yield from _numbers(item, f"{name}::{key}")
 
 
-def render_page(report: Mapping[str, Any], panels: Sequence[Mapping[str, Any]]) -> str:
-    """The page as HTML; see `write_report`. Panels share the bytes that the rest leaves of MAX_BYTES."""
-    parts = {section.key: render_section(section, report.get(section.key)) for section in SECTIONS}
-    head = {
-        "title": as_text(report.get("title") or "Evaluation"),
-        "style": STYLE,
-        "lead": render_lead(report),
-        "warnings": render_warnings(report.get("warnings")),
-        "verdicts": render_verdicts(report.get("comparisons") or []),
-        "links": "".join(f'<a href="#{section.key}">{section.title}</a>' for section in SECTIONS),
-    }
-    used = len("".join([*head.values(), *parts.values()]).encode()) + len(PAGE)
-    pictures = embed_panels(panels, MAX_BYTES - used)
-    panels_section = next(section for section in SECTIONS if section.key == "panels")
-    parts["panels"] = render_section(panels_section, pictures)
-    return Template(PAGE).substitute(head, sections="".join(parts.values()))
+def render_page(report: Mapping[str, Any]) -> str:
+    """The page as HTML; see `write_report`. Of pictures that do not fit into MAX_BYTES the last are left out."""
+    album = Album(report)
+    page = _render(report, album)
+    while (excess := len(page.encode()) - MAX_BYTES) > 0 and album.pictures:
+        album = Album(report, album.num_left(excess))
+        page = _render(report, album)
+    return page
+
+
+def _render(report: Mapping[str, Any], album: Album) -> str:
+    links, sections = render_sections(report, album)
+    return Template(PAGE).substitute(
+        title=as_text(report.get("title") or "Evaluation"),
+        style=STYLE,
+        lead=render_lead(report),
+        facts=render_facts(report),
+        warnings=render_warnings(report.get("warnings")),
+        verdicts=render_verdicts(report.get("comparisons") or []),
+        links=links,
+        sections=sections,
+        store=album.store(),
+        cards=album.cards(),
+        script=SCRIPT,
+        script_source=f"'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'",
+        footer=FOOTER,
+    )

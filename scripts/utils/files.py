@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import json
 import os
 import re
 import shutil
@@ -47,6 +48,11 @@ class WriteError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+def bundle_version() -> str:
+    """The version in configs/metadata.json."""
+    return json.loads((CONFIGS / "metadata.json").read_text(encoding="utf-8"))["version"]
 
 
 @contextmanager

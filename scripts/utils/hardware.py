@@ -11,7 +11,6 @@ from functools import wraps
 from typing import TypeVar
 
 import torch
-from monai.inferers import SimpleInferer
 from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -86,21 +85,22 @@ def full_precision(function: Function) -> Function:
     return run
 
 
-class PrecisionInferer(SimpleInferer):
-    """Runs a network on a whole batch in the hardware's precision.
+class PrecisionInferer:
+    """Runs a network on a whole batch in the hardware's precision: MONAI's SimpleInferer under autocast.
+
+    It does not derive from it, so that programs that compute on this hardware need not import MONAI.
 
     Args:
         hardware: gives the autocast context.
     """
 
     def __init__(self, hardware: Hardware) -> None:
-        super().__init__()
         self.hardware = hardware
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args, **kwargs):
         """What `network(inputs)` returns."""
         with self.hardware.autocast():
-            return super().__call__(inputs, network, *args, **kwargs)
+            return network(inputs, *args, **kwargs)
 
 
 def pick_device(gpu_ids: Sequence[int]) -> torch.device:

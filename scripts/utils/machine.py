@@ -28,6 +28,7 @@ PACKAGES = (
 )
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 DIRTY = "-dirty"
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container; "max" where it has none
 FOLDERS = re.compile(r"(?<![\w.~])~?/(?:[^\s/:;,'\"()]+/)+")
 
 
@@ -55,6 +56,16 @@ def describe_machine(threads: int | None = None) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.system(),
     }
+
+
+def total_memory() -> int | None:
+    """Bytes of memory that this machine, or the container on it, has; None where the system does not say."""
+    try:
+        installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
+        return None
+    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else ""
+    return min(installed, int(limit)) if limit.isdecimal() else installed
 
 
 def list_versions() -> dict[str, str | None]:

@@ -31,6 +31,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def plural(number: int, noun: str) -> str:
+    """Such as "1 case" or "2 cases"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def tell(message: str) -> None:
     """Print a message, and keep it in the log; see `printable` for its lines."""
     SCREEN.info("\n".join(map(printable, message.split("\n"))))

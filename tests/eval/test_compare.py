@@ -37,7 +37,7 @@ def test_both_students_are_trained_with_every_seed_and_reported(arguments, train
     assert set(report["curves"]["student"]) == {"0", "1"}
     assert report["about"]["student, seed 1"].startswith("best_epoch001")
     assert str(tmp_path) not in json.dumps(report["about"])
-    assert "<img" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "report.html").read_text().count("data:image/jpeg") == NUM_TEST
     assert [pair for pair in ("Student: ", "Control: ") if pair not in caplog.text] == []
     assert f"report: {tmp_path / 'out' / 'report.html'}" in caplog.text
 

@@ -164,6 +164,8 @@ def test_validation_list_is_looked_at_and_the_decision_kept(arguments, tmp_path,
     assert {arm["num_cases"] for arm in report["arms"].values()} == {2}
     assert report["about"]["description"].startswith(answer["decision"].upper())
     assert list(report["probes"]["rows"][-1]["arms"]) == ["teacher"]
+    assert set(report["pictures"]["seeds"]) == {"teacher", "control"}
+    assert (tmp_path / "out" / "report.html").read_text().count("data:image/jpeg") == 2
 
 
 @pytest.mark.parametrize(

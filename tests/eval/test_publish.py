@@ -31,7 +31,8 @@ def comparison(tmp_path):
     (folder / "comparison.json").write_text(
         json.dumps({"arms": {"student": {"0": {"checkpoint": str(tmp_path / "best.pt")}}}})
     )
-    (folder / "report.json").write_text(json.dumps({"arms": {"student": {"metrics": METRICS}}}))
+    report = {"arms": {"student": {"metrics": METRICS}}, "pictures": {"cases": {"a": {"image": "data:image/jpeg;"}}}}
+    (folder / "report.json").write_text(json.dumps(report))
     return folder
 
 
@@ -64,6 +65,7 @@ def test_metadata_repeat_the_results_of_the_shared_seed(arguments, tmp_path):
     assert main(arguments) == 0
     results = json.loads((tmp_path / "bundle" / "eval" / "results" / "busbra.json").read_text())
     metadata = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
+    assert "pictures" not in results
     assert metadata["eval_metrics"] == eval_metrics(results["arms"], 0) == {"mean_dice": 0.8123, "mean_hd95": 12.0}
     name, metrics = find_results(tmp_path / "bundle", metadata["eval_metrics"])
     assert name == "busbra"

@@ -55,7 +55,7 @@ def test_nothing_is_added_where_every_image_has_a_lesion():
     assert "lesion_free" not in report["arms"]["student"]
     assert [name for name in report["arms"]["student"]["metrics"] if name.endswith(WITH_LESION)] == []
     assert "without_lesion" not in report["areas"]["student"]
-    assert "left empty" not in summary_text(report, "r.html") + render_page(report, [])
+    assert "left empty" not in summary_text(report, "r.html") + render_page(report)
 
 
 def test_list_of_lesion_free_images_alone_has_counts_and_no_dice_of_lesions():
@@ -79,7 +79,7 @@ def test_report_card_and_results_show_both(measured):
     assert "Dice (images with a lesion)" in printed
     assert "lesion-free images left empty  3 of 3" in printed
     assert "2 of 3" in printed
-    page = render_page(report, [])
+    page = render_page(report)
     assert "Lesion-free images left empty" in page
     assert "Dice (images with a lesion)" in page
     assert "3 images without a lesion left out." in page

@@ -54,7 +54,7 @@ def test_tables_of_earlier_versions_lack_what_they_lack(missing):
     part = report["detection"]["student"]
     assert (part["risk"] is None) is (missing == "confidence")
     assert (part["images"]["auc"] is None) is (missing == "presence")
-    assert 'id="detection"' in render_page(report, [])
+    assert 'id="detection"' in render_page(report)
 
 
 def test_presence_is_no_subgroup():

@@ -175,5 +175,19 @@ def test_best_median_and_worst_cases_are_drawn_once_each():
         ("worst", 1),
         ("worst", 2),
     ]
-    assert picked[0].title == "9.png: student Dice 0.900"
+    assert picked[0].case == "9.png"
     assert [(one.group, one.index) for one in pick_cases(rows[:2])] == [("worst", 0), ("worst", 1)]
+
+
+def test_cases_are_told_one_by_one_with_means_over_the_seeds():
+    rows = [{**one, "side": "lr"[int(one["case"][:-4]) % 2]} for one in three_arms()]
+    rows[0]["dice"], rows[12]["dice"] = 0.25, 0.45  # case 0 of the student, both seeds
+    report = compile_report(rows, {}, "A")
+    assert [case["case"] for case in report["cases"]] == [f"{case}.png" for case in range(12)]
+    first, second, *_ = report["cases"]
+    assert list(first["dice"]) == ["teacher", "control", "student"]
+    assert first["dice"] == {"teacher": 0.855, "control": 0.705, "student": 0.35}
+    assert first["hd95"]["student"] == 3.0
+    assert (first["failed"], second["failed"]) == (["student"], [])
+    assert (first["columns"], first["label_area"], second["patient"]) == ({"side": "l"}, 40, 0)
+    assert {"group": "best", "case": "11.png"} in report["picked"]

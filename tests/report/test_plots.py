@@ -3,7 +3,7 @@
 import numpy as np
 
 from scripts.report import sections
-from scripts.report.plots import MANY_POINTS, area_limits, bland_altman_plot, curve_points, interval_plot
+from scripts.report.plots import ARM_STYLES, MANY_POINTS, area_limits, bland_altman_plot, curve_points, interval_plot
 
 
 def test_many_points_are_drawn_as_one_picture():
@@ -22,7 +22,7 @@ def test_plots_take_the_color_of_the_page_and_are_repeatable():
     assert first.startswith("<svg ")
     assert 'aria-label="Dice: &lt;0.8&gt;"' in first
     assert "currentColor" in first
-    assert "#F59E0B".lower() in first.lower()
+    assert ARM_STYLES["student"].color.lower() in first.lower()
     assert "#010203" not in first
 
 

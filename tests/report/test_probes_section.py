@@ -9,7 +9,8 @@ from evaluation.stand_ins import Threshold, cases, make_rows
 from scripts.evaluation.case_table import CaseTable
 from scripts.evaluation.subgroups import LESION_OFFSET, subgroup_table
 from scripts.report.findings import compile_report
-from scripts.report.robustness import describe_cases, merge_probes, render_probes, render_subgroups
+from scripts.report.remake import merge_probes
+from scripts.report.robustness import describe_cases, render_probes, render_subgroups
 from scripts.report.run_evaluation import run_evaluation
 from scripts.report.summary import probe_text
 

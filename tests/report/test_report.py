@@ -1,6 +1,8 @@
 """A report is one page that opens without a network, tells what it has, and says what it has not."""
 
 import base64
+import hashlib
+import io
 import json
 import re
 import shutil
@@ -11,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.data.phantoms import make_phantom
-from scripts.report.panels import draw_panels
+from scripts.report.plots import ARM_STYLES, OTHER_COLOR
 from scripts.report.sections import SECTIONS
 from scripts.report.write import MAX_BYTES, write_report
 
@@ -62,7 +63,7 @@ class Page(HTMLParser):
         self.addresses += [
             value for key, value in attrs if key.split(":")[-1] in ("src", "href", "srcset", "action", "poster")
         ]
-        if tag in ("img", "svg"):
+        if tag in ("img", "svg") and "aria-hidden" not in attributes:
             self.images.append(attributes.get("alt") or attributes.get("aria-label"))
 
     def handle_endtag(self, tag):
@@ -216,39 +217,61 @@ def full_report(arms=("teacher", "student")):
             for name in ("bus_0001-r", "bus_0017-l", "bus_0480-l")
         ],
         "curves": {arm: {str(seed): curves(rng, arm) for seed in range(2)} for arm in arms},
+        **case_parts(rng, arms),
     }
 
 
-def drawn_panels(folder):
-    """A panel for best, median and worst as the evaluation draws them."""
-    panels = []
-    for i, group in enumerate(("best", "median", "worst")):
-        image, label = make_phantom(i, size=160)
-        masks = {"label": label, "teacher": np.roll(label, 2, axis=1), "student": np.roll(label, 4 * i + 1, axis=0)}
-        path = draw_panels([{"image": image / 255, **masks, "title": f"bus_{i:04d}-l"}], folder / f"{group}.png")
-        panels.append({"group": group, "title": f"bus_{i:04d}-l, student Dice {0.97 - 0.2 * i:.3f}", "png": path})
-    return panels
+def case_parts(rng, arms, count=12):
+    """What a report tells of its cases one by one; the last case has no picture."""
+    names = ["bus_0001-r", "bus_0017-l", "bus_0480-l", *(f"bus_{i:04d}-s" for i in range(1000, 997 + count))]
+    cases = [
+        {
+            "case": name,
+            "patient": str(i),
+            "columns": {"pathology": "benign" if i % 2 else "malignant"},
+            "label_area": 100 + i,
+            "failed": ["student"] if i < 3 else [],
+            "dice": {arm: float(0.3 * (i > 2) + 0.05 * i + 0.01 * rng.random()) for arm in arms},
+            "hd95": dict.fromkeys(arms, 20.0 - i),
+        }
+        for i, name in enumerate(names)
+    ]
+    pictures = {name: picture(60, 40, arms) for name in names[:-1]}
+    return {
+        "data": {"name": "busbra", "classes": ["lesion"]},
+        "networks": {
+            "device": "a processor, 2 threads",
+            "arms": {
+                arm: {"network": arm.upper(), "img_size": 224, "parameters": 93_700_000, "seconds": 1.25}
+                for arm in arms
+            }
+            | {"student": {"network": "TinyUSFM", "img_size": 224, "parameters": 6_179_073, "seconds": 0.028}},
+        },
+        "cases": cases,
+        "picked": [
+            {"group": group, "case": names[i]} for group, i in (("worst", 0), ("best", count - 2), ("median", 5))
+        ],
+        "pictures": {"seeds": dict.fromkeys(arms, 0), "classes": ["lesion"], "cases": pictures},
+    }
 
 
-def noise_panels(folder, count, size=(1000, 400)):
-    """Pictures that compress badly."""
-    rng, panels = np.random.default_rng(2), []
-    for i in range(count):
-        path = folder / f"noise_{i}.png"
-        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path, compress_level=1)
-        panels.append({"group": "worst", "title": f"case {i}", "png": path})
-    return panels
+def picture(width, height, arms):
+    """A case's picture with an outline of each arm and of the ground truth, as `draw_pictures` makes it."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)).save(file, "JPEG")
+    data = base64.b64encode(file.getvalue()).decode()
+    lines = {source: [f"M{i} 2 20 2 20 9 2 9Z"] for i, source in enumerate(("label", *arms))}
+    return {"image": f"data:image/jpeg;base64,{data}", "size": [width, height], "outlines": lines}
 
 
-def page_of(report, folder, panels=()):
-    return write_report(report, panels, folder).read_text(encoding="utf-8")
+def page_of(report, folder):
+    return write_report(report, folder).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A full report of three arms with panels."""
-    folder = tmp_path_factory.mktemp("report")
-    return write_report(full_report(("teacher", "control", "student")), drawn_panels(folder / "panels"), folder / "out")
+    """A full report of three arms with pictures."""
+    return write_report(full_report(("teacher", "control", "student")), tmp_path_factory.mktemp("report") / "out")
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +299,16 @@ def test_page_is_well_formed_with_unique_ids_and_described_images(page):
 def test_nothing_is_fetched(page):
     parsed = Page(page)
     assert all(address.startswith(("#", "data:image/")) for address in parsed.addresses)
-    assert not re.search(r"https?:|@import|url\((?!#)|<script|<link|<iframe", page)
+    assert not re.search(r"https?:|@import|url\((?!#)|<link|<iframe|<script ", page)
     assert "default-src 'none'" in page
+
+
+def test_the_pages_own_script_is_the_only_one_that_may_run(page):
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert not re.search(r"fetch\(|XMLHttp|import\(|eval\(|innerHTML| on[a-z]+=", page)
+    assert len(script) < 5000
 
 
 def test_links_lead_to_sections(page):
@@ -302,6 +333,8 @@ def test_every_section_shows_its_data(page):
         "temperature",
         "malignant",
         "292 cases · 178 patients",
+        "images of 224 × 224 pixels",
+        "Metrics and empty masks of 292 cases, 178 patients, 2 seeds",
         "0 in all epochs, so not drawn: feature term.",
         "150 of 180",
         "<td>0.123</td>",
@@ -349,11 +382,14 @@ def test_texts_are_escaped(tmp_path):
         "areas": {evil: {"unit": evil, "bias": 0.0, "low": -1.0, "high": 1.0, "points": [[1.0, 0.0]], "cases": [evil]}},
         "failures": [{"case": evil, "arm": evil, "seed": evil, "reason": evil}],
         "curves": {evil: {evil: {"task": [1.0, 0.5]}}},
+        "data": {"name": evil, "classes": [evil]},
+        "networks": {"device": evil, "arms": {evil: {"network": evil, "img_size": evil, "seconds": 1.0}}},
+        "cases": [{"case": evil, "patient": evil, "columns": {evil: evil}, "dice": {evil: 0.5, "b": 0.4}}],
+        "picked": [{"group": evil, "case": evil}],
+        "pictures": {"seeds": {evil: 0}, "classes": [evil], "cases": {evil: picture(9, 9, [evil])}},
     }
-    folder = tmp_path / "panels"
-    panels = [{**panel, "group": evil, "title": evil} for panel in noise_panels(tmp_path, 1, (8, 8))]
-    text = page_of(report, folder, [*panels, {"group": evil, "title": evil, "png": tmp_path / "missing.png"}])
-    assert "<script" not in text.lower()
+    text = page_of(report, tmp_path)
+    assert text.lower().count("<script") == 1
     assert "&lt;script&gt;" in text
     assert Page(text).wrong == []
 
@@ -386,13 +422,13 @@ def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path, value):
     with pytest.raises(
         ValueError, match=r"report::arms::student::metrics::dice::low is (nan|inf), expected a finite number"
     ):
-        write_report(report, [], tmp_path / "out")
+        write_report(report, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_json_does_not_know_is_refused(tmp_path):
     with pytest.raises(ValueError, match="of type set, expected what JSON knows"):
-        write_report({"warnings": {1, 2}}, [], tmp_path)
+        write_report({"warnings": {1, 2}}, tmp_path)
 
 
 def test_an_empty_report_says_what_is_missing(tmp_path):
@@ -404,7 +440,7 @@ def test_an_empty_report_says_what_is_missing(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text()) == {}
 
 
-@pytest.mark.parametrize("key", [key for key in full_report() if key not in ("title", "created", "warnings")])
+@pytest.mark.parametrize("key", [section.key for section in SECTIONS])
 def test_each_section_may_be_missing_or_empty(tmp_path, key):
     report = full_report(("student",))
     del report[key]
@@ -432,7 +468,7 @@ def test_half_missing_parts_leave_the_rest(tmp_path):
 
 
 def test_verdicts_of_two_arms_stand_together(page):
-    cards = re.findall(r"<div><dt>.*?</div>", page)
+    cards = re.findall(r"<div><dt>.*?</div>", page[page.index('class="verdicts"') :])
     assert len(cards) == 2
     assert [card.count("<dd>") for card in cards] == [2, 1]
     assert cards[0].index("Dice") < cards[0].index("HD95 (pixels)")
@@ -450,9 +486,10 @@ def test_one_seed_says_that_the_spread_is_unknown(tmp_path):
     text = page_of(
         {"arms": arms, "comparisons": [comparison("student", "control", "noise", seed_spread=None)]}, tmp_path
     )
-    assert "<b>0.800</b><small>one seed</small>" in text
+    assert "<td><b>0.800</b></td>" in text
     assert "<td>unknown</td>" in text
-    assert "1 case, 1 patient, 1 seed" in text
+    assert len(re.findall(r">[^<]*1 seed", text)) == 1
+    assert "Metrics and empty masks of 1 case, 1 patient, 1 seed" in text
     assert "Empty masks were not counted." in text
 
 
@@ -464,29 +501,130 @@ def test_long_lists_of_failures_are_cut_and_counted(tmp_path):
     assert "800 more are in report.json." in text
 
 
-def test_small_panels_are_embedded_as_they_are(written, page):
-    for group in ("best", "median", "worst"):
-        data = (written.parent.parent / "panels" / f"{group}.png").read_bytes()
-        assert base64.b64encode(data).decode() in page
-    assert page.index("<h3>Best") < page.index("<h3>Median") < page.index("<h3>Worst")
-    assert "Recompressed" not in page
+def test_first_screen_says_what_is_kept_in_plain_words(page):
+    head = page[: page.index("<main>")]
+    assert "The student keeps <b>97.7 %</b> of the teacher’s Dice at <b>1/15</b> of its parameters." in head
+    facts = re.sub(r"<[^>]+>", " ", head[head.index('<dl class="facts">') :])
+    for text in ("busbra", "Student   TinyUSFM", "6.2 M", "93.7 M", "28 ms", "1.2 s", "a processor, 2 threads"):
+        assert text in facts, text
 
 
-def test_large_panels_are_recompressed_to_fit_with_a_note(tmp_path):
-    panels = noise_panels(tmp_path, 8)
-    text = page_of(full_report(), tmp_path, panels)
-    assert sum(panel["png"].stat().st_size for panel in panels) > 9e6
-    assert 2e6 < len(text.encode()) <= MAX_BYTES < 5e6
-    assert text.count("data:image/jpeg") == 8
-    assert text.count("Recompressed to keep the report below 5 MB.") == 8
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda arms: arms["teacher"].update(parameters=None), "of the teacher’s Dice."),
+        (lambda arms: arms["teacher"].update(parameters=9_600_000), "at <b>64 %</b> of its parameters"),
+        (lambda arms: arms["student"].update(seconds=None), "<b>1.2 s</b>"),
+    ],
+)
+def test_what_is_not_known_is_not_on_the_first_screen(tmp_path, change, said):
+    report = full_report()
+    change(report["networks"]["arms"])
+    head = page_of(report, tmp_path).partition("<main>")[0]
+    assert said in head
+    assert "None" not in head
 
 
-def test_panels_that_cannot_be_read_are_named(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
-    panels = [{"group": "best", "title": name, "png": tmp_path / name} for name in ("none.png", "text.png")]
-    text = page_of({}, tmp_path / "out", panels)
-    assert "none.png is not there; draw it again." in text
-    assert "text.png is no PNG that can be read; draw it again." in text
+def test_a_report_without_a_teacher_says_what_it_is_about(tmp_path):
+    head = page_of(full_report(("student",)), tmp_path).partition("<main>")[0]
+    assert '<p class="lead">292 test images that no training has seen.</p>' in head
+    assert "keeps" not in head
+
+
+def test_sections_that_miss_are_named_once_together(tmp_path):
+    report = full_report()
+    del report["probes"], report["curves"]
+    text = page_of(report, tmp_path)
+    listed = re.search(r'<section id="missing".*?</section>', text, re.DOTALL)[0]
+    assert "<b>Probes</b>" in listed
+    assert "<b>Learning curves</b>" in listed
+    assert listed.count("<li>") == 2
+    assert 'href="#probes"' not in text
+
+
+def test_every_case_has_a_row_from_the_worst_to_the_best(page):
+    rows = re.findall(r'<tr id="row-(\d+)" data-dice="([\d.]+)"', page)
+    assert [int(number) for number, _ in rows] == list(range(12))
+    assert [float(dice) for _, dice in rows] == sorted(float(dice) for _, dice in rows)
+    assert page.count('data-failed="1"') == 3
+
+
+def test_points_rows_and_failures_lead_to_a_case_and_back(page):
+    parsed = Page(page)
+    links = [address for address in parsed.addresses if address.startswith("#case-")]
+    assert {*links} == {f"#case-{i}" for i in range(11)}
+    scatter = re.search(r'<svg[^>]*aria-label="Dice of student over teacher.*?</svg>', page, re.DOTALL)[0]
+    assert len(re.findall(r'<a href="#(?:case|row)-\d+" tabindex="-1" aria-label="bus', scatter)) == 12
+    assert 'href="#row-11"' in scatter  # it has no picture
+    bars = re.findall(r'<a href="#row-(\d+)" data-low="([\d.]+)" data-high="[\d.]+" aria-label="Dice', page)
+    dice = [float(value) for value in re.findall(r'data-dice="([\d.]+)"', page)]
+    assert len(bars) > 3
+    for row, low in bars:
+        assert dice[int(row)] >= float(low)
+        assert int(row) == 0 or dice[int(row) - 1] < float(low)
+    card = re.search(r'<article class="case" id="case-4".*?</article>', page, re.DOTALL)[0]
+    assert re.findall(r'href="(#[cr]\w+-\d+)"', card) == ["#case-3", "#case-5", "#row-4"]
+    assert card.count("<figure") == 4  # the image, teacher, control, student
+    failures = re.search(r'<section id="failures".*?</section>', page, re.DOTALL)[0]
+    assert failures.count('class="thumb"') == 3
+
+
+def test_images_and_outlines_are_stored_once(page):
+    assert page.count("data:image/jpeg") == 11
+    assert page.count('<path id="o') == 11 * 4
+    used = {*re.findall(r'<use href="#([io]\d[\w-]*)"', page)}
+    assert used == {*re.findall(r'<(?:image|path) id="([io]\d[\w-]*)"', page)}
+
+
+def test_masks_of_another_seed_are_not_shown_as_the_failure(tmp_path):
+    report = full_report()
+    report["failures"][0]["seed"] = 1
+    failures = re.search(r'<section id="failures".*?</section>', page_of(report, tmp_path), re.DOTALL)[0]
+    assert failures.count('class="thumb"') == 2
+
+
+def test_classes_have_colors_and_names_of_their_own(tmp_path):
+    report = full_report()
+    report["pictures"]["classes"] = ["nerve"]
+    for one in report["pictures"]["cases"].values():
+        one["outlines"] = {source: [*lines, "M0 0 1 0 1 1Z"] for source, lines in one["outlines"].items()}
+    picked = re.search(r'<section id="picked".*?</section>', page_of(report, tmp_path), re.DOTALL)[0]
+    assert "nerve" in picked
+    assert "class 2" in picked
+    assert len({*re.findall(r'stroke="(#\w+)"', picked)}) == 2
+
+
+def test_pictures_that_do_not_fit_are_left_out_from_the_last_and_counted(tmp_path):
+    report = full_report()
+    report |= case_parts(np.random.default_rng(0), ("teacher", "student"), 400)
+    first, *_ = names = list(report["pictures"]["cases"])
+    for name in names:
+        report["pictures"]["cases"][name] = picture(160, 120, ("teacher", "student"))
+    text = page_of(report, tmp_path)
+    left = text.count("data:image/jpeg")
+    assert len(text.encode()) <= MAX_BYTES
+    assert 50 < left < 399
+    assert f"{left} cases have a picture, as many as a page of 5 MB holds" in text
+    assert f">{first}</a>" in text
+    assert Page(text).wrong == []
+
+
+def contrast(first, second):
+    """WCAG 2.2, of two colors such as #ffffff."""
+
+    def luminance(color):
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("color", [*(style.color for style in ARM_STYLES.values()), OTHER_COLOR])
+@pytest.mark.parametrize("page_color", ["#ffffff", "#f5f7f9", "#14181c", "#1c2126"])
+def test_colors_of_arms_stand_out_in_light_and_dark(color, page_color):
+    assert contrast(color, page_color) >= 3
 
 
 @pytest.fixture(scope="module")
@@ -518,9 +656,30 @@ def test_browser_shows_the_page(browse, written, tmp_path, width):
 def test_browser_finds_the_sections(browse, written):
     parsed = Page(browse(written, "--dump-dom"))
     assert {section.key for section in SECTIONS} <= set(parsed.ids)
-    assert parsed.tags.count("svg") == 14
-    assert parsed.tags.count("img") == 3
-    assert parsed.tags.count("table") == 9
+    assert parsed.tags.count("article") == parsed.tags.count("image") == 11
+    assert ">12 of 12 cases shown</output>" in browse(written, "--dump-dom")
+
+
+def test_browser_sorts_and_filters_the_table(browse, written, tmp_path):
+    """By clicks, which a script in the place of the page's policy makes."""
+    clicks = """<script>
+      document.querySelectorAll("#cases thead button")[0].click();
+      document.querySelectorAll("#cases thead button")[0].click();
+      const form = document.querySelector(".filters");
+      form.querySelector("input").value = "malig 0";
+      form.dispatchEvent(new Event("input"));
+    </script></body>"""
+    text = re.sub(r"<meta http-equiv=.*?>", "", written.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "clicked.html").write_text(text.replace("</body>", clicks), encoding="utf-8")
+    table = re.search(
+        r'<table class="numbers"><caption>All cases.*?</table>',
+        browse(tmp_path / "clicked.html", "--dump-dom"),
+        re.DOTALL,
+    )[0]
+    names = re.findall(r'<tr id="row-\d+"[^>]*?(hidden="")?><th scope="row"><a[^>]*>(bus[^<]*)', table)
+    assert [name for _, name in names] == sorted((name for _, name in names), reverse=True)
+    assert 0 < sum(not hidden for hidden, _ in names) < len(names)
+    assert 'aria-sort="descending"' in table
 
 
 def test_further_terms_of_the_loss_have_a_curve_of_their_own(tmp_path):

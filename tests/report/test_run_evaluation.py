@@ -272,3 +272,35 @@ def test_real_images_through_the_bundles_own_loading(tmp_path):
     assert 0 < summary["student"]["dice"] < 1
     assert [row["patient"] for row in rows(tmp_path)] == [str(entry["patient"]) for entry in entries]
     assert np.isfinite([float(row["hd95"]) for row in rows(tmp_path)]).all()
+
+
+def test_report_holds_networks_data_and_pictures_of_its_cases(tmp_path):
+    networks = {"student": nn.Conv2d(1, 1, 3, padding=1), "teacher": Teacher()}
+    with torch.no_grad():
+        networks["student"].weight.zero_()
+        networks["student"].weight[0, 0, 1, 1] = 1
+        networks["student"].bias.fill_(-0.5)  # bright pixels
+    run_evaluation(
+        cases(3), networks, tmp_path, 2, img_size=64, num_panels=0, class_names=["lesion"], data_name="phantoms"
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["title"] == "Evaluation on phantoms"
+    assert report["data"] == {"name": "phantoms", "classes": ["lesion"]}
+    described = report["networks"]["arms"]
+    assert (described["student"]["network"], described["student"]["parameters"]) == ("Conv2d", 10)
+    assert described["teacher"]["parameters"] is None  # it has none
+    assert described["student"]["seconds"] > 0
+    assert [case["case"] for case in report["cases"]] == ["images/0.png", "images/1.png", "images/2.png"]
+    assert set(report["pictures"]["cases"]) == {"images/0.png", "images/1.png", "images/2.png"}
+    shown = report["pictures"]["cases"]["images/1.png"]
+    assert shown["size"] == [72, 48]
+    assert shown["outlines"]["label"] == ["M15 8 45 8 45 24 15 24Z"]
+    assert set(shown["outlines"]) == {"label", "teacher", "student"}
+    assert "data:image/jpeg" in (tmp_path / "report.html").read_text()
+
+
+def test_outputs_that_come_from_a_cache_are_not_timed(tmp_path):
+    network = Threshold()
+    network.reads_views = True
+    run_evaluation(cases(1), {"teacher": network}, tmp_path, 2, img_size=32, num_panels=0)
+    assert json.loads((tmp_path / "report.json").read_text())["networks"]["arms"]["teacher"]["seconds"] is None
