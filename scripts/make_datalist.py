@@ -48,11 +48,11 @@ from .data.lesion_free import (
     place_of_folder,
     relative_path,
 )
-from .data.look_alikes import look_alikes
+from .data.look_alikes import alike_in_lists, describe_group, is_across, look_alikes
 from .data.mask_files import Examined, clean_mask, examine, parse_colors, read_masks
 from .data.notes import alike_notes, passed_over_notes, patient_notes, some
 from .data.prior import position_notes
-from .data.splits import LISTS, TRAINED_ON, check_patients, identical_files, split_by_patient
+from .data.splits import LISTS, check_patients, identical_files, split_by_patient
 from .data.unlabeled_lists import add_options, changed_datalist, find_unlabeled
 from .run.errors import run_program
 from .utils.files import atomic_path
@@ -112,11 +112,7 @@ def _check(datalist: Path, dataset_dir: Path) -> list[str]:
     """That no two lists of a datalist hold images that look alike, a ValueError where they do; where lesions lie."""
     content = read_datalist(datalist)
     lists = {split: load_list(content, split, datalist, dataset_dir) for split in LISTS}
-    places = [(item["image"], split) for split, items in lists.items() for item in items]
-    groups = [[places[index] for index in group] for group in look_alikes([image for image, _ in places])]
-    lists_of = [{split for _, split in group} for group in groups]
-    named = [" = ".join(f"{image} ({split})" for image, split in group) for group in groups]
-    across = [name for name, names in zip(named, lists_of) if len(names) > 1 and names != TRAINED_ON]
+    across = [describe_group(group) for group in alike_in_lists(lists) if is_across(group)]
     if across:
         raise ValueError(
             f"{datalist} has images that look alike in two lists (groups: {len(across)}): {some(across, '; ')}; move "

@@ -9,6 +9,8 @@ import numpy as np
 from .refusals import Refused
 
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners deliver
+MIN_GRAYS = 9  # different values in an image; a mask has fewer
+BLUR = 8 / 255  # how far from black and white the compression of a mask moves its values
 WHOLE = 1e-3  # how far from a whole number a float may lie that was one
 
 
@@ -41,6 +43,13 @@ def unit_range(pixels: np.ndarray, window: Sequence[float] | None = None) -> np.
     return np.clip((pixels.astype(np.float64) - low) / ((high - low) or 1), 0, 1)
 
 
+def has_known_white(pixels: np.ndarray) -> bool:
+    """Whether `unit_range` scales finite pixels by the first two of its rules, and does not stretch them."""
+    low, high = float(pixels.min()), float(pixels.max())
+    in_unit = pixels.dtype.kind == "f" and low >= 0 and high <= 1
+    return in_unit or (low > -WHOLE and high < 65535 + WHOLE and _is_whole(pixels))
+
+
 def full_scale(largest: int) -> int:
     """White, for values up to `largest`, which is at most 65535: 255, 1023, 4095, 16383 or 65535."""
     return next(2**bits - 1 for bits in DEPTHS if largest < 2**bits)
@@ -48,3 +57,15 @@ def full_scale(largest: int) -> int:
 
 def _is_whole(pixels: np.ndarray) -> bool:
     return pixels.dtype.kind in "ui" or bool((np.abs(pixels - np.rint(pixels)) < WHOLE).all())
+
+
+def looks_like_mask(pixels: np.ndarray) -> bool:
+    """Whether gray values in [0, 1] are those of a label image.
+
+    A label image has fewer than MIN_GRAYS values. One that a compression has blurred has more, but 99 % of its pixels
+    are near black or white, and some are near white.
+    """
+    if len(np.unique(pixels)) < MIN_GRAYS:
+        return True
+    white = float((pixels > 1 - BLUR).mean())
+    return white > 0.002 and white + float((pixels < BLUR).mean()) > 0.99

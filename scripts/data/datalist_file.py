@@ -42,13 +42,26 @@ def read_datalist(path: Path) -> dict[str, Any]:
 
 def load_list(content: dict[str, Any], split: str, datalist: Path, dataset_dir: Path) -> list[dict]:
     """One list of a datalist, with absolute paths. A missing list is empty."""
-    items = content.get(split, [])
-    for number, item in enumerate(items):
-        place = f"item {number} of {split} in {datalist}"
-        _check_item(item, place, label_required=split not in ("test", UNLABELED))
-        if split == UNLABELED and "label" in item and not isinstance(item, str):
-            raise ValueError(f"{place} has a label, got {item!r}; take the label out, or move the item to training.")
-    return [_with_paths({"image": item} if isinstance(item, str) else item, dataset_dir) for item in items]
+    items = enumerate(content.get(split, []))
+    return [load_item(item, f"item {number} of {split} in {datalist}", split, dataset_dir) for number, item in items]
+
+
+def load_item(item: Any, place: str, split: str, dataset_dir: Path) -> dict:
+    """An item of a list, with absolute paths.
+
+    Args:
+        item: as the datalist has it.
+        place: where it stands, for messages.
+        split: name of its list.
+        dataset_dir: that its paths are relative to.
+
+    Raises:
+        ValueError: it lacks a path, or has one too many.
+    """
+    _check_item(item, place, label_required=split not in ("test", UNLABELED))
+    if split == UNLABELED and "label" in item and not isinstance(item, str):
+        raise ValueError(f"{place} has a label, got {item!r}; take the label out, or move the item to training.")
+    return _with_paths({"image": item} if isinstance(item, str) else item, dataset_dir)
 
 
 def _check_item(item: Any, place: str, label_required: bool) -> None:

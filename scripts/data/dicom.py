@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from monai.utils import MetaKeys, SpaceKeys
 
 from .brightness import unit_range
-from .geometry import FRAME_TIME, SHAPE, SPACING
+from .geometry import AFFINE, FRAME_TIME, ORIGINAL_AFFINE, RAS, SHAPE, SPACE, SPACING, SPATIAL_SHAPE
 from .refusals import Refused, check_pixel_count
 from .regions import REGIONS, TISSUE, calibrated_regions, pixel_spacing, tissue_box
 
@@ -156,10 +155,10 @@ def _meta(dataset: Dataset) -> dict[str, Any]:
         FRAME_TIME: time,
     }
     return {
-        MetaKeys.AFFINE: affine.copy(),
-        MetaKeys.ORIGINAL_AFFINE: affine,
-        MetaKeys.SPACE: SpaceKeys.RAS,
-        MetaKeys.SPATIAL_SHAPE: np.asarray((*shape, frames)),
+        AFFINE: affine.copy(),
+        ORIGINAL_AFFINE: affine,
+        SPACE: RAS,
+        SPATIAL_SHAPE: np.asarray((*shape, frames)),
         SHAPE: np.asarray(shape if frames == 1 else (*shape, frames)),
         **{key: value for key, value in details.items() if value is not None},
     }

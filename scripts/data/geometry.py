@@ -20,6 +20,9 @@ ORIENTED = "oriented"  # in the metadata: true where the file says how its axes 
 SHAPE = "original_shape"  # in the metadata: of the stored array, without colors
 FRAME_TIME = "frame_time_ms"  # in the metadata: how long a frame lasts, where it is known
 SPACING = "spacing_mm"  # in the metadata: width and height of a pixel, where they are known
+# MONAI's MetaKeys as texts, and its SpaceKeys.RAS: whoever imports them imports all of MONAI
+AFFINE, ORIGINAL_AFFINE, SPATIAL_SHAPE = "affine", "original_affine", "spatial_shape"
+CHANNEL_DIM, NO_CHANNEL, SPACE, RAS = "original_channel_dim", "no_channel", "space", "RAS"
 TOLERANCE = 0.5  # pixels by which the corners of an image and its label may differ
 
 

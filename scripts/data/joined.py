@@ -17,18 +17,10 @@ import numpy as np
 
 from .datalist_file import class_names, load_list, read_datalist
 from .lesion_free import FLAG, NOTHING, black_mask, mask_paths, relative_path
+from .look_alikes import describe_group, is_across
 from .mask_files import Examined, check_places, clean_mask, examine
 from .notes import some
-from .splits import (
-    LISTS,
-    SPLITS,
-    TRAINED_ON,
-    UNLABELED,
-    check_listed_once,
-    check_patients,
-    map_in_threads,
-    split_by_patient,
-)
+from .splits import LISTS, SPLITS, UNLABELED, check_listed_once, check_patients, map_in_threads, split_by_patient
 
 SET = "set"
 Lists = dict[str, list[dict]]
@@ -272,12 +264,8 @@ def check_lists_apart(lists: Lists, groups: Sequence[Sequence[int]], ignored: bo
     check_listed_once(lists)
     check_patients(lists)
     places = [(item["image"], split) for split, items in lists.items() for item in items]
-    named = [[places[index] for index in group] for group in groups]
-    across = [
-        " = ".join(f"{image} ({split})" for image, split in group)
-        for group in named
-        if not {split for _, split in group} <= TRAINED_ON and len({split for _, split in group}) > 1
-    ]
+    placed = [[places[index] for index in group] for group in groups]
+    across = [describe_group(group) for group in placed if is_across(group)]
     if not across:
         return []
     told = f"images that look alike are in two lists (groups: {len(across)}): {some(across, '; ')}"

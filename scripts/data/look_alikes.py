@@ -6,7 +6,7 @@ bits differ look alike. Needs neither torch nor MONAI.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from PIL import Image, ImageOps
 from .nifti import is_nifti, read_values
 from .pictures import check_depth, open_picture
 from .refusals import errors_of
-from .splits import map_in_threads
+from .splits import TRAINED_ON, map_in_threads
 
 SIDE = 16  # of the hash, in bits
 # Of 256 bits. Measured on six sets of ultrasound images: a JPEG of quality 30 or half the size changes at most 14,
 # images of different patients differ in 58 or more, neighboring frames of a recording in 12 to 60.
 MOST_BITS = 40
 BLOCK = 1024  # pictures compared at once
+Placed = tuple[str, str]  # an image and its list
 
 
 def look_alikes(paths: Sequence[str | Path]) -> list[list[int]]:
@@ -48,6 +49,30 @@ def look_alikes(paths: Sequence[str | Path]) -> list[list[int]]:
     order = sorted(range(len(paths)), key=lambda index: group[index])
     groups = [list(members) for _, members in groupby(order, key=lambda index: group[index])]
     return [members for members in groups if len(members) > 1]
+
+
+def alike_in_lists(lists: Mapping[str, Sequence[dict]]) -> list[list[Placed]]:
+    """Groups of images that look alike, each image with its list.
+
+    Args:
+        lists: items with the absolute path "image", by the list's name.
+
+    Raises:
+        ValueError: see `look_alikes`.
+    """
+    places = [(item["image"], split) for split, items in lists.items() for item in items]
+    return [[places[index] for index in group] for group in look_alikes([image for image, _ in places])]
+
+
+def is_across(group: Sequence[Placed]) -> bool:
+    """Whether a group is in two lists that are kept apart; both lists that are trained on count as one."""
+    splits = {split for _, split in group}
+    return len(splits) > 1 and not splits <= TRAINED_ON
+
+
+def describe_group(group: Sequence[Placed]) -> str:
+    """Such as a.png (training) = b.png (test)."""
+    return " = ".join(f"{image} ({split})" for image, split in group)
 
 
 def picture_hash(path: str | Path) -> np.ndarray:

@@ -1,6 +1,6 @@
 """NIfTI as frames (W, H, N), upright, with the size of their pixels.
 
-Needs neither torch nor MONAI until the metadata are made, so that `scripts.make_datalist` starts at once.
+Needs neither torch nor MONAI, so that `scripts.make_datalist` starts at once.
 
 Legend: W columns, H rows, N frames.
 """
@@ -17,7 +17,19 @@ from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from .geometry import AXES, FRAME_TIME, ORIENTED, SHAPE, SPACING, Place
+from .geometry import (
+    AFFINE,
+    AXES,
+    FRAME_TIME,
+    ORIENTED,
+    ORIGINAL_AFFINE,
+    RAS,
+    SHAPE,
+    SPACE,
+    SPACING,
+    SPATIAL_SHAPE,
+    Place,
+)
 from .refusals import Refused, check_pixel_count
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -156,15 +168,13 @@ def _is_oriented(volume: nibabel.Nifti1Image) -> bool:
 
 
 def _meta(volume: nibabel.Nifti1Image, axes: Sequence[int], stored_shape: Sequence[int], shape: Sequence[int]) -> dict:
-    from monai.utils import MetaKeys, SpaceKeys
-
     affine = np.asarray(volume.affine, dtype=np.float64)
     low, high = (float(volume.header[name]) for name in ("cal_min", "cal_max"))
     return {
-        MetaKeys.AFFINE: affine[:, [*axes, 3]],
-        MetaKeys.ORIGINAL_AFFINE: affine,
-        MetaKeys.SPACE: SpaceKeys.RAS,
-        MetaKeys.SPATIAL_SHAPE: np.asarray(shape),
+        AFFINE: affine[:, [*axes, 3]],
+        ORIGINAL_AFFINE: affine,
+        SPACE: RAS,
+        SPATIAL_SHAPE: np.asarray(shape),
         SHAPE: np.asarray(stored_shape),
         AXES: np.asarray(axes),
         ORIENTED: _is_oriented(volume),

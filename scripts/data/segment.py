@@ -14,19 +14,45 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from monai.transforms import Resize
-from monai.utils import convert_to_tensor
 from torch import nn
 from torch.nn import functional as F
 
 from ..utils.hardware import full_precision
+from .resizing import SQRT_HALF, blur_sigmas, blur_tail
 
 
 @full_precision
 def resize_image(image: torch.Tensor, img_size: int) -> torch.Tensor:
-    """An image (C, H, W) as a network gets it, (C, S, S): resized as in configs/train.json."""
-    resize = Resize((img_size, img_size), mode="bilinear", anti_aliasing=True)
-    return convert_to_tensor(resize(convert_to_tensor(image, track_meta=False)), track_meta=False)
+    """An image (C, H, W) as a network gets it, float32 (C, S, S): resized as in configs/train.json.
+
+    It has the bits of MONAI's Resize with anti_aliasing, a Gaussian blur by skimage's rule, then bilinear. MONAI itself
+    is not needed, so that a program that segments starts at once. `data/resizing.py` is the same without torch.
+    """
+    image, size = image.as_subclass(torch.Tensor), (img_size, img_size)
+    if image.shape[1:] == size:
+        return image.float()
+    sigmas = blur_sigmas(image.shape[1:], size)
+    if any(sigmas):
+        image = _blur(image.float(), sigmas)
+    return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0].float()
+
+
+def _blur(image: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
+    """(C, H, W) after a Gaussian, cut off at four sigmas and black outside, along rows and columns; float32."""
+    rows, columns = (_gaussian(sigma).to(image) for sigma in sigmas)
+    channels = len(image)
+    padded = F.pad(image[None], [len(columns) // 2] * 2)
+    padded = F.pad(padded, [0, 0, len(rows) // 2, len(rows) // 2])
+    blurred = F.conv2d(padded, rows.view(1, 1, -1, 1).repeat(channels, 1, 1, 1), groups=channels)
+    return F.conv2d(blurred, columns.view(1, 1, 1, -1).repeat(channels, 1, 1, 1), groups=channels)[0]
+
+
+def _gaussian(sigma: float) -> torch.Tensor:
+    """The integral of a Gaussian over each pixel of a window; [0, 1, 0] where sigma is 0."""
+    tail = blur_tail(sigma)
+    x = torch.arange(-tail, tail + 1, dtype=torch.float)
+    scale = SQRT_HALF / torch.tensor(sigma, dtype=torch.float)
+    return (0.5 * ((scale * (x + 0.5)).erf() - (scale * (x - 0.5)).erf())).clamp(min=0)
 
 
 @full_precision
@@ -65,7 +91,6 @@ def segment(
     return segment_and_detect(network, image, img_size, device, autocast)[0]
 
 
-@torch.inference_mode()
 def segment_and_detect(
     network: nn.Module,
     image: torch.Tensor,
@@ -82,8 +107,20 @@ def segment_and_detect(
         device: of the network.
         autocast: context in which the network runs.
     """
-    resized = resize_image(image, img_size)[None].to(device)
+    return segment_frames(network, [image], img_size, device, autocast)[0]
+
+
+@torch.inference_mode()
+def segment_frames(
+    network: nn.Module,
+    frames: Sequence[torch.Tensor],
+    img_size: int,
+    device: torch.device | str,
+    autocast: AbstractContextManager | None = None,
+) -> list[tuple[torch.Tensor, float | None]]:
+    """What `segment_and_detect` gives of each of the frames (1, H, W), which go through the network together."""
+    resized = torch.stack([resize_image(frame, img_size) for frame in frames]).to(device)
     with autocast or nullcontext():
         logits, presence = detect(network, resized)
-    restored = restore_logits(logits, image.shape[-2:])[0].cpu()
-    return restored, None if presence is None else float(presence)
+    restored = [restore_logits(one[None], frame.shape[-2:])[0].cpu() for one, frame in zip(logits, frames)]
+    return list(zip(restored, [None] * len(frames) if presence is None else presence.tolist()))

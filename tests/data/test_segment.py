@@ -6,8 +6,11 @@ import pytest
 import torch
 from conftest import CONFIGS
 from monai.data import MetaTensor
-from monai.transforms import Resized
+from monai.transforms import Resize, Resized
+from monai.utils import MetaKeys, SpaceKeys
 
+from scripts.data import geometry
+from scripts.data.resizing import interpolate, resize_array
 from scripts.data.segment import resize_image, restore_logits, segment
 
 BF16 = torch.autocast("cpu", torch.bfloat16)
@@ -23,6 +26,26 @@ def test_image_is_resized_as_a_training_does_it_and_comes_back_as_a_plain_tensor
     resized = resize_image(MetaTensor(image), 32)
     assert type(resized) is torch.Tensor
     assert torch.equal(resized, torch.as_tensor(expected).as_subclass(torch.Tensor))
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (1, 1), (31, 33), (32, 96), (500, 7), (257, 401), (600, 800)])
+def test_resized_image_has_the_bits_of_monais_resize(shape):
+    image = torch.rand(1, *shape)
+    expected = Resize((32, 32), mode="bilinear", anti_aliasing=True)(image)
+    assert torch.equal(resize_image(image, 32), expected.as_subclass(torch.Tensor))
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (1, 5), (31, 33), (32, 96), (257, 401), (600, 800)])
+def test_arrays_are_resized_as_tensors_are(shape):
+    image, logits = torch.rand(1, *shape), torch.randn(2, 32, 32)
+    assert abs(resize_array(image[0].numpy(), 32) - resize_image(image, 32)[0].numpy()).max() < 1e-5
+    assert abs(interpolate(logits.numpy(), shape) - restore_logits(logits[None], shape)[0].numpy()).max() < 1e-4
+
+
+def test_metadata_have_monais_names():
+    names = ("AFFINE", "ORIGINAL_AFFINE", "SPATIAL_SHAPE", "SPACE")
+    assert [getattr(geometry, name) for name in names] == [MetaKeys[name].value for name in names]
+    assert (MetaKeys.ORIGINAL_CHANNEL_DIM.value, SpaceKeys.RAS.value) == (geometry.CHANNEL_DIM, geometry.RAS)
 
 
 POSITIONS = {
