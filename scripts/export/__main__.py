@@ -8,7 +8,8 @@ was measured on images of --split. int8 is calibrated on images of the training 
 generated phantoms.
 
 A format that differs from torch by more than its limit is refused: its file is not kept, and the program ends with 1.
-`formats.load_runner` runs a format in other programs.
+onnx_full holds the whole way, from a gray picture of any size to its mask; the other formats hold the bare network.
+`whole.load_whole` and `formats.load_runner` run them in other programs.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def _export(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     """The formats and, of those that were refused, the reasons. Checks every argument before anything is written."""
     # imported here, so that --help answers without torch
+    from ..inference.lesions import foreground_names
     from .cases import read_cases
     from .check import Check, export_student
     from .formats import choose_formats, read_student
@@ -57,6 +59,7 @@ def _run(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
         raise ValueError(f"--num_images must be at least 1, got {options.num_images}.")
     check_img_size(options.img_size, id="--img_size")
     check_num_classes(options.num_classes, "--num_classes")
+    class_names = foreground_names(options.num_classes, options.class_names)
     student = read_student(options.checkpoint, options.img_size, options.num_classes)
     cases, calibration, source = read_cases(
         options.dataset_dir,
@@ -71,6 +74,7 @@ def _run(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     about = {
         "checkpoint": options.checkpoint.name,
         "checkpoint_sha256": file_digest(options.checkpoint),
+        "class_names": class_names,
         "checked_on": source,
     }
     check = Check(student, cases, options.num_classes)
@@ -109,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_images", type=int, default=128, help="to check on, and to calibrate on")
     parser.add_argument("--img_size", type=int, default=224, help="of the student, in pixels")
     parser.add_argument("--num_classes", type=int, default=2, help="with background")
+    parser.add_argument("--class_names", nargs="+", help="without background, for the metadata of the files")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     return parser
 

@@ -24,12 +24,13 @@ class Case(NamedTuple):
     """An image and its label.
 
     name: of the image. image: (1, 1, img_size, img_size) in [0, 1]. label: (1, H, W) class indices at the image's
-    original size.
+    original size. picture: (H, W), the image at this size in 8 bits, uint8.
     """
 
     name: str
     image: torch.Tensor
     label: torch.Tensor
+    picture: torch.Tensor
 
 
 def read_cases(
@@ -98,4 +99,5 @@ def dataset_cases(items: Sequence[Mapping], count: int, img_size: int, num_class
 
 
 def _case(name: str, image: torch.Tensor, label: torch.Tensor, img_size: int) -> Case:
-    return Case(name, resize_image(image, img_size)[None], label)
+    picture = (255 * image[0]).round().to(torch.uint8)
+    return Case(name, resize_image(image, img_size)[None], label, picture)

@@ -9,10 +9,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,31 +24,22 @@ from ..networks.tinyusfm import TinyUSFMSeg
 from ..utils.files import clear_leftovers, own_folder
 from ..utils.options import logit_channels
 from .cases import Case
-from .formats import (
-    FORMATS,
-    INPUT,
-    LOGIT_LIMIT,
-    OUTPUT,
-    PRESENCE,
-    Runner,
-    Setup,
-    find_format,
-    library,
-    load_runner,
-    torch_runner,
-)
-from .names import EXPORT_RECORD
+from .formats import FORMATS, LOGIT_LIMIT, PROBABILITY_LIMIT, Runner, Setup, find_format, load_runner, torch_runner
+from .libraries import library
+from .metadata import describe
+from .names import EXPORT_RECORD, INPUT, OUTPUT, PRESENCE
 from .sums import SUMS, read_sums, record_sums
+from .whole import Found, WholeRunner, load_whole, segment_in_torch
 
 
 class Predictions(NamedTuple):
     """What a runner gives on all cases.
 
-    logits: (1, 1 or C, img_size, img_size) of each case. masks: (1, H, W) class indices at the original size. dice:
-    mean over cases. ms: median time of an image.
+    outputs: of each case, logits (1, 1 or C, img_size, img_size), or of the whole way probabilities (1 or C, H, W).
+    masks: (1, H, W) class indices at the original size. dice: mean over cases. ms: median time of an image.
     """
 
-    logits: list[torch.Tensor]
+    outputs: list[torch.Tensor]
     masks: list[torch.Tensor]
     dice: float
     ms: float
@@ -66,22 +58,40 @@ class Check:
     """
 
     def __init__(self, student: TinyUSFMSeg, cases: Sequence[Case], num_classes: int) -> None:
-        self.cases = cases
+        self.student, self.cases = student, cases
         self.setup = Setup(student.img_size, num_classes, torch.get_num_threads())
         self.threshold = None if student.presence is None else float(student.presence.threshold)
         self.expected = self.run(torch_runner(student.eval(), self.setup.threads))
 
     def run(self, runner: Runner) -> Predictions:
         """The predictions of a runner, one image at a time."""
-        runner(self.cases[0].image)  # the first calls are slower
-        scores, logits, masks, times = SegmentationMetrics(self.setup.num_classes), [], [], []
+
+        def restore(logits: torch.Tensor, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+            return logits, logits_to_classes(restore_logits(logits, case.label.shape[-2:]))[0]
+
+        return self._run(lambda case: runner(case.image), restore)
+
+    def run_whole(self, runner: WholeRunner) -> Predictions:
+        """The predictions of a whole way, on each image in 8 bits at its own size."""
+
+        def as_tensors(found: Found, case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.from_numpy(found.probability), torch.from_numpy(found.mask)[None]
+
+        return self._run(lambda case: runner(case.picture.numpy()), as_tensors)
+
+    def _run(self, call: Callable[[Case], Any], finish: Callable[[Any, Case], tuple]) -> Predictions:
+        """The predictions of a call, of which the time is taken; `finish` makes output and mask of what it gives."""
+        call(self.cases[0])  # the first calls are slower
+        scores, outputs, masks, times = SegmentationMetrics(self.setup.num_classes), [], [], []
         for case in self.cases:
             start = time.perf_counter()
-            logits.append(runner(case.image))
+            given = call(case)
             times.append(1000 * (time.perf_counter() - start))
-            masks.append(logits_to_classes(restore_logits(logits[-1], case.label.shape[-2:]))[0])
-            scores.add(case.name, masks[-1], case.label)
-        return Predictions(logits, masks, scores.summary()["dice"], median(times))
+            output, mask = finish(given, case)
+            outputs.append(output)
+            masks.append(mask)
+            scores.add(case.name, mask, case.label)
+        return Predictions(outputs, masks, scores.summary()["dice"], median(times))
 
     def compare(self, runner: Runner) -> dict[str, float]:
         """How a runner differs from torch.
@@ -92,27 +102,44 @@ class Check:
             torch_dice, dice, dice_change: of torch, of the runner, and the runner's less torch's.
             ms: median time of an image.
         """
-        actual, expected = self.run(runner), self.expected
-        logits = [float((a - b).abs().max()) for a, b in zip(actual.logits, expected.logits)]
-        masks = [float((a != b).float().mean()) for a, b in zip(actual.masks, expected.masks)]
-        return {
-            "max_logit_difference": max(logits) if all(map(math.isfinite, logits)) else math.nan,
-            "mask_difference": float(np.mean(masks)),
-            "torch_dice": expected.dice,
-            "dice": actual.dice,
-            "dice_change": actual.dice - expected.dice,
-            "ms": actual.ms,
-        }
+        return _difference(LOGIT_LIMIT.key, self.run(runner), self.expected)
+
+    def compare_whole(self, runner: WholeRunner) -> dict[str, float]:
+        """How a whole way differs from `whole.segment_in_torch`.
+
+        Masks can differ only where a probability is as near to its threshold as `max_probability_difference`.
+
+        Returns:
+            As `compare`, with max_probability_difference in the place of the logits'.
+        """
+        expected = self.run_whole(partial(segment_in_torch, self.student))
+        return _difference(PROBABILITY_LIMIT.key, self.run_whole(runner), expected)
+
+
+def _difference(key: str, actual: Predictions, expected: Predictions) -> dict[str, float]:
+    """What `Check.compare` returns; `key` names the largest difference of the outputs."""
+    outputs = [float((a - b).abs().max()) for a, b in zip(actual.outputs, expected.outputs)]
+    masks = [float((a != b).float().mean()) for a, b in zip(actual.masks, expected.masks)]
+    return {
+        key: max(outputs) if all(map(math.isfinite, outputs)) else math.nan,
+        "mask_difference": float(np.mean(masks)),
+        "torch_dice": expected.dice,
+        "dice": actual.dice,
+        "dice_change": actual.dice - expected.dice,
+        "ms": actual.ms,
+    }
 
 
 def refusal(format: str, measured: Mapping[str, float]) -> str | None:
     """Why a format is not kept, with the numbers and the limit; None when it is within its limit."""
-    key, value = find_format(format).limit if math.isfinite(measured["max_logit_difference"]) else LOGIT_LIMIT
+    row = find_format(format)
+    largest = PROBABILITY_LIMIT if row.is_whole else LOGIT_LIMIT
+    key, value = row.limit if math.isfinite(measured[largest.key]) else largest
     if abs(measured[key]) <= value:  # not so for nan
         return None
     return (
-        f"{format} is refused: {key} is {measured[key]:.3g}, the limit is {value:g} (max_logit_difference "
-        f"{measured['max_logit_difference']:.3g}, mean Dice {measured['torch_dice']:.4f} in torch and "
+        f"{format} is refused: {key} is {measured[key]:.3g}, the limit is {value:g} ({largest.key} "
+        f"{measured[largest.key]:.3g}, mean Dice {measured['torch_dice']:.4f} in torch and "
         f"{measured['dice']:.4f} in {format}); choose another format"
         f"{' or more images (--num_images)' if 'int8' in format else ''}."
     )
@@ -136,35 +163,47 @@ def export_student(
         check: of the same student.
         calibration: images (1, 1, img_size, img_size) in [0, 1] for int8.
         output: folder to make; one that is there is replaced.
-        about: what the record says besides, such as the checkpoint.
+        about: what the record says besides, such as the checkpoint. `class_names` and `checkpoint_sha256` go into the
+            metadata of the files too.
 
     Returns:
         The reason by refused format.
     """
+    about = dict(about or {})
+    metadata = describe(student, check.setup.num_classes, about.get("class_names"), about.get("checkpoint_sha256"))
     _print_head(check.expected)
     clear_leftovers(output.parent)
     with own_folder(output) as folder:
         draft = folder / "new"
         draft.mkdir()
-        measured = {format: _write(format, student, draft, calibration, check) for format in formats}
+        measured = {format: _write(format, student, draft, calibration, check, metadata) for format in formats}
         refusals = {format: reason for format, numbers in measured.items() if (reason := refusal(format, numbers))}
         kept = {format: numbers for format, numbers in measured.items() if format not in refusals}
         if kept:
-            _finish(draft, kept, {**(about or {}), **_record(check, kept)})
+            _finish(draft, kept, {**about, **_record(check, kept)})
             _replace(draft, output, folder / "old")
     return refusals
 
 
 def _write(
-    format: str, student: TinyUSFMSeg, draft: Path, calibration: Sequence[torch.Tensor], check: Check
+    format: str,
+    student: TinyUSFMSeg,
+    draft: Path,
+    calibration: Sequence[torch.Tensor],
+    check: Check,
+    metadata: Mapping[str, object],
 ) -> dict[str, float]:
     """Write a format into the draft; what `check` measures of it, and the bytes of its files."""
-    files = [draft / name for name in FORMATS[format].files]
+    row = FORMATS[format]
+    files = [draft / name for name in row.files]
     if not files[0].exists():  # else another format has written it
-        FORMATS[format].write(student, draft, calibration)
-        record_sums(draft, FORMATS[format].files)
+        row.write(student, draft, calibration, metadata)
+        record_sums(draft, row.files)
     img_size, num_classes, threads = check.setup
-    numbers = check.compare(load_runner(format, draft, img_size, threads, num_classes))
+    if row.is_whole:
+        numbers = check.compare_whole(load_whole(draft, threads))
+    else:
+        numbers = check.compare(load_runner(format, draft, img_size, threads, num_classes))
     numbers["bytes"] = sum(file.stat().st_size for file in files)
     _print_row(format, numbers)
     return numbers
@@ -172,15 +211,16 @@ def _write(
 
 def _print_head(expected: Predictions) -> None:
     print(
-        f"{'format':<14}{'logit diff':>12}{'pixels':>10}{'torch Dice':>12}{'Dice':>9}"
+        f"{'format':<14}{'difference':>12}{'pixels':>10}{'torch Dice':>12}{'Dice':>9}"
         f"{'change':>10}{'ms/image':>10}{'MB':>8}"
     )
     print(f"{'torch':<14}{'':>22}{expected.dice:>12.4f}{'':>19}{expected.ms:>10.1f}")
 
 
 def _print_row(format: str, numbers: Mapping[str, float]) -> None:
+    largest = next(value for key, value in numbers.items() if key.startswith("max_"))  # of logits or probabilities
     print(
-        f"{format:<14}{numbers['max_logit_difference']:>12.2e}{numbers['mask_difference']:>10.3%}"
+        f"{format:<14}{largest:>12.2e}{numbers['mask_difference']:>10.3%}"
         f"{numbers['torch_dice']:>12.4f}{numbers['dice']:>9.4f}{numbers['dice_change']:>+10.5f}"
         f"{numbers['ms']:>10.1f}{numbers['bytes'] / 1e6:>8.1f}"
     )

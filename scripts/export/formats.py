@@ -1,8 +1,7 @@
 """The student in formats that run without this bundle: how each is written, and how it is run.
 
-Surprise: OpenVINO computes in bf16 by itself where the processor can, so fp32 has to be asked for. A calibrated student
-empties the masks of images without a lesion in its logits, in every format; ONNX and OpenVINO have a second output with
-the probability, TorchScript a method `detect`.
+Surprise: a calibrated student empties the masks of images without a lesion in its logits, in every format; ONNX and
+OpenVINO have a second output with the probability, TorchScript a method `detect`.
 
 Legend: B batch, C classes, H W pixels; H = W = img_size at both ends of a format.
 """
@@ -10,14 +9,11 @@ Legend: B batch, C classes, H W pixels; H = W = img_size at both ends of a forma
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -25,10 +21,26 @@ from ..networks.student import load_trained_student
 from ..networks.tinyusfm import TinyUSFMSeg
 from ..utils.options import check_num_classes, logit_channels
 from ..utils.weight_files import check_finite, save_safetensors
-from .names import ALL_FORMATS, EXPORT_RECORD, FORMAT_FILES, ONNX, ONNX_INT8, OPENVINO, SAFETENSORS, TORCHSCRIPT
+from .libraries import library
+from .metadata import EXTRA_FILE, NETWORK, check_metadata, network_text
+from .names import (
+    ALL_FORMATS,
+    EXPORT_RECORD,
+    FORMAT_FILES,
+    INPUT,
+    KEY,
+    ONNX,
+    ONNX_INT8,
+    OPENVINO,
+    OUTPUT,
+    PRESENCE,
+    SAFETENSORS,
+    TORCHSCRIPT,
+)
+from .onnx_files import as_array, write_int8, write_onnx
+from .sessions import Session, onnx_session, openvino_session
 from .sums import check_files
-
-INPUT, OUTPUT, PRESENCE = "image", "logits", "presence"
+from .whole import write_whole
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
 
@@ -44,6 +56,7 @@ class Limit(NamedTuple):
 
 
 LOGIT_LIMIT = Limit("max_logit_difference", 1e-4)
+PROBABILITY_LIMIT = Limit("max_probability_difference", 1e-4)  # of the whole way
 DICE_LIMIT = Limit("dice_change", 0.002)
 
 
@@ -59,7 +72,8 @@ class Format(NamedTuple):
     """One row of FORMATS.
 
     start: (path, setup) -> Runner.
-    write: (student, folder, images to calibrate on) writes the files; None where a checkpoint is run as it is.
+    write: (student, folder, images to calibrate on, what `metadata.describe` gives) writes the files; None where a
+        checkpoint is run as it is.
     files: names in the folder, the first is the one to start.
     limit: of the difference from torch.
     needs: modules to write and run it.
@@ -67,23 +81,16 @@ class Format(NamedTuple):
     """
 
     start: Callable[[Path, Setup], Runner]
-    write: Callable[[TinyUSFMSeg, Path, Sequence[torch.Tensor]], None] | None = None
+    write: Callable[[TinyUSFMSeg, Path, Sequence[torch.Tensor], Mapping[str, Any]], None] | None = None
     files: tuple[str, ...] = ()
     limit: Limit = LOGIT_LIMIT
     needs: tuple[str, ...] = ()
     lacks: Callable[[], str | None] = lambda: None
 
-
-def library(name: str) -> ModuleType:
-    """A module of the extra `export`, imported only where it is used.
-
-    Raises:
-        ImportError: naming the extra.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name} cannot be imported ({error}); run pip install .[export]") from None
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds the whole way, which `whole.load_whole` runs, and not the bare network."""
+        return self.limit.key == PROBABILITY_LIMIT.key
 
 
 def read_student(path: Path, img_size: int, num_classes: int) -> TinyUSFMSeg:
@@ -114,33 +121,30 @@ def _start_torch(path: Path, setup: Setup, bf16: bool = False) -> Runner:
 
 
 def _start_torchscript(path: Path, setup: Setup) -> Runner:
+    extra = {EXTRA_FILE: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated, and still what MONAI exports
-        module = torch.jit.load(path, map_location="cpu")
+        module = torch.jit.load(path, map_location="cpu", _extra_files=extra)
+    _check(extra[EXTRA_FILE], path, setup)
     check_finite(module.state_dict(), str(path))
     return torch_runner(module, setup.threads)
 
 
 def _start_onnx(path: Path, setup: Setup) -> Runner:
-    onnxruntime = library("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = setup.threads or 0
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: _array(images)})[0])
+    return _session_runner(onnx_session(path, setup.threads), path, setup)
 
 
 def _start_openvino(path: Path, setup: Setup, precision: str = "f32") -> Runner:
-    openvino = library("openvino")
-    core, threads = openvino.Core(), {"INFERENCE_NUM_THREADS": setup.threads} if setup.threads else {}
-    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": precision, **threads})
-    actual = compiled.get_property("INFERENCE_PRECISION_HINT")
-    if actual != getattr(openvino.Type, precision):
-        raise ValueError(
-            f"{path.name} would run in {actual.get_type_name()} on this processor, not in {precision}; choose the "
-            "format openvino."
-        )
-    # its own requests do not check the size of an image
-    return lambda images: torch.from_numpy(compiled({INPUT: _array(images)})[OUTPUT].copy())
+    return _session_runner(openvino_session(path, setup.threads, precision), path, setup)
+
+
+def _session_runner(session: Session, path: Path, setup: Setup) -> Runner:
+    _check(session.metadata, path, setup)
+    return lambda images: torch.from_numpy(session(as_array(images))[OUTPUT])
+
+
+def _check(metadata: str | None, path: Path, setup: Setup) -> None:
+    check_metadata(metadata, path, NETWORK, setup.img_size, setup.num_classes)
 
 
 def _openvino_lacks_bf16() -> str | None:
@@ -148,18 +152,18 @@ def _openvino_lacks_bf16() -> str | None:
     return None if "BF16" in capabilities else "bf16"
 
 
-def _array(images: torch.Tensor) -> np.ndarray:
-    return np.ascontiguousarray(images.detach().cpu().numpy(), dtype=np.float32)
+def _write_safetensors(
+    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
+) -> None:
+    save_safetensors(student.state_dict(), folder / SAFETENSORS, {KEY: network_text(about)})
 
 
-def _write_safetensors(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
-    save_safetensors(student.state_dict(), folder / SAFETENSORS)
-
-
-def _write_torchscript(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
+def _write_torchscript(
+    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.script(student).save(folder / TORCHSCRIPT)
+        torch.jit.script(student).save(folder / TORCHSCRIPT, _extra_files={EXTRA_FILE: network_text(about)})
 
 
 class _Detecting(nn.Module):
@@ -173,70 +177,39 @@ class _Detecting(nn.Module):
         return self.student.detect(image)
 
 
-def _write_onnx(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
+def _write_onnx(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]) -> None:
     if (folder / ONNX).exists():  # several formats are made from it
         return
-    library("onnxscript")
-    example = torch.zeros(2, 1, student.img_size, student.img_size)  # a batch of 1 would be taken as fixed
     calibrated = student.presence is not None
-    torch.onnx.export(
+    write_onnx(
         _Detecting(student).eval() if calibrated else student,
-        (example,),
+        torch.zeros(2, 1, student.img_size, student.img_size),
+        {0: "batch"},
         folder / ONNX,
-        input_names=[INPUT],
-        output_names=[OUTPUT, PRESENCE] if calibrated else [OUTPUT],
-        dynamo=True,
-        external_data=False,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
+        ([INPUT], [OUTPUT, PRESENCE] if calibrated else [OUTPUT]),
+        network_text(about),
     )
 
 
-def _write_openvino(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
+def _write_openvino(
+    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
+) -> None:
     openvino = library("openvino")
-    _write_onnx(student, folder, images)
+    _write_onnx(student, folder, images, about)
     openvino.save_model(openvino.Core().read_model(folder / ONNX), folder / OPENVINO[0], compress_to_fp16=False)
 
 
-def _write_onnx_int8(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor]) -> None:
-    """Convolutions and linear layers in int8, with weights quantized per channel.
-
-    The attention products stay in fp32, and so does the classifier: in int8 it would cut off the largest logits.
-    Activations are symmetric, since OpenVINO runs these fastest.
-    """
-    onnx, quantization = library("onnx"), library("onnxruntime.quantization")
-    prepared = folder / "prepared.onnx"
-    _write_onnx(student, folder, images)
-    library("onnxruntime.quantization.shape_inference").quant_pre_process(
-        folder / ONNX, prepared, skip_symbolic_shape=True
-    )
-    quantization.quantize_static(
-        prepared,
-        folder / ONNX_INT8,
-        _CalibrationImages(images),
-        nodes_to_quantize=_int8_nodes(onnx.load(prepared).graph),
-        per_channel=True,
-        activation_type=quantization.QuantType.QInt8,
-        weight_type=quantization.QuantType.QInt8,
-        extra_options={"ActivationSymmetric": True},
-    )
+def _write_onnx_int8(
+    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
+) -> None:
+    _write_onnx(student, folder, images, about)
+    write_int8(folder / ONNX, folder / ONNX_INT8, images, network_text(about, len(images)))
 
 
-def _int8_nodes(graph: Any) -> list[str]:
-    """Names of the nodes of an onnx graph that have weights, without the classifier."""
-    weights = {tensor.name for tensor in graph.initializer if "decode_head.conv_seg." not in tensor.name}
-    return [node.name for node in graph.node if node.op_type in ("Conv", "MatMul") and weights.intersection(node.input)]
-
-
-class _CalibrationImages:
-    """A CalibrationDataReader of onnxruntime.quantization."""
-
-    def __init__(self, images: Sequence[torch.Tensor]) -> None:
-        self._images = iter(images)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        image = next(self._images, None)
-        return None if image is None else {INPUT: _array(image)}
+def _write_onnx_full(
+    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
+) -> None:
+    write_whole(student, folder, about)
 
 
 _TO_ONNX = ("onnx", "onnxscript")
@@ -248,6 +221,9 @@ FORMATS = {
     "onnx": Format(_start_onnx, _write_onnx, FORMAT_FILES["onnx"], needs=(*_TO_ONNX, "onnxruntime")),
     "onnx_int8": Format(
         _start_onnx, _write_onnx_int8, FORMAT_FILES["onnx_int8"], DICE_LIMIT, needs=(*_TO_ONNX, "onnxruntime")
+    ),
+    "onnx_full": Format(
+        _start_onnx, _write_onnx_full, FORMAT_FILES["onnx_full"], PROBABILITY_LIMIT, needs=(*_TO_ONNX, "onnxruntime")
     ),
     "openvino": Format(_start_openvino, _write_openvino, FORMAT_FILES["openvino"], needs=(*_TO_ONNX, "openvino")),
     "openvino_bf16": Format(
@@ -321,7 +297,8 @@ def load_runner(
     Raises:
         FileNotFoundError: no such file.
         ImportError: the format's library is not installed.
-        ValueError: an unknown format, or a file that is damaged or for another img_size or num_classes.
+        ValueError: an unknown format, a file that is damaged or for another img_size or num_classes, or whose metadata
+            do not fit, such as those of the whole way.
     """
     row, path = find_format(format), Path(path)
     check_num_classes(num_classes, "num_classes")

@@ -5,7 +5,6 @@ Legend: W columns, H rows, N frames, S segments: the classes without the backgro
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,7 +16,7 @@ import numpy as np
 
 from ..data.dicom import read_dataset
 from ..data.regions import pixel_spacing
-from ..utils.files import CONFIGS
+from ..utils.files import bundle_version
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -33,7 +32,6 @@ COPIED = (  # into the SEG; they may be empty, and an anonymized file may lack t
     "StudyDate",
     "StudyTime",
 )
-METADATA_FILE = CONFIGS / "metadata.json"
 _LESION = ("49755003", "Morphologically Abnormal Structure"), ("52988006", "Lesion")  # category and type in SNOMED CT
 _OTHER = ("91723000", "Anatomical Structure"), ("91723000", "Anatomical Structure")
 
@@ -103,7 +101,7 @@ def _segmentation(dataset: Any, segments: np.ndarray, class_names: Sequence[str]
     if measures:
         measures[0].SliceThickness = None  # there is none, but readers look for it
     _as_one_frame(dataset)
-    version = json.loads(METADATA_FILE.read_text())["version"]
+    version = bundle_version()
     segmentation = highdicom.seg.Segmentation(
         source_images=[dataset],
         pixel_array=segments,

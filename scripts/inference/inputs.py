@@ -18,6 +18,7 @@ import numpy as np
 from monai.data import Dataset
 from monai.utils import CommonKeys as Keys
 
+from ..data.brightness import looks_like_mask
 from ..data.dicom import is_dicom
 from ..utils.screen import printable, tell
 from .failures import FAILURE, FILE, reason_of
@@ -33,8 +34,6 @@ from .outputs import (
     relative_path,
 )
 
-MIN_GRAYS = 9  # different values in an image; a mask has fewer
-BLUR = 8 / 255  # how far from black and white the compression of a mask moves its values
 MAX_NAME_BYTES = 255  # of one name, in every common file system
 SUPPORTED = ", ".join((*PICTURES, *VOLUMES, ".dcm"))
 
@@ -191,15 +190,3 @@ def _refuse_mask(file: str, pixels: np.ndarray) -> None:
             f"file {file} looks like a mask, not like an ultrasound image: it has {len(np.unique(pixels))} gray "
             "values, nearly all black or white; give the folder of the images, or pass --accept_masks True."
         )
-
-
-def looks_like_mask(pixels: np.ndarray) -> bool:
-    """Whether gray values in [0, 1] are those of a label image.
-
-    A label image has fewer than MIN_GRAYS values. One that a compression has blurred has more, but 99 % of its pixels
-    are near black or white, and some are near white.
-    """
-    if len(np.unique(pixels)) < MIN_GRAYS:
-        return True
-    white = float((pixels > 1 - BLUR).mean())
-    return white > 0.002 and white + float((pixels < BLUR).mean()) > 0.99

@@ -27,7 +27,8 @@ from ..data.dicom import read_dataset
 from ..data.geometry import AXES, CROP, SPACING, STORED_AXES, as_shown, as_stored, is_turned
 from ..data.nifti import frame_axes
 from ..utils.files import atomic_path
-from .certainty import CERTAINTY, Certainty
+from .certainty import CERTAINTY
+from .confidence import Certainty
 from .dicom_seg import need_highdicom, segmentation_of
 from .outputs import AUTO_FORMAT, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
 

@@ -22,7 +22,8 @@ from ..utils.files import atomic_path, clear_leftovers, naming_path
 from ..utils.screen import tell
 from ..utils.tables import read_table, write_table
 from .failures import FAILURE
-from .lesion_table import COLUMNS, FORMER_COLUMNS, name_in_table
+from .lesion_table import name_in_table
+from .lesions import COLUMNS, FORMER_COLUMNS
 from .masks import count_frames
 from .outputs import AUTO_FORMAT, LESIONS_FILE, RUN_FILE, possible_outputs, refuse_existing
 

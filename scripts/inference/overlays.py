@@ -11,43 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.colors import to_rgb
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, SaveImaged
 from PIL import Image
 from PIL.GifImagePlugin import getdata, getheader
-from scipy.ndimage import binary_erosion
 
 from ..data.geometry import FRAME_TIME
-from ..utils.colors import CLASS_COLORS, SOURCE_COLORS
 from ..utils.files import atomic_path
+from ..utils.outlines import draw_outlines
 from .frame_reader import FrameReader
 from .masks import image_path, shown_mask
 from .outputs import overlay_path, refuse_existing
 
-OUTLINE_COLORS = (SOURCE_COLORS["student"], *CLASS_COLORS)  # of the classes 1, 2, ...
 MAX_LOOP_SIDE = 512  # pixels of a loop's longer side
 DEFAULT_FRAME_MS = 100.0  # where the file does not say how long a frame lasts
 MIN_FRAME_MS = 20.0  # viewers show no shorter frame
-
-
-def draw_outlines(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image with a line along the inner border of each class, as thick as a 300th of the longer side and at least a
-    pixel.
-
-    Args:
-        image: uint8 (H, W, 3).
-        mask: (H, W).
-
-    Returns:
-        uint8 (H, W, 3).
-    """
-    drawn, width = image.copy(), max(1, round(max(mask.shape) / 300))
-    for c in np.unique(mask[mask > 0]):
-        inside = mask == c
-        color = 255 * np.asarray(to_rgb(OUTLINE_COLORS[(c - 1) % len(OUTLINE_COLORS)]))
-        drawn[inside & ~binary_erosion(inside, iterations=width)] = color.round().astype(np.uint8)
-    return drawn
 
 
 class SaveOverlayd(SaveImaged):

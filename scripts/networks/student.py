@@ -191,6 +191,30 @@ def load_trained_student(
     return model
 
 
+def student_of_file(path: str | Path, name: str = "checkpoint") -> TinyUSFMSeg:
+    """The trained student in a file, built as its weights say: size, classes and img_size.
+
+    Args:
+        path: as in `load_trained_student`.
+        name: likewise.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no trained student.
+    """
+    state, source = read_state_dict(path, name), f"{name} {path}"
+    check_kind(state, (STUDENT,), source)
+    choices = {}
+    pos_embed, classifier = state.get(POS_EMBED), state.get(CLASSIFIER)
+    if pos_embed is not None and _is_square_grid(pos_embed):
+        choices["img_size"] = math.isqrt(pos_embed.shape[1] - 1) * PATCH_SIZE
+        sizes = (size._asdict() for size in STUDENT_SIZES.values() if size.embed_dim == pos_embed.shape[2])
+        choices.update(next(sizes, {}))
+    if classifier is not None:
+        choices["num_classes"] = max(2, classifier.shape[0])
+    return load_trained_student(TinyUSFMSeg(**choices), path, name)
+
+
 def _has_presence(state: Iterable[str]) -> bool:
     return any(key.startswith(PRESENCE) for key in state)
 

@@ -32,7 +32,8 @@ from scripts.networks.student import load_trained_student
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
 SIZE = 64
-WRITTEN = [name for name, format in FORMATS.items() if format.write]
+ALL = [name for name, format in FORMATS.items() if format.write]
+WRITTEN = [name for name in ALL if not FORMATS[name].is_whole]  # test_whole.py has the others
 EXACT = [name for name in WRITTEN if FORMATS[name].limit == LOGIT_LIMIT]
 REDUCED = [name for name in WRITTEN if FORMATS[name].limit == DICE_LIMIT]
 
@@ -186,7 +187,7 @@ def test_folder_holds_the_files_of_the_formats_and_the_record_alone(exported):
 def test_onnx_behind_openvino_is_not_kept_unasked(exported, checkpoint, tmp_path, monkeypatch, capsys):
     need("openvino")
     monkeypatch.setattr(
-        export_formats, "_write_onnx", lambda student, folder, images: copy(exported / "student.onnx", folder)
+        export_formats, "_write_onnx", lambda student, folder, images, about: copy(exported / "student.onnx", folder)
     )
     assert main(arguments(checkpoint, tmp_path / "out", "openvino")) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"student.xml", "student.bin", "export.json"}
@@ -234,9 +235,7 @@ def test_multi_class_student_is_exported(tmp_path, capsys):
         torch.testing.assert_close(
             load_runner("torchscript", tmp_path / "out", SIZE, num_classes=3)(image), student(image)
         )
-    with pytest.raises(
-        ValueError, match="gives 3 channels of logits, but 2 classes have 1; pass the num_classes that its"
-    ):
+    with pytest.raises(ValueError, match="segments 3 classes with the background, but num_classes is 2; pass 3"):
         load_runner("torchscript", tmp_path / "out", SIZE)
 
 
@@ -370,7 +369,7 @@ def test_failed_replacement_brings_the_earlier_export_back(tmp_path):
 
 
 def test_failure_while_writing_leaves_nothing(checkpoint, tmp_path, monkeypatch):
-    def fail(student, folder, images):
+    def fail(student, folder, images, about):
         (folder / "student.ts").write_bytes(b"half")
         raise OSError("no space left")
 
@@ -397,7 +396,7 @@ def refused(capsys):
 @pytest.mark.parametrize(
     "format, options, message",
     [
-        ("tensorrt", {}, f"--formats must be all, or of {', '.join(WRITTEN)}, got 'tensorrt'"),
+        ("tensorrt", {}, f"--formats must be all, or of {', '.join(ALL)}, got 'tensorrt'"),
         ("torch_bf16", {}, "got 'torch_bf16'"),
         (
             "safetensors",
@@ -409,6 +408,11 @@ def refused(capsys):
             "safetensors",
             {"num_classes": 3},
             "segments 2 classes, but data::num_classes is 3; pass --data::num_classes 2",
+        ),
+        (
+            "safetensors",
+            {"class_names": "nerve", "num_classes": 3},
+            "class_names must name the 2 classes without the background, got ['nerve']",
         ),
         (
             "safetensors",
@@ -494,7 +498,7 @@ def test_runner_for_another_img_size_is_refused(exported, format):
     with pytest.raises(Exception, match="64|32"):  # each library has its own
         runner(torch.zeros(1, 1, 32, 32))
     with pytest.raises(
-        ValueError, match="was trained at 64 pixels|on an image of 32 x 32 .*; pass the img_size that its"
+        ValueError, match="was trained at 64 pixels|takes images of 64 x 64 pixels, but img_size is 32; pass 64"
     ):
         load_runner(format, exported, 32)
 
@@ -518,7 +522,8 @@ def test_unknown_format_and_missing_file_are_refused(tmp_path):
 def test_bf16_is_refused_where_the_processor_falls_back_to_fp32(tmp_path, monkeypatch):
     fp32 = SimpleNamespace(get_type_name=lambda: "f32")
     compiled = SimpleNamespace(get_property=lambda name: fp32)
-    core = SimpleNamespace(read_model=str, compile_model=lambda *arguments: compiled)
+    model = SimpleNamespace(has_rt_info=lambda place: False)
+    core = SimpleNamespace(read_model=lambda path: model, compile_model=lambda *arguments: compiled)
     fake = SimpleNamespace(Core=lambda: core, Type=SimpleNamespace(f32=fp32, bf16="bf16"))
     monkeypatch.setitem(sys.modules, "openvino", fake)
     (tmp_path / "student.xml").touch()
@@ -537,5 +542,5 @@ def test_threads_are_those_of_torch(checkpoint):
 
 
 def test_names_list_the_formats_that_are_written():
-    assert list(FORMAT_FILES) == WRITTEN
+    assert list(FORMAT_FILES) == ALL
     assert {name: format.files for name, format in FORMATS.items() if format.write} == FORMAT_FILES

@@ -1,5 +1,6 @@
 """Exported files are checked before they are run: the sums of export.json, or a checksum of their own."""
 
+import zipfile
 from functools import partial
 from importlib.util import find_spec
 from shutil import copy, copytree
@@ -10,12 +11,14 @@ from conftest import TINY
 
 from scripts.export import formats as export_formats
 from scripts.export.formats import FORMATS, load_runner
+from scripts.export.metadata import describe
 from scripts.export.names import FORMAT_FILES
 from scripts.export.sums import read_sums, record_sums
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
 SIZE = 64
-FORMS = [name for name in FORMAT_FILES if name != "openvino_bf16"]  # runs the files of openvino, where it can
+# openvino_bf16 runs the files of openvino, where it can, and test_whole.py has the whole way
+FORMS = [name for name in FORMAT_FILES if name not in ("openvino_bf16", "onnx_full")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,7 +35,7 @@ def exported(tmp_path_factory):
     for format in FORMS:
         if all(map(find_spec, FORMATS[format].needs)):
             if not (folder / FORMAT_FILES[format][0]).exists():
-                FORMATS[format].write(student, folder, [torch.rand(1, 1, SIZE, SIZE)])
+                FORMATS[format].write(student, folder, [torch.rand(1, 1, SIZE, SIZE)], describe(student, 2))
             record_sums(folder, FORMAT_FILES[format])
     return folder
 
@@ -73,7 +76,10 @@ def test_file_outside_of_an_export_is_checked_where_it_can_be(exported, tmp_path
 def test_torchscript_is_checked_by_its_own_archive(exported, tmp_path):
     path = tmp_path / "student.ts"
     content = bytearray((exported / path.name).read_bytes())
-    content[len(content) // 2] ^= 64
+    with zipfile.ZipFile(exported / path.name) as archive:  # the file's middle may be padding, which nothing reads
+        entry = max(archive.infolist(), key=lambda entry: entry.file_size)
+        middle = archive.read(entry)[entry.file_size // 2 :][:64]
+    content[content.index(middle)] ^= 64
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"export {path} is damaged, in its entry"):
         load_runner("torchscript", path, SIZE)

@@ -14,10 +14,10 @@ from PIL import Image
 from test_folder_runs import content, failure, folder, infer, pixels
 
 from scripts.data.segment import segment_and_detect
-from scripts.inference import certainty
-from scripts.inference.certainty import Certainty, KeepPresenced, is_near, lesion_confidence
+from scripts.inference.certainty import KeepPresenced, lesion_confidence
+from scripts.inference.confidence import LOW_CONFIDENCE, NEAR_ODDS, Certainty, is_near
 from scripts.inference.label_result import LabelResultd
-from scripts.inference.lesion_table import COLUMNS, FORMER_COLUMNS
+from scripts.inference.lesions import COLUMNS, FORMER_COLUMNS
 from scripts.metrics import logits_to_classes
 from scripts.networks.presence import Presence
 from scripts.networks.tinyusfm import TinyUSFMSeg
@@ -194,7 +194,7 @@ def test_confidence_is_of_each_class_in_its_mask():
     ("presence", "near"), [(None, False), (0.5, True), (0.74, True), (0.76, False), (0.26, True), (0.24, False)]
 )
 def test_presence_near_the_threshold_is_to_be_looked_at(presence, near):
-    assert certainty.NEAR_ODDS == 3
+    assert NEAR_ODDS == 3
     assert is_near(presence, 0.5) is near
     confidence = [[0.99 if presence is None or presence >= 0.5 else math.nan]]
     found = Certainty(None if presence is None else [presence], 0.5, confidence)
@@ -207,5 +207,5 @@ def test_threshold_that_decides_nothing_is_near_to_nothing(threshold):
 
 
 def test_lesion_of_low_confidence_is_to_be_looked_at():
-    looks = [Certainty(None, None, [[certainty.LOW_CONFIDENCE + step]]).columns(0, 1)["look"] for step in (-0.01, 0.01)]
+    looks = [Certainty(None, None, [[LOW_CONFIDENCE + step]]).columns(0, 1)["look"] for step in (-0.01, 0.01)]
     assert looks == ["yes", "no"]

@@ -3,9 +3,12 @@ the code.
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -18,12 +21,14 @@ from monai.bundle import ConfigWorkflow, ckpt_export
 from PIL import Image
 
 from eval.presence.__main__ import main as presence
-from scripts.data.phantoms import write_phantom_dataset
+from scripts.data.phantoms import make_phantom, write_phantom_dataset
 from scripts.export import check as export_check
 from scripts.export import formats as export_formats
 from scripts.export.__main__ import main as export
-from scripts.export.formats import FORMATS
-from scripts.inference.lesion_table import COLUMNS
+from scripts.export.formats import FORMATS, read_student
+from scripts.export.metadata import describe
+from scripts.export.whole import segment_in_torch, write_whole
+from scripts.inference.lesions import COLUMNS
 from scripts.inference.output_folder import LOCK_FILE, RUN_FILE
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
@@ -128,6 +133,29 @@ def test_command_of_the_page_runs(folder, command, monkeypatch):
         network_def = {"_target_": NETWORK, "num_classes": 2, "img_size": 64, **TINY}
         ckpt_export(**pairs(words[4:]), network_def=network_def)
         assert torch.jit.load(folder / "model.ts")(torch.rand(3, 1, 64, 64)).shape == (3, 1, 64, 64)
+
+
+def test_example_without_the_bundle_finds_the_same_mask(folder, monkeypatch):
+    monkeypatch.setattr(export_formats, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason="exports need the extra export")
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    assert len(list(filter(None, code.splitlines()))) == 10
+    student = read_student(folder / "models" / "model.pt", 64, 2)
+    (folder / "export").mkdir()
+    write_whole(student, folder / "export", describe(student, 2))
+    picture = make_phantom((0, 0), 90)[0][:70]
+    Image.fromarray(picture).save(folder / "images" / "a.png")
+    alone = "\nimport sys; assert not {'torch', 'monai', 'onnx', 'scripts'} & set(sys.modules)"
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "HOME": str(folder)}
+    result = subprocess.run(
+        [sys.executable, "-c", code + alone], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    expected = segment_in_torch(student, picture)
+    assert f"['background', 'lesion'] {expected.mask.sum()} " in result.stdout
+    with Image.open(folder / "a_mask.png") as image:
+        assert np.array_equal(np.asarray(image), 255 * expected.mask)
 
 
 def test_page_has_commands_of_all_kinds():

@@ -15,7 +15,8 @@ from scripts.data import nifti
 from scripts.data.dicom import is_dicom
 from scripts.data.readers import read_image
 from scripts.data.segment import resize_image, restore_logits
-from scripts.inference.frame_reader import FrameReader, luma
+from scripts.inference.frame_files import luma
+from scripts.inference.frame_reader import FrameReader
 from scripts.inference.frames import FrameInferer, FramesToRowsFirstd, ResizeFramesd
 from scripts.utils.hardware import Hardware
 

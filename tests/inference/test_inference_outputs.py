@@ -16,15 +16,18 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from PIL import Image
 
+from scripts.data.brightness import looks_like_mask
 from scripts.data.phantoms import make_phantom
 from scripts.inference.dicom_seg import COPIED
 from scripts.inference.frame_reader import FrameReader
-from scripts.inference.inputs import ImageFiles, list_images, looks_like_mask
-from scripts.inference.lesion_table import COLUMNS, LesionTable, foreground_names, measure, rows_of
+from scripts.inference.inputs import ImageFiles, list_images
+from scripts.inference.lesion_table import LesionTable, rows_of
+from scripts.inference.lesions import COLUMNS, foreground_names, measure
 from scripts.inference.masks import SaveMaskd, ToStoredShaped
 from scripts.inference.output_folder import OutputFolder
 from scripts.inference.outputs import mask_path, overlay_path, possible_outputs
-from scripts.inference.overlays import SaveOverlayd, draw_outlines
+from scripts.inference.overlays import SaveOverlayd
+from scripts.utils.outlines import draw_outlines
 
 WIDTH, HEIGHT, FRAMES = 60, 40, 3
 ORANGE = [245, 158, 11]
