@@ -9,6 +9,7 @@ from conftest import ROOT
 
 PROGRAMS = (
     *("scripts.make_datalist", "scripts.convert_adapter", "scripts.export", "scripts.share", "scripts.verify"),
+    *("scripts.check_data", "scripts.report"),
     *("scripts.settings", "eval.compare", "eval.preflight", "eval.recipes", "eval.publish", "eval.card"),
     *("eval.robustness", "eval.organs", "eval.nnunet", "eval.presence", "eval.kills"),
     *("eval.benchmark", "eval.benchmark.plots", "eval.federated", "eval.federated.nvflare_job"),

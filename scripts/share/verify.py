@@ -49,7 +49,7 @@ KEYS = {
 }
 KINDS = {
     "": (".json", ".py", ".md", ".txt", ".toml", ".cff", ".conf"),
-    "docs/": (".png", ".sbatch"),
+    "docs/": (".ipynb", ".png", ".sbatch"),
     "models/": (".pt", ".pth", ".safetensors"),
 }  # suffixes of the files of any folder, and of these
 MAX_FILE_BYTES = 25_000_000  # the model zoo's limit for a file

@@ -1,0 +1,126 @@
+"""The student in three lines: `load`, and `Student.segment`.
+
+Engines, one thread, the network alone on one image: see docs/python.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..export.libraries import library
+from ..export.sessions import onnx_session, openvino_session
+from ..export.sums import check_files
+from ..inference.lesions import foreground_names
+from ..utils.files import BUNDLE_ROOT
+from ..utils.options import check_choice, is_whole
+from .engines import Engine, SessionEngine, TorchEngine
+from .exports import FORMATS, LIBRARIES, WRITERS, can_write, ensure_export, fastest_format, installed, read_record
+from .images import read_frames
+from .result import Result, make_result
+
+logger = logging.getLogger(__name__)
+
+AUTO, TORCH = "auto", "torch"
+ENGINES = (AUTO, *LIBRARIES, TORCH)
+SHARED = BUNDLE_ROOT / "models" / "model.pt"
+
+
+def load(
+    checkpoint: str | Path | None = None,
+    engine: str = AUTO,
+    threads: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Student:
+    """A trained student, ready to segment.
+
+    Args:
+        checkpoint: of a trained student, such as a run's best file; None is the shared student for breast lesions.
+        engine: auto takes the export that was the fastest on this machine, or torch where the libraries for exports
+            are not installed; openvino and onnx write an export at their first use; torch gives the masks of
+            configs/inference.json bit for bit.
+        threads: of the computation; None leaves them to the library.
+        class_names: without the background; None calls one class lesion and several class 1, class 2 and so on.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ImportError: the engine is not installed.
+        ValueError: the file is no trained student, or an argument is out of range.
+    """
+    check_choice("engine", engine, ENGINES)
+    if threads is not None and not is_whole(threads, 1):
+        raise ValueError(f"threads must be a positive integer or None, got {threads!r}.")
+    path = SHARED if checkpoint is None else Path(checkpoint)
+    if not path.is_file():
+        kind = "is a folder, not a checkpoint file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"checkpoint {path} {kind}; pass the path of a trained student.")
+    return Student(_start(path, engine, threads), class_names)
+
+
+class Student:
+    """A trained student with the engine that runs it; `load` makes it.
+
+    Args:
+        engine: of the student.
+        class_names: as in `load`.
+    """
+
+    def __init__(self, engine: Engine, class_names: Sequence[str] | None = None) -> None:
+        self.engine = engine
+        self.class_names = foreground_names(engine.num_classes, class_names)
+
+    def segment(
+        self, image: Any, spacing: Sequence[float] | None = None, accept_masks: bool = False
+    ) -> Result | list[Result]:
+        """What the student finds in an image, or in each image of a list.
+
+        Args:
+            image: an array, gray (H, W) or RGB (H, W, 3), of 8 or 16 bits or in [0, 1]; a PIL image; the path of a
+                picture, a NIfTI or a DICOM file; or a list of them.
+            spacing: width and height of a pixel in mm, for areas in mm2, where the image does not say it.
+            accept_masks: segment what looks like a mask too.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: an image that cannot be read, or whose meaning is not certain.
+        """
+        if isinstance(image, (list, tuple)):
+            return [self.segment(one, spacing, accept_masks) for one in image]
+        frames = read_frames(image, spacing, accept_masks)
+        return make_result(frames, self.engine.run(frames.gray), self.class_names, self.engine.threshold)
+
+    def __repr__(self) -> str:
+        size = self.engine.img_size
+        return f"<Student of {', '.join(self.class_names)}, {size} x {size} pixels, engine {self.engine.name}>"
+
+
+def _start(checkpoint: Path, engine: str, threads: int | None) -> Engine:
+    if engine == TORCH:
+        return TorchEngine(checkpoint, threads)
+    if engine != AUTO:
+        for name in (LIBRARIES[engine], *WRITERS):
+            library(name)
+        return _start_export(checkpoint, [engine], threads)
+    engines = [name for name in LIBRARIES if installed(name)]
+    if not engines or not can_write():
+        return TorchEngine(checkpoint, threads)
+    try:
+        return _start_export(checkpoint, engines, threads)
+    except OSError as error:
+        logger.warning("engine auto takes torch, since no export can be kept: %s", error)
+        return TorchEngine(checkpoint, threads)
+
+
+def _start_export(checkpoint: Path, engines: Sequence[str], threads: int | None) -> Engine:
+    folder = ensure_export(checkpoint, engines)
+    record = read_record(folder)
+    engine, format = fastest_format(record, engines)
+    files = record["formats"][format]["files"]
+    path = folder / files[0]
+    check_files(path, files)
+    if engine == "onnx":
+        return SessionEngine(engine, onnx_session(path, threads), record)
+    precision = "bf16" if format == FORMATS[engine][0] else "f32"
+    return SessionEngine(engine, openvino_session(path, threads, precision), record)

@@ -1,0 +1,96 @@
+"""The command sam_tinyusfm: doors that hand their options through, and --help without torch."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from api_students import speckle
+from conftest import CONFIGS, ROOT
+from PIL import Image
+
+from scripts.api import command
+
+WITHOUT_TORCH = """import runpy, sys
+sys.modules["torch"] = None
+sys.path.insert(0, sys.argv[1])
+sys.argv = ["sam_tinyusfm", *sys.argv[2:]]
+runpy.run_module("sam_tinyusfm", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What a door starts, in the place of starting it."""
+    calls = []
+    monkeypatch.setattr(command, "_run_program", lambda module, words: calls.append((module, words)) or 0)
+    return calls
+
+
+@pytest.mark.parametrize("door", [[], *([name] for name in command._doors())], ids=str)
+def test_help_does_without_torch(door, tmp_path):
+    words = [sys.executable, "-c", WITHOUT_TORCH, str(ROOT / "scripts" / "api"), *door, "--help"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+    assert done.stderr == ""
+
+
+def test_usage_names_every_door(capsys):
+    assert command.main([]) == 0
+    told = capsys.readouterr().out
+    assert {"segment", "train", "evaluate", "compare", "settings", "export"} <= set(command._doors())
+    assert all(f"\n  {name} " in told for name in command._doors())
+
+
+def test_unknown_command_ends_with_one_line(capsys):
+    assert command.main(["segmnt"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sam_tinyusfm: unknown command 'segmnt'; expected one of segment, train")
+
+
+def test_segment_hands_its_options_through(started):
+    assert command.main(["segment", "images", "-o", "masks", "--recursive", "True"]) == 0
+    ((module, words),) = started
+    pairs = dict(zip(words[1::2], words[2::2]))
+    assert (module, words[0]) == ("monai.bundle", "run")
+    assert pairs["--config_file"] == str(CONFIGS / "inference.json")
+    assert (pairs["--dataset_dir"], pairs["--output_dir"], pairs["--recursive"]) == ("images", "masks", "True")
+    assert pairs["--checkpoint"] == str(ROOT / "models" / "model.pt")
+
+
+def test_training_takes_overlays_and_the_shared_teacher_where_the_bundle_lies(started, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text("{}")
+    names = ["shared_teacher.json", "mine.json"]
+    assert command.main(["train", *names, "--data::dataset_dir", "data"]) == 0
+    assert command.main(["evaluate", "--student::checkpoint", "best.pt"]) == 0
+    (_, train), (_, evaluate) = started
+    assert train[:2] == ["run", "training"]
+    assert train[3] == str([str(CONFIGS / "train.json"), str(CONFIGS / "shared_teacher.json"), "mine.json"])
+    assert train[train.index("--teacher::lora_checkpoint") + 1] == str(command.SHARED_TEACHER)
+    assert train[4:6] == ["--data::dataset_dir", "data"]
+    assert evaluate[:2] == ["run", "evaluating"]
+    assert evaluate[3] == str([str(CONFIGS / "train.json"), str(CONFIGS / "evaluate.json")])
+
+
+def test_missing_overlay_is_named(started, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["train", "gone.json"])
+    assert "config file gone.json does not exist, neither here nor in" in capsys.readouterr().err
+    assert started == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not command.SHARED_STUDENT.is_file(), reason="models/model.pt is not there")
+def test_segment_writes_into_the_current_folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(speckle()).save(tmp_path / "images" / "a.png")
+    words = [sys.executable, "-m", "sam_tinyusfm", "segment", str(tmp_path / "images"), "-o", str(tmp_path / "masks")]
+    done = subprocess.run(words, cwd=ROOT / "scripts" / "api", capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "segmented 1 file into" in done.stdout
+    assert np.asarray(Image.open(tmp_path / "masks" / "a_mask.png")).shape == (50, 60)
+    again = subprocess.run(words, cwd=ROOT / "scripts" / "api", capture_output=True, text=True, timeout=300)
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1].startswith("error: ")
