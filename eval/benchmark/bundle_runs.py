@@ -15,6 +15,7 @@ from typing import Any
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
+from scripts.cache.entry_store import read_cache
 from scripts.run.history import KEY_METRIC, read_history
 from scripts.run.run_folder import find_best
 from scripts.utils.files import CONFIGS
@@ -62,8 +63,8 @@ def fill(settings: Settings, name: str, mode: str, model: str, num_images: int) 
     """
     overrides = {**_overrides(settings, name, settings.epochs), **_distillation(settings, mode, model, num_images)}
     seconds = _run(workflow(settings, {**overrides, "data::datalist": f"{num_images}.json"}), start_only=True)
-    files = [path for path in cache_folder(settings, mode, model, num_images).rglob("*") if path.is_file()]
-    size, views = sum(path.stat().st_size for path in files), sum(path.suffix == ".safetensors" for path in files)
+    folder = cache_folder(settings, mode, model, num_images)
+    size, views = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()), len(read_cache(folder))
     return {
         "fill_seconds": seconds,
         "view_seconds": seconds / views,

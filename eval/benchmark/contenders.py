@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .bundle_runs import fill, train
+from .cache_reads import look, read_batches
+from .data_sets import keep_items
 from .reference_loop import reference_loop
 from .settings import LITE_MEDSAM, Settings
 from .students import BF16, EXPORTS, FP32, OURS, export, infer, train_step
@@ -37,7 +39,7 @@ def list_contenders(settings: Settings) -> list[Contender]:
     """All of them, those on the GPU last, where there is one."""
     contenders = [Contender(f"weights_{model}", write_weights, {"model": model}) for model in _models(settings)]
     on_device = _trainings(settings) + _references(settings) + _teachers(settings) + _students()
-    contenders += on_device + _exports() + _scaling(settings)
+    contenders += on_device + _exports() + _data_sizes(settings) + _scaling(settings)
     if torch.cuda.is_available() and not settings.quick:
         contenders += [
             _on_gpu(contender) for contender in on_device if not contender.name.endswith(KEPT)
@@ -136,6 +138,16 @@ def _exports() -> list[Contender]:
     needs = ("student_infer_fp32", "exports")
     variants = [Contender(f"student_infer_{variant}", infer, {"variant": variant}, needs) for variant in EXPORTS]
     return [Contender("exports", export, {}, ("control",)), *variants]
+
+
+def _data_sizes(settings: Settings) -> list[Contender]:
+    """What grows with the data set, and the reading of a cache; on the CPU alone."""
+    reads = [
+        Contender("cache_read", read_batches, {"features": False}),
+        Contender("cache_read_features", read_batches, {"features": True}),
+    ]
+    looks = [Contender(f"cache_look_{count}", look, {"count": count}) for count in settings.data_counts]
+    return reads + looks + [Contender(f"data_{count}", keep_items, {"count": count}) for count in settings.data_counts]
 
 
 def _scaling(settings: Settings) -> list[Contender]:

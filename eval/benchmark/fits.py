@@ -30,6 +30,7 @@ def list_fits(settings: Settings) -> list[Fit]:
     }
     sizes: dict[str, float | None] = {f"teacher_{model}_fast_fp32": None for model in settings.models}
     fills = {_sized("fill_replay_vit_b", count, settings.num_images): float(count) for count in settings.image_counts}
+    looks = {f"cache_look_{count}": float(count) for count in settings.data_counts}
     return [
         Fit("student step, seconds over image size", "power", "pixels a side", "step_seconds", student),
         Fit("student step, peak MB over image size", "power", "pixels a side", "peak_mb", student),
@@ -39,6 +40,7 @@ def list_fits(settings: Settings) -> list[Fit]:
         Fit("teachers, peak MB over parameters", "line", "parameters", "peak_mb", sizes),
         Fit("cache vit_b, seconds to fill over images", "line", "images", "fill_seconds", fills),
         Fit("cache vit_b, bytes over images", "line", "images", "cache_bytes", fills),
+        Fit("complete cache, seconds to look at it over images", "line", "images", "look_seconds", looks),
     ]
 
 

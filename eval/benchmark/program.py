@@ -31,6 +31,8 @@ SHOWN = {
     "epoch_seconds": "s/epoch",
     "fill_seconds": "s to fill",
     "step_seconds": "s/step",
+    "batch_seconds": "s/batch",
+    "look_seconds": "s to look",
     "images_per_second": "images/s",
     "peak_mb": "MB peak",
     "data_wait": "waiting",
@@ -47,6 +49,7 @@ NOTES = (
     "Formats of the student are compared on the validation list; int8 is calibrated on training images.",
     "Trainings draw a panel and end with the final evaluation: both are in the peak memory, neither is in the seconds.",
     "Filling a cache includes the loading of the teacher's weights, and what panel and final evaluation ask of it.",
+    "Cached batches are read from the system's page cache, in the sizes of SAM at 256 pixels.",
     "The reference loop's epoch is its median step times the steps of an epoch.",
 )
 Figures = dict[str, Any]

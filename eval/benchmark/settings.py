@@ -32,6 +32,7 @@ class Settings:
         num_images: of the training list.
         num_validation: images of the validation list, on which exports are compared; num_test: of the final evaluation.
             Fewer where a data set has fewer.
+        data_counts: images of the synthetic data sets, and entries of the complete caches that are looked at.
         views: of an image in `replay`.
         epochs: of a training; the first is left out of its median.
         steps: timed steps; likewise reference_steps, of the reference loop.
@@ -54,6 +55,7 @@ class Settings:
     num_images: int = 64
     num_validation: int = 64
     num_test: int = 8
+    data_counts: tuple[int, ...] = (1000, 5000, 20_000)
     views: int = 2
     epochs: int = 9
     steps: int = 8
@@ -111,6 +113,7 @@ def quick_settings(work: str, threads: int, checkpoint: str | None = None) -> Se
         batch_size=4,
         num_images=8,
         num_validation=8,
+        data_counts=(10, 20, 40),
         views=1,
         epochs=2,
         steps=1,

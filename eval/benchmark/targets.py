@@ -84,6 +84,15 @@ TARGETS = (
         3,
     ),
     Target("student inference: change of Dice, best variant", "best_variant.dice_change", None, "<=", MOST_DICE_CHANGE),
+    Target("cached batch of 16 with embeddings, seconds", "cache_read_features.batch_seconds", None, "<=", 0.001),
+    Target(
+        "cached batch with embeddings: a file an image / shards",
+        "cache_read_features.file_seconds",
+        "cache_read_features.float_seconds",
+        ">=",
+        5,
+    ),
+    Target("peak memory: the largest data set above the smallest, MB", "data_growth.extra_mb", None, "<=", 2000),
     Target("peak memory: replay_vit_h / control", "replay_vit_h.peak_mb", "control_mean.peak_mb", "<=", 1.1),
     Target("share of an epoch waiting for data, worst training", "worst_wait.data_wait", None, "<=", 0.05),
 )
@@ -142,13 +151,14 @@ def derive(figures: Figures) -> Figures:
     """Figures that several contenders give together; those that failed are left out.
 
     control_mean: of the two controls, and the drift from the first to the second. best_variant: the fastest that keeps
-    the Dice. worst_wait: the longest of all trainings. payback: epochs after which the cache of vit_b has paid, the
-    weights' loading included.
+    the Dice. worst_wait: the longest of all trainings. data_growth: memory of the largest synthetic data set above that
+    of the smallest. payback: epochs after which the cache of vit_b has paid, the weights' loading included.
     """
     derived = {
         "control_mean": _mean_of_controls(figures),
         "best_variant": _best_variant(figures),
         "worst_wait": _worst_wait(figures),
+        "data_growth": _data_growth(figures),
         "payback": _payback(figures),
     }
     return {name: values for name, values in derived.items() if values}
@@ -172,6 +182,12 @@ def _best_variant(figures: Figures) -> dict[str, Any] | None:
 def _worst_wait(figures: Figures) -> dict[str, Any] | None:
     waits = [training["data_wait"] for training in _all(figures, TRAININGS)]
     return {"data_wait": max(waits)} if waits else None
+
+
+def _data_growth(figures: Figures) -> dict[str, Any] | None:
+    sets = [values for name in figures if name.startswith("data_") and (values := _get(figures, name))]
+    sets = sorted(sets, key=lambda values: values["images"])
+    return {"extra_mb": sets[-1]["peak_mb"] - sets[0]["peak_mb"]} if len(sets) > 1 else None
 
 
 def _payback(figures: Figures) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ all files, so that nothing may be missing or left over.
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -16,8 +17,9 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigWorkflow
-from safetensors.torch import load_file
 
+from scripts.cache.entry_store import read_cache
+from scripts.cache.shards import CHECKED
 from scripts.data.phantoms import write_phantom_dataset
 from scripts.networks.frozen_teacher import FrozenTeacher
 from scripts.networks.sam import build_sam
@@ -36,6 +38,7 @@ from .processes import Forked, Torchrun
 SIDE, MODEL = 64, "vit_test"
 TIMES = ("seconds", "data_wait")  # of a history, what differs from run to run
 UNEQUAL = (".log", ".lock", ".json", ".html")  # files with times, paths and dates, which count by their names
+SHARD = re.compile("shard-[0-9a-f]+")
 Outcome = dict[str, str]
 
 
@@ -290,9 +293,11 @@ def run_outcome(folder: Path) -> Outcome:
 
 
 def cache_outcome(folder: Path) -> Outcome:
-    """Of a cache: every entry, and no other file."""
-    entries = {path.name: weights_digest(load_file(path)) for path in (folder / "cache").rglob("*.safetensors")}
-    return {"cache entries": json_digest(entries), "cache names": names(folder / "cache")}
+    """Of a cache: every entry, and no other file than shards, of which each start may begin one."""
+    entries = {name: weights_digest(entry) for name, entry in read_cache(folder / "cache").items()}
+    kinds = {SHARD.sub("shard", name) for name in names(folder / "cache").split()}
+    kinds -= {name for name in kinds if name.endswith(CHECKED)}  # what a further start has looked at
+    return {"cache entries": json_digest(entries), "cache names": " ".join(sorted(kinds))}
 
 
 def names(folder: Path, deep: bool = True) -> str:

@@ -28,11 +28,14 @@ from torch.utils.data import Dataset
 from ..data.dataset import BASE
 from ..data.views import VIEW_KEYS
 from ..utils.options import MODES, ONLINE, REPLAY, WARP, check_choice
+from .batch_reader import SOURCE, BatchReader
 from .entries import TeacherEntries, content_key, stack
-from .filling import Filling, View
+from .filling import Filling, View, fitting_batch
 from .warp import warp, warp_features
 
 logger = logging.getLogger(__name__)
+
+PARTS = ("masks", "features")
 
 
 class CachedOutput(NamedTuple):
@@ -52,7 +55,7 @@ def teacher_for_mode(
     dataset: Dataset,
     device: torch.device,
     num_epochs: int,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     num_workers: int = 0,
 ) -> nn.Module | None:
     """The teacher to train with: itself (online), or a `CachedTeacher`; None where the loss reads no teacher.
@@ -66,7 +69,7 @@ def teacher_for_mode(
         dataset: the training views.
         device: of the teacher.
         num_epochs: of the training; views that it does not reach are left out.
-        batch_size: images a teacher pass while the cache fills.
+        batch_size: images a teacher pass while the cache fills; None takes what fits the device.
         num_workers: processes that prepare views while the cache fills.
 
     Raises:
@@ -121,15 +124,17 @@ class CachedTeacher(nn.Module):
         cache_dir: str | Path,
         num_epochs: int,
         keep_features: bool = False,
-        batch_size: int = 4,
+        batch_size: int | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
         self.teacher, self.mode, self.dataset = teacher, mode, dataset
         self.keep_features = keep_features
         self.entries = TeacherEntries(teacher, cache_dir, keep_features)
+        self.reader = BatchReader(self.entries.store, dataset, mode == WARP, keep_features)
         views = _views(dataset, mode, num_epochs)
-        self.filling = Filling(self.entries, dataset, views, num_epochs, mode == WARP, batch_size, num_workers)
+        batch_size = batch_size or fitting_batch(self.entries.device, teacher.feature_shape[-1])
+        self.filling = Filling(self.entries, dataset, self.reader, views, num_epochs, batch_size, num_workers)
         if self.filling.missing:
             teacher.load()  # a file that does not fit shows before the run has written anything
             self.filling.require_space()
@@ -139,8 +144,8 @@ class CachedTeacher(nn.Module):
 
         Args:
             image: (B, 1 or 3, H, W) in [0, 1].
-            view: "index" (B,) and "number" (B,) of the views, and for warp "theta" (B, 2, 3); None looks the images up
-                by content.
+            view: "index" (B,) and "number" (B,) of the views, for warp "theta" (B, 2, 3), and what a loader has read
+                beside them; None looks the images up by content.
 
         Raises:
             ValueError: an entry belongs to another image than this one, or is gone and cannot be computed.
@@ -150,20 +155,29 @@ class CachedTeacher(nn.Module):
             keys, names = [content_key(one) for one in image], ["an image without a name"] * len(image)
             entries = self.entries.of_images(keys, image, names, keep_features=False)
             return CachedOutput(self.teacher.enlarge(stack(entries, "masks", image.device)), None)
-        indices = view["index"].tolist()
-        if self.mode == WARP:
-            entries = self.entries.present([self.filling.key((index, BASE)) for index in indices])
+        outputs = view if view.get(SOURCE) == self.reader.source else self.reader(view, image)
+        if outputs:
+            masks, features = (outputs[part].to(image.device).float() if part in outputs else None for part in PARTS)
         else:
-            keys = [self.filling.key(pair) for pair in zip(indices, view["number"].tolist())]
-            names = [str(self.dataset.data[index]["image"]) for index in indices]
-            entries = self.entries.of_images(keys, image, names, self.keep_features)
-        masks = stack(entries, "masks", image.device)
-        features = stack(entries, "features", image.device) if self.keep_features else None
+            masks, features = self._single(image, view)
         if self.mode == WARP and "theta" in view:
             theta, mirror, sector = (view[key].to(masks.device) if key in view else None for key in VIEW_KEYS)
             masks = warp(masks, theta, mirror, sector)
             features = warp_features(features, theta, mirror) if self.keep_features else None
         return CachedOutput(self.teacher.enlarge(masks), features)
+
+    def _single(
+        self, image: torch.Tensor, view: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits and embeddings, entry by entry, where a batch is not read whole."""
+        keys = self.reader.keys(view)
+        if self.mode == WARP:
+            entries = self.entries.present(keys)
+        else:
+            names = [str(self.dataset.data[index]["image"]) for index in view["index"].tolist()]
+            entries = self.entries.of_images(keys, image, names, self.keep_features)
+        features = stack(entries, "features", image.device) if self.keep_features else None
+        return stack(entries, "masks", image.device), features
 
     @property
     def key(self) -> str:
@@ -171,13 +185,15 @@ class CachedTeacher(nn.Module):
         return self.teacher.key
 
     def fill(self, images: Iterable[torch.Tensor] = (), count: int = 0) -> None:
-        """Compute the entries that are missing, see `Filling.run`.
+        """Compute the entries that are missing, see `Filling.run`; from then on they are read where a batch is made.
 
         Args:
             images: further ones (1, H, W), that the run will ask about without a view.
             count: of these images.
         """
+        self.dataset.beside = None
         self.filling.run(images, count, self)
+        self.dataset.beside = self.reader
 
 
 def _views(dataset: Dataset, mode: str, num_epochs: int) -> list[View]:

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from ..utils.digests import array_digest, json_digest
 from .entry_store import EntryStore
+from .shards import RECORD_BYTES
 
 logger = logging.getLogger(__name__)
 
 VERSION = 2  # of the entries: raised when their content changes
 THUMBNAIL, TOLERANCE = 16, 3  # pixels a side; gray levels of 255: other processors round differently
-HEADER_BYTES = 256  # of a file
 Entry = Mapping[str, torch.Tensor]
 
 
@@ -53,19 +53,22 @@ class TeacherEntries:
 
     @property
     def entry_bytes(self) -> int:
-        """Size of one entry's file."""
+        """Size of an entry on disk."""
         numbers = torch.Size(self.teacher.mask_shape).numel()
         numbers += torch.Size(self.teacher.feature_shape).numel() if self.keep_features else 0
-        return 2 * numbers + THUMBNAIL**2 + HEADER_BYTES
+        return 2 * numbers + THUMBNAIL**2 + RECORD_BYTES
 
-    def is_there(self, key: str) -> bool:
-        """Whether a key has a whole entry; damaged ones count as missing."""
-        return is_usable(self.store.read(key), self.keep_features)
+    def are_there(self, keys: Sequence[str]) -> list[bool]:
+        """Whether each key has a whole entry; damaged ones count as missing."""
+        needed = {"masks", "features"} if self.keep_features else {"masks"}
+        return [needed <= parts for parts in self.store.whole_parts(keys)]
 
-    def is_of(self, key: str, image: torch.Tensor) -> bool:
-        """Whether a key has a usable entry, and it was computed from this image (1 or 3, H, W)."""
-        entry = self.store.read(key)
-        return is_usable(entry, self.keep_features) and not differing([entry], image[None])
+    def are_of(self, keys: Sequence[str], images: torch.Tensor) -> list[bool]:
+        """Whether each key has a whole entry, and it was computed from its image of (B, 1 or 3, H, W)."""
+        there = self.are_there(keys)
+        found = self.store.read_part(keys, "thumbnail")
+        pairs = zip(found, thumbnails(images))
+        return [is_there and not _differs(one, other) for is_there, (one, other) in zip(there, pairs)]
 
     @torch.inference_mode()
     def compute(self, images: torch.Tensor, names: Sequence[str], keep_features: bool) -> list[Entry]:
@@ -74,7 +77,7 @@ class TeacherEntries:
         Raises:
             FloatingPointError: it gives no finite numbers.
         """
-        masks, features = self.teacher.segment(images.to(self.device))
+        masks, features = self._segment(images.to(self.device))
         entries = []
         for i, name in enumerate(names):
             parts = {"masks": masks[i], **({"features": features[i]} if keep_features else {})}
@@ -83,9 +86,21 @@ class TeacherEntries:
             entries.append({**parts, "thumbnail": thumbnails(images[i : i + 1])[0].clone()})
         return entries
 
+    def _segment(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The teacher's pass, in halves where the GPU's memory is too small."""
+        try:
+            return self.teacher.segment(images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        logger.warning("the GPU's memory is too small for %d images: the teacher gets half of them.", len(images))
+        masks, features = zip(*(self._segment(half) for half in images.chunk(2)))
+        return torch.cat(masks), None if features[0] is None else torch.cat(features)
+
     def write(self, key: str, entry: Entry) -> None:
         """Keep an entry, unless another run has written more of the same image meanwhile."""
-        present = self.store.read(key) if self.store.path(key).is_file() else None
+        self.store.refresh()
+        (present,) = self.store.read([key])
         more = present is not None and present.keys() > entry.keys()
         if not (more and torch.equal(present["thumbnail"], entry["thumbnail"])):
             self.store.write(key, entry)
@@ -96,7 +111,7 @@ class TeacherEntries:
         Raises:
             ValueError: one is gone.
         """
-        entries = [self.store.read(key) for key in keys]
+        entries = self.store.read(keys)
         lost = sum(not is_usable(entry, self.keep_features) for entry in entries)
         if lost:
             raise ValueError(
@@ -113,15 +128,18 @@ class TeacherEntries:
         Raises:
             ValueError: an entry was computed from another image.
         """
-        entries = [self.store.read(key) for key in keys]
+        entries = self.store.read(keys)
+        if any(entry is None for entry in entries):
+            self.store.refresh()
+            entries = self.store.read(keys)
         lost = [i for i, entry in enumerate(entries) if not is_usable(entry, keep_features)]
         computed = self.compute(image[lost], [names[i] for i in lost], keep_features) if lost else ()
         for i, entry in zip(lost, computed):
             entries[i] = entry
             self._try_to_write(keys[i], entry)
-        if wrong := differing(entries, image):
+        if wrong := differing((entry["thumbnail"] for entry in entries), image):
             raise ValueError(
-                f"the teacher cache entry {self.store.path(keys[wrong[0]])} was computed from another image than the "
+                f"the teacher cache entry {self.store.where(keys[wrong[0]])} was computed from another image than the "
                 "one it is to go with: preprocessing or augmentation have changed in the code. Delete "
                 f"{self.store.folder}, or pass another --teacher::cache_dir."
             )
@@ -157,10 +175,13 @@ def thumbnails(image: torch.Tensor) -> torch.Tensor:
     return (F.adaptive_avg_pool2d(image.float().mean(1), THUMBNAIL) * 255).round().to(torch.uint8).cpu()
 
 
-def differing(entries: Sequence[Entry], image: torch.Tensor) -> list[int]:
-    """Which entries are not of their images (B, 1 or 3, H, W), by the thumbnails."""
-    stored = torch.stack([entry["thumbnail"] for entry in entries]).int()
-    return ((stored - thumbnails(image).int()).abs().flatten(1).amax(1) > TOLERANCE).nonzero().flatten().tolist()
+def differing(stored: Iterable[torch.Tensor], image: torch.Tensor) -> list[int]:
+    """Which thumbnails (16, 16) are not of their images (B, 1 or 3, H, W)."""
+    return [i for i, (one, other) in enumerate(zip(stored, thumbnails(image))) if _differs(one, other)]
+
+
+def _differs(stored: torch.Tensor | None, thumbnail: torch.Tensor) -> bool:
+    return stored is None or bool(((stored.int() - thumbnail.int()).abs() > TOLERANCE).any())
 
 
 def _require_finite(parts: Entry, name: str) -> None:

@@ -22,12 +22,16 @@ from torch.utils.data import Dataset
 from ..data.dataset import ViewLoader
 from ..utils.files import atomic_path, clear_leftovers
 from ..utils.screen import Progress, duration, tell, track
+from .batch_reader import BatchReader
 from .entries import TeacherEntries
 from .entry_store import explain
 
 logger = logging.getLogger(__name__)
 
 SPARE_BYTES = 2**26  # of the disk, left free
+COMPARED = 64  # images at once
+CPU_BATCH, MOST_IMAGES = 4, 64  # of a teacher pass
+TOKEN_BYTES, PAIR_BYTES = 2**18, 2**7  # of SAM's largest encoder for each token, and for each pair of tokens
 View = tuple[int, int]  # index of a case, number of its view
 
 
@@ -37,10 +41,11 @@ class Filling:
     Args:
         entries: of the teacher.
         dataset: of the views.
+        reader: of the training's batches; knows the names of the entries. Where it reads outputs for images before
+            augmentation, entries are compared with their images, which takes these into memory; otherwise an entry
+            counts by its name.
         views: that the training will ask for.
         num_epochs: of the training, for what is told.
-        check_images: compare entries with their images, which takes the images into memory; otherwise an entry counts
-            by its name.
         batch_size: images of a teacher pass.
         num_workers: processes that prepare views.
     """
@@ -49,20 +54,16 @@ class Filling:
         self,
         entries: TeacherEntries,
         dataset: Dataset,
+        reader: BatchReader,
         views: Sequence[View],
         num_epochs: int,
-        check_images: bool,
-        batch_size: int = 4,
+        batch_size: int = CPU_BATCH,
         num_workers: int = 0,
     ) -> None:
         self.entries, self.dataset, self.views = entries, dataset, views
-        self.num_epochs, self.check_images = num_epochs, check_images
+        self.key, self.check_images, self.num_epochs = reader.key, reader.base, num_epochs
         self.batch_size, self.num_workers = batch_size, num_workers
         self.missing = self._without_entry(views)
-
-    def key(self, view: View) -> str:
-        """The name of a view's entry."""
-        return self.dataset.view_key(*view)
 
     def require_space(self) -> None:
         """Refuse a folder that cannot hold what is missing, before anything is computed; makes nothing that stays.
@@ -70,16 +71,25 @@ class Filling:
         Raises:
             OSError: it cannot be written, or has too little space.
         """
-        needed, folder = len(self.missing) * self.entries.entry_bytes, self.entries.store.folder
+        needed, free = len(self.missing) * self.entries.entry_bytes, self._free()
+        if free < needed + SPARE_BYTES:
+            text = explain(self.entries.store.folder, f"it needs {_size(needed)} and {_size(free)} are free")
+            raise OSError(errno.ENOSPC, text)
+
+    def _free(self) -> int:
+        """Bytes that can be written into the folder.
+
+        Raises:
+            OSError: none can.
+        """
+        folder = self.entries.store.folder
         try:
             place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
             with tempfile.TemporaryFile(dir=place):
                 pass
-            free = shutil.disk_usage(place).free
+            return shutil.disk_usage(place).free
         except OSError as error:
             raise OSError(error.errno, explain(folder, error)) from error
-        if free < needed + SPARE_BYTES:
-            raise OSError(errno.ENOSPC, explain(folder, f"it needs {_size(needed)} and {_size(free)} are free"))
 
     def run(self, images: Iterable[torch.Tensor], count: int, ask: Callable[[torch.Tensor], object]) -> None:
         """Compute the entries that are missing, and ask about further images.
@@ -95,6 +105,7 @@ class Filling:
         """
         if idist.get_rank() == 0:
             clear_leftovers(self.entries.store.folder, deep=True)
+        self._adopt()
         share = self.views[idist.get_rank() :: idist.get_world_size()]
         mine = self._with_other_pixels(share) if self.check_images else self._without_entry(share)
         if mine:
@@ -114,19 +125,43 @@ class Filling:
 
     def _without_entry(self, views: Sequence[View]) -> list[View]:
         """The views without a whole entry."""
-        return [view for view in views if not self.entries.is_there(self.key(view))]
+        there = self.entries.are_there([self.key(view) for view in views])
+        return [view for view, is_there in zip(views, there) if not is_there]
 
     def _with_other_pixels(self, views: Sequence[View]) -> list[View]:
         """The views without an entry of their pixels."""
         self.dataset.fill()
-        missing = [view for view in views if not self.entries.is_of(self.key(view), self.dataset[view]["image"])]
+        missing = []
+        for start in range(0, len(views), COMPARED):
+            some = views[start : start + COMPARED]
+            images = torch.stack([self.dataset[view]["image"] for view in some])
+            are_of = self.entries.are_of([self.key(view) for view in some], images)
+            missing += [view for view, is_of in zip(some, are_of) if not is_of]
         store = self.entries.store
-        stale = sum(store.path(self.key(view)).is_file() for view in missing)
+        stale = sum(store.has(self.key(view)) for view in missing)
         if stale:
             logger.warning(
                 "%d entries in %s are of other pixels or damaged: they are computed again.", stale, store.folder
             )
         return missing
+
+    def _adopt(self) -> None:
+        """Copy the entries of earlier versions into shards, where there is space; they are read from files until
+        then.
+        """
+        store = self.entries.store
+        keys = store.files_alone()
+        share = keys[idist.get_rank() :: idist.get_world_size()]
+        try:
+            if share and self._free() > len(keys) * self.entries.entry_bytes + SPARE_BYTES:
+                count = store.adopt(track(share, "copying entries into shards", len(share), show=idist.get_rank() == 0))
+                if count:
+                    tell(
+                        f"teacher cache: {count} entries that an earlier version kept as a file each are in shards "
+                        f"now; its folders 00 to ff in {store.folder} are no longer read and may be deleted"
+                    )
+        except OSError as error:
+            logger.warning("%s The entries of an earlier version are read as they are.", error.strerror)
 
     def _groups(self, share: Sequence[View], missing: Sequence[View]) -> list[View]:
         """The views of every batch that lacks one, in the batches of a filling from the start: what a teacher says of
@@ -167,7 +202,7 @@ class Filling:
         """Compute what another run has not done by now; returns how many views that were."""
         views = list(zip(batch["view"]["index"].tolist(), batch["view"]["number"].tolist()))
         keys = [self.key(view) for view in views]
-        todo = [i for i, key in enumerate(keys) if not self.entries.is_of(key, batch["image"][i])]
+        todo = [i for i, is_of in enumerate(self.entries.are_of(keys, batch["image"])) if not is_of]
         if todo:
             entries = self.entries.compute(batch["image"], batch["case"], self.entries.keep_features)
             for i in todo:
@@ -192,6 +227,23 @@ class Filling:
             f"teacher cache: {seconds:.2f} s a view, {duration(missing * seconds)} in all; it pays from epoch "
             f"{int(epochs) + 1} of {self.num_epochs} on{later}"
         )
+
+
+def fitting_batch(device: torch.device, side: int) -> int:
+    """Images of a teacher pass that take at most half of a GPU's memory, a power of two; few on the CPU, where more are
+    not faster.
+
+    It depends on the kind of device alone: with the batch the last bit of what a teacher says may change.
+
+    Args:
+        device: of the teacher.
+        side: tokens along a side of its embedding.
+    """
+    if device.type != "cuda":
+        return CPU_BATCH
+    memory, tokens = torch.cuda.get_device_properties(device).total_memory, side**2
+    fitting = memory // 2 // (tokens * (TOKEN_BYTES + PAIR_BYTES * tokens))
+    return min(MOST_IMAGES, 2 ** (max(1, fitting).bit_length() - 1))
 
 
 def _size(count: float) -> str:

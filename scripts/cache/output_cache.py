@@ -40,7 +40,10 @@ class OutputCache:
             compute: called once, with the indices of the images that miss; returns their outputs.
         """
         keys = [_key(image) for image in images]
-        entries = [self.store.read(key) for key in keys]
+        entries = self.store.read(keys)
+        if any(entry is None for entry in entries):
+            self.store.refresh()
+            entries = self.store.read(keys)
         missing = [i for i, entry in enumerate(entries) if entry is None]
         self.hits += len(keys) - len(missing)
         self.misses += len(missing)

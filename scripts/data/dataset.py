@@ -11,12 +11,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, list_data_collate
 from monai.transforms import Compose
 from monai.utils import CommonKeys
 from torch.utils.data import Dataset, Sampler
@@ -26,6 +28,7 @@ from ..utils.options import NO_LABEL
 from ..utils.screen import tell, track
 from .balance import balanced_order, column_groups, describe_balance
 from .lost_lesions import check_lesions_kept
+from .prepared import PreparedItems
 from .readers import reading_rule
 from .unlabeled import count_unlabeled, endless_passes
 from .views import VIEW_KEYS
@@ -33,6 +36,7 @@ from .views import VIEW_KEYS
 REPEAT = 1_000_003  # between the numbers of the views of an image that comes several times in an epoch
 BASE = -1  # the number of the view before augmentation
 _KEYS = (CommonKeys.IMAGE, CommonKeys.LABEL)
+Beside = Callable[[Mapping[str, Any], torch.Tensor], Mapping[str, Any]]  # views of a batch, its images
 
 
 def _seed_from(*numbers: int) -> int:
@@ -49,13 +53,16 @@ class ViewDataset(Dataset):
     ``dataset[index]`` is the view of epoch 0, ``dataset[index, epoch]`` that of another epoch, and ``dataset[index,
     BASE]`` the image as it is before augmentation.
 
+    `beside`, where it is set, gives what is kept of the views of a batch: `ViewLoader` calls it where the batch is
+    made, and puts that into the batch's "view".
+
     Args:
         data: dicts with the paths "image" and, optionally, "label"; other keys (patient, device) stay out of the items.
         transform: deterministic; run once for each item.
         augmentation: random; run at each fetch on a copy.
         seed: of the random views.
         views: number of different views of an item (epoch modulo views); None makes every epoch a new view.
-        cache: keep the results of `transform` in memory.
+        cache: keep the results of `transform`, see `PreparedItems`.
         settings: texts that say what `transform` ("preprocessing") and `augmentation` ("augmentation") do, part of
             every `view_key`.
         unlabeled: dicts with the path "image", of which the items come after the others; their label is NO_LABEL all
@@ -90,7 +97,8 @@ class ViewDataset(Dataset):
         self.views = views
         self.cache = cache
         self.settings = settings
-        self._items: list[dict | None] = [None] * len(self.data)
+        self.beside: Beside | None = None
+        self._items = PreparedItems(len(self.data))
         self._digests: list[str | None] = [None] * len(self.data)
 
     def __len__(self) -> int:
@@ -100,7 +108,7 @@ class ViewDataset(Dataset):
         index, epoch = index if isinstance(index, (tuple, list)) else (index, 0)
         case = str(self.data[index][CommonKeys.IMAGE])  # the IndexError that ends a for loop
         index %= len(self)
-        item = {key: value.clone() for key, value in self._prepared(index).items()}
+        item = self._prepared(index)
         number = epoch if self.views is None or epoch == BASE else epoch % self.views
         view = {"index": index, "number": number}
         if self.augmentation is not None and number != BASE:
@@ -141,24 +149,29 @@ class ViewDataset(Dataset):
 
     def fill(self) -> None:
         """Runs `transform` on every item that is not in memory yet, in threads, with a progress bar on a terminal."""
-        missing = [index for index, item in enumerate(self._items) if item is None] if self.cache else []
+        missing = self._items.missing() if self.cache else []
         if not missing:
             return
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             try:
-                for _ in track(pool.map(self._prepared, missing), "reading images", len(missing)):
+                for _ in track(pool.map(self._prepare, missing), "reading images", len(missing)):
                     pass
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
     def _prepared(self, index: int) -> dict:
-        item = self._items[index]
+        """The item before augmentation, for the caller alone."""
+        if not self.cache:
+            return {key: value.clone() for key, value in self._transformed(self.data[index]).items()}
+        item = self._items.get(index)
         if item is None:
-            item = self._transformed(self.data[index])
-            if self.cache:
-                self._items[index] = item
+            self._prepare(index)
+            item = self._items.get(index)
         return item
+
+    def _prepare(self, index: int) -> None:
+        self._items.put(index, self._transformed(self.data[index]))
 
     def _transformed(self, entry: dict) -> dict:
         files = {key: entry[key] for key in _KEYS if entry.get(key) is not None}
@@ -283,20 +296,29 @@ class ViewSampler(Sampler):
 
 class ViewLoader(DataLoader):
     """MONAI DataLoader that fills the dataset's memory first, so that worker processes inherit it instead of each
-    reading every file again.
+    reading every file again, and reads what is kept `beside` the views of a batch.
 
     Args:
         dataset: see `ViewDataset`.
         batch_size: positive.
-        kwargs: as MONAI's DataLoader.
+        kwargs: as MONAI's DataLoader, but for collate_fn.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int = 1, **kwargs) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"training::batch_size must be a positive integer, got {batch_size!r}.")
-        super().__init__(dataset, batch_size=batch_size, **kwargs)
+        super().__init__(dataset, batch_size=batch_size, collate_fn=partial(_collate, dataset), **kwargs)
 
     def __iter__(self) -> Iterator:
         if isinstance(self.dataset, ViewDataset):
             self.dataset.fill()
         return super().__iter__()
+
+
+def _collate(dataset: Dataset, items: Sequence[dict]) -> dict:
+    """A batch of items."""
+    batch = list_data_collate(items)
+    beside = getattr(dataset, "beside", None)
+    if beside is not None:
+        batch["view"].update(beside(batch["view"], batch[CommonKeys.IMAGE]))
+    return batch

@@ -48,6 +48,13 @@ def json_digest(value: Any, size: int = 20) -> str:
     return text_digest(json.dumps(value, sort_keys=True, default=str), size)
 
 
+def labeled_digest(content: bytes | np.ndarray, label: bytes, size: int) -> bytes:
+    """The first `size` bytes of the SHA-256 of a label and of bytes; processors of today have an instruction for it."""
+    digest = hashlib.sha256(label)
+    digest.update(content)
+    return digest.digest()[:size]
+
+
 def array_digest(array: np.ndarray, note: str) -> str:
     """BLAKE2b of 20 bytes, in hex, over the bytes of an array in C order and a note on how to read them, such as its
     shape.

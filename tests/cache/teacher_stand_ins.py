@@ -4,13 +4,18 @@ A test file makes fixtures of the functions `make_...`: `cached = pytest.fixture
 their arguments are those of fixtures.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
+from eval.benchmark.cache_reads import write_entry_file
 from scripts.cache.cached_teacher import teacher_for_mode
+from scripts.cache.entry_store import EntryStore, read_cache
+from scripts.cache.layout import Layout
+from scripts.cache.shards import ShardWriter
 from scripts.data.dataset import ViewDataset
 from scripts.data.transforms import joint_augmentation
 from scripts.networks.frozen_teacher import FrozenTeacher
@@ -78,6 +83,45 @@ def batch(dataset, *pairs):
     return torch.stack([item["image"] for item in items]), view
 
 
-def entry_files(tmp_path: Path) -> list[Path]:
-    """All files of the cache."""
-    return sorted((tmp_path / "cache").rglob("*.safetensors"))
+def kept(tmp_path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """All whole entries of the cache."""
+    return read_cache(tmp_path / "cache")
+
+
+def row_files(tmp_path: Path) -> list[Path]:
+    """The rows of all shards of the cache."""
+    return sorted((tmp_path / "cache").rglob("*.rows"))
+
+
+def as_files(store: EntryStore) -> None:
+    """Keep the entries of a folder as version 0.7 did."""
+    for key in store.all_keys():
+        (entry,) = store.read([key])
+        write_entry_file(store.folder, store.owner, key, entry)
+    for path in store.folder.glob("shard-*"):
+        path.unlink()
+
+
+def spoil(store: EntryStore, key: str) -> Path:
+    """Turn the first bit of an entry's row; returns the file of the rows."""
+    path, _, number = store.where(key).rpartition(", row ")
+    row_bytes = Layout.of(store.read([key])[0]).row_bytes
+    with open(path, "r+b") as file:
+        file.seek(int(number) * row_bytes)
+        first = file.read(1)[0]
+        file.seek(int(number) * row_bytes)
+        file.write(bytes([first ^ 1]))
+    return Path(path)
+
+
+def refuse_writing(monkeypatch, number: int, after: int = 0) -> None:
+    """Let appending of rows fail with the system's error `number`, after some that succeed."""
+    append, calls = ShardWriter.append, []
+
+    def refuse(self, record, row):
+        calls.append(record)
+        if len(calls) > after:
+            raise OSError(number, os.strerror(number))
+        append(self, record, row)
+
+    monkeypatch.setattr(ShardWriter, "append", refuse)

@@ -2,29 +2,35 @@
 
 import errno
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import CONFIGS, root_cause, run, workflow
 from teacher_stand_ins import (
     SETTINGS,
+    as_files,
     batch,
-    entry_files,
+    kept,
     make_cached,
     make_frozen,
     make_other_lora,
     make_views,
     reading,
+    spoil,
 )
 
-from scripts.cache import entries, entry_store
+from scripts.cache import entries, entry_store, filling
+from scripts.cache.batch_reader import SOURCE
 from scripts.cache.cached_teacher import teacher_for_mode
 from scripts.cache.entry_store import EntryStore
+from scripts.cache.shards import read_owner
 from scripts.cache.warp import warp, warp_features
-from scripts.data.dataset import BASE
+from scripts.data.dataset import BASE, ViewLoader
 from scripts.data.transforms import joint_augmentation
 from scripts.networks import frozen_teacher
 from scripts.networks.frozen_teacher import FrozenTeacher
+from scripts.utils.digests import weights_digest
 
 cached, frozen, other_lora, views = map(pytest.fixture, (make_cached, make_frozen, make_other_lora, make_views))
 
@@ -269,7 +275,77 @@ def test_teacher_that_does_not_fit_leaves_no_run_folder(overrides, tmp_path):
 
 def test_wrong_teachers_cache_is_not_used_by_a_run(overrides, other_lora, tmp_path):
     run(overrides)
-    count = len(entry_files(tmp_path))
+    count = len(kept(tmp_path))
     flow = run({**overrides, "teacher::lora_checkpoint": other_lora, "run_folder::timestamp": "two"})
     assert flow.parser.get_parsed_content("cached_teacher").teacher.is_loaded
-    assert len(entry_files(tmp_path)) == 2 * count
+    assert len(kept(tmp_path)) == 2 * count
+
+
+# where a batch is made
+
+
+def test_batch_of_a_loader_has_the_outputs_of_its_views(cached, views):
+    for mode, dataset in (("replay", views(2)), ("warp", views(None))):
+        teacher = cached(mode, dataset=dataset, keep_features=True)
+        pairs = [(0, 0), (2, 1), (1, 0)]
+        plain = next(iter(ViewLoader(dataset, batch_size=3, sampler=pairs)))
+        assert SOURCE not in plain["view"]
+        teacher.fill()
+        alone = teacher(plain["image"], plain["view"])
+        for workers in (0, 1):
+            made = next(iter(ViewLoader(dataset, batch_size=3, sampler=pairs, num_workers=workers)))
+            assert made["view"]["masks"].dtype == torch.float16
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(EntryStore, "read_batch", lambda *_: pytest.fail("read in the training process"))
+                found = teacher(made["image"], made["view"])
+            assert torch.equal(found.logits, alone.logits)
+            assert torch.equal(found.features, alone.features)
+
+
+def test_outputs_of_another_teacher_beside_a_batch_are_not_used(cached, views, frozen, other_lora):
+    dataset = views(2)
+    other = cached(teacher=frozen(lora_checkpoint=other_lora), dataset=dataset)
+    teacher = cached(dataset=dataset)
+    teacher.fill()
+    other.fill()
+    made = next(iter(ViewLoader(dataset, batch_size=2, sampler=[(0, 0), (1, 1)])))
+    expected = cached(dataset=views(2))(made["image"], {key: made["view"][key] for key in ("index", "number")})
+    assert torch.equal(teacher(made["image"], made["view"]).logits, expected.logits)
+    assert not torch.equal(other(made["image"], made["view"]).logits, expected.logits)
+
+
+def test_batch_with_a_damaged_entry_is_left_to_the_teacher(cached, views):
+    dataset = views(2)
+    teacher = cached(dataset=dataset)
+    teacher.fill()
+    pairs = [(0, 0), (1, 1)]
+    before = teacher(*batch(dataset, *pairs)).logits
+    teacher = cached(dataset=dataset)
+    teacher.fill()
+    spoil(teacher.entries.store, teacher.reader.key(pairs[1]))
+    teacher.entries.store.read([])
+    for shard in teacher.entries.store._shards.values():
+        shard.verified.clear()
+    made = next(iter(ViewLoader(dataset, batch_size=2, sampler=pairs, num_workers=1)))
+    assert SOURCE not in made["view"]
+    torch.testing.assert_close(teacher(made["image"], made["view"]).logits, before, atol=1e-3, rtol=1e-3)
+    assert SOURCE in next(iter(ViewLoader(dataset, batch_size=2, sampler=pairs)))["view"]
+
+
+@pytest.mark.parametrize("mode", ["warp", "replay"])
+def test_cache_of_an_earlier_version_trains_the_same_weights_bit_by_bit(overrides, run_folder, tmp_path, mode):
+    """Entries of a file each, copied into shards; and read as they are, where they cannot be."""
+    changes = {"distillation::mode": mode, "distillation::gamma": 0.1, "distillation::student_channels": 6}
+    changes = {**changes, "train::dataset::views": 2 if mode == "replay" else None, "final_evaluation": None}
+    states = [trained({**overrides, **changes})]
+    for folder in (tmp_path / "cache").glob("teacher-*"):
+        as_files(EntryStore(folder, read_owner(next(folder.glob("*.index")))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filling.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+        states.append(trained({**overrides, **changes, "run_folder::timestamp": "files"}))
+    assert not list((tmp_path / "cache").rglob("*.index"))
+    flow = run({**overrides, **changes, "run_folder::timestamp": "copied"})
+    assert not flow.parser.get_parsed_content("cached_teacher").teacher.is_loaded
+    states.append(flow.parser.get_parsed_content("network").state_dict())
+    assert list((tmp_path / "cache").rglob("*.index"))
+    assert len({weights_digest(state) for state in states}) == 1

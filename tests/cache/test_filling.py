@@ -4,12 +4,23 @@ import errno
 import json
 import logging
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 import torch
-from teacher_stand_ins import batch, entry_files, make_cached, make_frozen, make_views
+from teacher_stand_ins import (
+    as_files,
+    batch,
+    kept,
+    make_cached,
+    make_frozen,
+    make_views,
+    refuse_writing,
+    row_files,
+    spoil,
+)
 
-from scripts.cache import entry_store, filling
+from scripts.cache import filling
 from scripts.cache.entry_store import EntryStore
 from scripts.data.dataset import BASE
 from scripts.networks.frozen_teacher import FrozenTeacher
@@ -51,9 +62,11 @@ def test_warp_looks_at_every_image_and_computes_those_of_other_pixels_again(cach
     view = {"index": torch.tensor(changed), "number": torch.tensor([5])}
     torch.testing.assert_close(teacher(images, view).logits, frozen()(images).logits, atol=1e-3, rtol=1e-3)
     other = [index for index in range(3) if index not in changed]
-    assert [
-        teacher.entries.is_of(teacher.filling.key((index, BASE)), dataset[index, BASE]["image"]) for index in other
-    ] == [True, True]
+    keys = [teacher.filling.key((index, BASE)) for index in other]
+    assert teacher.entries.are_of(keys, torch.stack([dataset[index, BASE]["image"] for index in other])) == [True] * 2
+    again = cached("warp", dataset=dataset)
+    again.fill()
+    assert caplog.text.count("are of other pixels") == 1
 
 
 def test_interrupted_fill_goes_on_where_it_was(cached, tmp_path, monkeypatch):
@@ -85,7 +98,7 @@ def test_filling_that_goes_on_gives_the_teacher_the_batches_of_a_whole_one(cache
     teacher.fill()
     whole = list(asked)
     assert [len(images) for images in whole] == [4, 2]
-    teacher.entries.store.path(teacher.filling.key(teacher.filling.views[1])).unlink()
+    spoil(teacher.entries.store, teacher.filling.key(teacher.filling.views[1]))
     asked.clear()
     cached(batch_size=4).fill()
     assert len(asked) == 1
@@ -95,7 +108,7 @@ def test_filling_that_goes_on_gives_the_teacher_the_batches_of_a_whole_one(cache
 def test_leftovers_of_a_killed_filling_are_cleared(cached, tmp_path):
     teacher = cached()
     teacher.fill()
-    leftover = entry_files(tmp_path)[0].parent / ".entry.safetensors.part-abcd1234"
+    leftover = row_files(tmp_path)[0].parent / ".shard.checked.part-abcd1234"
     leftover.mkdir()
     cached().fill()
     assert not leftover.exists()
@@ -116,13 +129,13 @@ def test_ranks_share_the_work(cached, monkeypatch, world, tmp_path):
     counts = []
     for rank, teacher in enumerate(teachers):
         monkeypatch.setattr(filling.idist, "get_rank", lambda rank=rank: rank)
-        before = len(entry_files(tmp_path))
+        before = len(kept(tmp_path))
         try:
             teacher.fill()
         except OSError as error:  # the other ranks have not run yet
             assert "vanished" in str(error)
             assert rank < world - 1
-        counts.append(len(entry_files(tmp_path)) - before)
+        counts.append(len(kept(tmp_path)) - before)
     assert counts == [6 // world] * world
 
 
@@ -137,7 +150,7 @@ def test_ranks_share_the_work_whenever_they_look(cached, monkeypatch, tmp_path):
                 teacher.fill()
         else:
             teacher.fill()
-        assert len(entry_files(tmp_path)) == 3 + 3 * rank
+        assert len(kept(tmp_path)) == 3 + 3 * rank
     assert not teacher.filling.missing
 
 
@@ -155,23 +168,16 @@ def test_full_disk_is_refused_before_anything_is_computed(cached, monkeypatch, t
     with pytest.raises(OSError, match=r"needs .* kB and 1 kB are free.*--teacher::cache_dir PATH") as error:
         cached()
     assert error.value.errno == errno.ENOSPC
-    assert not entry_files(tmp_path)
+    assert not kept(tmp_path)
 
 
 def test_disk_that_fills_up_keeps_what_was_written(cached, monkeypatch, tmp_path):
-    teacher, save, calls = cached(), entry_store.save_file, []
-
-    def fail_later(*args):
-        calls.append(args)
-        if len(calls) > 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(*args)
-
-    monkeypatch.setattr(entry_store, "save_file", fail_later)
+    teacher = cached()
+    refuse_writing(monkeypatch, errno.ENOSPC, after=4)
     with pytest.raises(OSError, match="cannot be written .*No space left.*entries written before are kept"):
         teacher.fill()
     monkeypatch.undo()
-    assert len(entry_files(tmp_path)) == 4
+    assert len(kept(tmp_path)) == 4
     assert len(cached().filling.missing) == 2
 
 
@@ -182,7 +188,8 @@ def test_read_only_folder_serves_a_complete_cache_and_refuses_to_grow(cached, vi
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(filling.tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr(entry_store, "save_file", refuse)
+    monkeypatch.setattr("scripts.cache.shards.atomic_path", refuse)
+    refuse_writing(monkeypatch, errno.EACCES)
     teacher = cached()
     teacher.fill()
     teacher(*batch(views(), (0, 0)))
@@ -192,11 +199,7 @@ def test_read_only_folder_serves_a_complete_cache_and_refuses_to_grow(cached, vi
 
 def test_fill_for_panels_and_evaluation_ends_where_nothing_can_be_kept(cached, monkeypatch, caplog):
     cached().fill()
-
-    def refuse(*args, **kwargs):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(entry_store, "save_file", refuse)
+    refuse_writing(monkeypatch, errno.EROFS)
     images = iter(torch.rand(3, 1, 64, 64))
     cached().fill(images, 3)
     assert len(list(images)) == 2
@@ -210,7 +213,58 @@ def test_size_and_payback_are_logged(cached, caplog, tmp_path):
     assert "6 of 6 to compute, once" in caplog.text
     assert "it pays from epoch 3 of 20 on" in caplog.text
     planned = 6 * cached().entries.entry_bytes
-    assert planned == pytest.approx(sum(path.stat().st_size for path in entry_files(tmp_path)), rel=0.15)
+    assert planned == pytest.approx(sum(path.stat().st_size for path in row_files(tmp_path)), rel=0.15)
     about = json.loads(next((tmp_path / "cache").rglob("about.json")).read_text())
     assert about["teacher"]["model_name"] == "vit_test"
     assert len(about["teacher"]["adapters"]) == 1
+
+
+def test_entries_of_an_earlier_version_are_copied_once_and_the_teacher_stays_out(cached, views, tmp_path, caplog):
+    teacher = cached(keep_features=True)
+    teacher.fill()
+    images, view = batch(views(), (0, 0), (2, 1), (1, 1))
+    before = teacher(images, view)
+    as_files(teacher.entries.store)
+    teacher = cached(keep_features=True)
+    assert not teacher.filling.missing
+    with caplog.at_level(logging.INFO):
+        teacher.fill()
+    assert "6 entries that an earlier version kept as a file each are in shards now" in caplog.text
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == len(kept(tmp_path)) == 6
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
+        path.unlink()
+    caplog.clear()
+    teacher = cached(keep_features=True)
+    teacher.fill()
+    assert "are in shards now" not in caplog.text
+    found = teacher(images, view)
+    assert torch.equal(found.logits, before.logits)
+    assert torch.equal(found.features, before.features)
+    assert not teacher.teacher.is_loaded
+
+
+def test_entries_of_an_earlier_version_are_read_as_they_are_where_nothing_can_be_written(
+    cached, views, tmp_path, monkeypatch, caplog
+):
+    teacher = cached()
+    teacher.fill()
+    images, view = batch(views(), (0, 0), (2, 1))
+    before = teacher(images, view)
+    as_files(teacher.entries.store)
+    refuse_writing(monkeypatch, errno.ENOSPC)
+    teacher = cached()
+    teacher.fill()
+    assert "The entries of an earlier version are read as they are" in caplog.text
+    assert torch.equal(teacher(images, view).logits, before.logits)
+    assert not teacher.teacher.is_loaded
+
+
+def test_batch_of_a_teacher_pass_fits_the_device(monkeypatch):
+    def fitting(gigabytes, side):
+        properties = SimpleNamespace(total_memory=gigabytes * 2**30)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        return filling.fitting_batch(torch.device("cuda", 0), side)
+
+    assert filling.fitting_batch(torch.device("cpu"), 16) == 4
+    assert [fitting(gigabytes, 16) for gigabytes in (8, 80)] == [32, 64]  # SAM at 256 pixels
+    assert [fitting(gigabytes, 64) for gigabytes in (1, 8, 24)] == [1, 1, 4]  # at 1024

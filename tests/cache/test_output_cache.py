@@ -4,10 +4,10 @@ import logging
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from scripts.cache import entry_store
+from scripts.cache import shards
+from scripts.cache.entry_store import read_cache
 from scripts.cache.output_cache import OutputCache
 
 
@@ -30,10 +30,6 @@ def look_up(cache, network, images):
         return network(images[missing])
 
     return cache(images, compute), computed
-
-
-def entries(directory):
-    return sorted(directory.rglob("*.safetensors"))
 
 
 def test_second_pass_is_read_and_equals_the_first(tmp_path, network):
@@ -59,7 +55,7 @@ def test_outputs_are_float32_rounded_to_fp16(tmp_path, network):
     found, _ = look_up(OutputCache(tmp_path, network), network, images)
     assert found.dtype == torch.float32
     assert torch.equal(found, network(images).half().float())
-    assert all(load_file(path)["output"].dtype == torch.float16 for path in entries(tmp_path))
+    assert [entry["output"].dtype for entry in read_cache(tmp_path).values()] == [torch.float16] * 2
 
 
 def test_only_the_images_that_miss_are_computed(tmp_path, network):
@@ -116,22 +112,22 @@ def test_another_precision_is_a_miss(tmp_path, network):
 def test_damaged_entry_is_computed_again_with_a_warning(tmp_path, network, caplog, damage):
     cache, images = OutputCache(tmp_path, network), torch.rand(1, 3, 8, 8)
     first, _ = look_up(cache, network, images)
-    (path,) = entries(tmp_path)
+    (path,) = tmp_path.rglob("*.rows")
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         second, computed = look_up(cache, network, images)
     assert computed == [0]
     assert torch.equal(first, second)
-    assert f"cache entry {path} is damaged" in caplog.text
+    assert f"cache shard {path} is damaged" in caplog.text
     assert look_up(cache, network, images)[1] == []
 
 
 def test_failed_write_leaves_nothing_behind(tmp_path, network, monkeypatch):
-    def fail(tensors, file, *args):
-        file.write_bytes(b"half of it")
+    def fail(file, content):
+        file.write(content[:9])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(entry_store, "save_file", fail)
+    monkeypatch.setattr(shards, "_write", fail)
     with pytest.raises(OSError, match="cannot be written .*No space left.* pass --teacher::cache_dir PATH"):
         look_up(OutputCache(tmp_path, network), network, torch.rand(1, 3, 8, 8))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -10,8 +10,10 @@ from conftest import ROOT
 
 from eval.benchmark.__main__ import main
 from eval.benchmark.bundle_runs import fill, train
+from eval.benchmark.cache_reads import look, read_batches
 from eval.benchmark.cases import load_cases, write_datalists
 from eval.benchmark.contenders import list_contenders, select
+from eval.benchmark.data_sets import keep_items
 from eval.benchmark.fits import fit_line, fit_power
 from eval.benchmark.measure import peak_memory
 from eval.benchmark.plots import main as draw
@@ -19,7 +21,7 @@ from eval.benchmark.program import run_all, run_apart
 from eval.benchmark.reference_loop import reference_loss
 from eval.benchmark.settings import Settings, quick_settings
 from eval.benchmark.students import EXPORTS, mean_dice
-from eval.benchmark.targets import SAME_ALLOCATOR, TARGETS, judge
+from eval.benchmark.targets import SAME_ALLOCATOR, TARGETS, derive, judge
 from eval.benchmark.teachers import compare_logits, stock_teacher, write_weights
 from scripts.export.formats import FORMATS
 from scripts.losses import distillation_loss
@@ -236,7 +238,24 @@ def test_loss_of_the_reference_is_the_loss_of_the_bundle():
     torch.testing.assert_close(reference_loss(student, label, teacher), ours)
 
 
+def test_what_grows_with_the_data_is_measured_on_entries_and_items_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.benchmark.cache_reads.BATCHES", 2)
+    settings = quick_settings(str(tmp_path), 1)
+    for features in (False, True):
+        read = read_batches(settings, features)
+        assert all(read[f"{way}_seconds"] > 0 for way in ("first", "batch", "float", "file"))
+    assert look(settings, 20)["look_seconds"] > 0
+    assert keep_items(settings, 20)["batch_seconds"] > 0
+
+
 # arithmetic
+
+
+def test_growth_of_memory_is_that_of_the_largest_data_set_above_the_smallest():
+    sizes = {"data_5": (5, 3.0), "data_40": (40, 9.0), "data_10": (10, 4.0)}
+    figures = {name: {"images": count, "peak_mb": megabytes} for name, (count, megabytes) in sizes.items()}
+    assert derive({**figures, "data_90": {"error": "no disk"}})["data_growth"] == {"extra_mb": 6.0}
+    assert "data_growth" not in derive({"data_5": figures["data_5"]})
 
 
 def test_compared_masks_are_cut_at_each_image_median():
