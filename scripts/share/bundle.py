@@ -5,8 +5,8 @@ can be signed (share/signing.py). The zip is NAME_vVERSION.zip with one folder N
 it. Unsigned it is the same to the last byte wherever it is made.
 
 The repository's README.md is the model card, with a header made from the metadata and results. The bundle's README.md
-is USAGE.md there. `push` uploads the repository from a temporary copy, since MONAI rewrites the README.md of the folder
-that it pushes.
+is USAGE.md there. Beside it lie config.json and model.safetensors, which `from_pretrained` reads (share/pretrained.py).
+`push` uploads the repository from a temporary copy, since MONAI rewrites the README.md of the folder that it pushes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any
 
 from ..utils.files import atomic_path, clear_leftovers, own_folder
 from .manifest import MANIFEST, digest, files_below, write_manifest
-from .model_card import hub_library, model_card
+from .model_card import REPO, hub_library, model_card
+from .pretrained_files import WEIGHTS, write_config
 from .sbom import write_sbom
 from .signing import sign_manifest
 
@@ -65,7 +66,9 @@ def write_zip(root: Path, output: Path, overwrite: bool = False, private_key: Pa
     return target
 
 
-def write_hub_folder(root: Path, output: Path, overwrite: bool = False, private_key: Path | None = None) -> Path:
+def write_hub_folder(
+    root: Path, output: Path, overwrite: bool = False, private_key: Path | None = None, repo: str = REPO
+) -> Path:
     """Write the folder NAME of a model repository and return it.
 
     Args:
@@ -73,6 +76,7 @@ def write_hub_folder(root: Path, output: Path, overwrite: bool = False, private_
         output: folder that gets it, made when it is not there.
         overwrite: replace an earlier one.
         private_key: see `write_zip`.
+        repo: OWNER/NAME, for the examples of the card.
 
     Raises:
         FileExistsError: the folder is there, or with `overwrite` a folder that is no shared bundle.
@@ -89,7 +93,7 @@ def write_hub_folder(root: Path, output: Path, overwrite: bool = False, private_
     clear_leftovers(output)
     with own_folder(target) as draft:
         folder = copy_bundle(root, draft / target.name)
-        _make_repository(folder)
+        _make_repository(folder, repo)
         _seal(folder, target.name, private_key)
         if target.exists():
             shutil.rmtree(target)
@@ -116,7 +120,7 @@ def push(root: Path, repo: str, public: bool = False, private_key: Path | None =
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ValueError(f"--repo must be OWNER/NAME, got {repo!r}.")
     with tempfile.TemporaryDirectory() as draft:
-        folder = write_hub_folder(root, Path(draft), private_key=private_key)
+        folder = write_hub_folder(root, Path(draft), private_key=private_key, repo=repo)
         try:
             return _upload(folder, repo, public)
         except hub_library("huggingface_hub.errors").HTTPError as error:  # no OSError when the hub cannot be reached
@@ -212,15 +216,27 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
         )
 
 
-def _make_repository(folder: Path) -> None:
+def _make_repository(folder: Path, repo: str) -> None:
     """Turn a copy of the bundle into a model repository.
 
     docs/README.md is deleted, since MONAI's push would replace the card with it.
     """
-    card, usage = model_card(folder, folder.name), (folder / CARD).read_text(encoding="utf-8")
+    _add_pretrained(folder)
+    card, usage = model_card(folder, folder.name, repo), (folder / CARD).read_text(encoding="utf-8")
     (folder / USAGE).write_text(usage.replace("docs/README.md", CARD), encoding="utf-8", newline="\n")
     (folder / "docs" / "README.md").unlink()
     (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
+
+
+def _add_pretrained(folder: Path) -> None:
+    """Add config.json and model.safetensors, as inference.json describes the student."""
+    from ..inference.lesions import foreground_names  # imported here, so that the program's --help answers at once
+
+    config = json.loads((folder / "configs" / "inference.json").read_text(encoding="utf-8"))
+    size, names = config["num_classes"], config["class_names"]
+    settings = {"num_classes": size, "img_size": config["img_size"], "class_names": foreground_names(size, names)}
+    write_config(folder, {"model_name": "TinyUSFM_Seg", **settings})
+    shutil.copyfile(folder / "models" / WEIGHTS, folder / WEIGHTS)
 
 
 def _seal(folder: Path, name: str, private_key: Path | None) -> None:

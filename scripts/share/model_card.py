@@ -13,15 +13,61 @@ from typing import Any
 from .manifest import files_below
 
 TAGS = ("monai", "medical", "ultrasound", "segmentation", "knowledge-distillation")
-TASK = "image-segmentation"
+TASK, LIBRARY = "image-segmentation", "monai"
+REPO = "OWNER/NAME"
+SHARED_TEACHER = "configs/shared_teacher.json"
+# the hub's models that the teachers come from; LiteMedSAM was distilled from MedSAM, and is not on the hub itself
+BASE_MODELS = {
+    "vit_b": "facebook/sam-vit-base",
+    "vit_l": "facebook/sam-vit-large",
+    "vit_h": "facebook/sam-vit-huge",
+    "lite_medsam": "wanglab/medsam-vit-base",
+}
+USAGE = """## Use it in Python
+
+```bash
+hf download {repo} --local-dir student
+pip install './student[export,dicom]'
+```
+
+```python
+import sam_tinyusfm
+
+student = sam_tinyusfm.load("{repo}")  # or the folder
+result = student.segment("image.png")
+print(result.mask.shape, result.lesions)
+```
+
+The network alone, for torch:
+
+```python
+import torch
+from sam_tinyusfm import StudentForSegmentation
+
+network = StudentForSegmentation.from_pretrained("{repo}")
+logits = network(torch.rand(1, 1, network.img_size, network.img_size))  # gray images in [0, 1]
+```
+
+Research only, not for clinical use.
+"""
 
 
-def model_card(root: Path, name: str) -> str:
-    """The card as text: license, tags, task and the shared student's results as YAML, then docs/README.md.
+def usage(repo: str = REPO) -> str:
+    """The section of a card that shows how a model is used.
+
+    Args:
+        repo: OWNER/NAME on the hub.
+    """
+    return USAGE.format(repo=repo)
+
+
+def model_card(root: Path, name: str, repo: str = REPO) -> str:
+    """The card as text: license, tags, task, origin and the shared student's results as YAML, then docs/README.md.
 
     Args:
         root: of the bundle.
         name: of the model.
+        repo: OWNER/NAME on the hub, for the examples.
 
     Raises:
         ImportError: huggingface_hub is not installed.
@@ -48,14 +94,25 @@ def model_card(root: Path, name: str) -> str:
     ]
     header = hub.ModelCardData(
         license=_license(root),
-        library_name="monai",
+        library_name=LIBRARY,
         pipeline_tag=TASK,
         tags=list(TAGS),
+        base_model=_base_model(root),
+        datasets=[results],
         metrics=list(metrics),
         model_name=name,
         eval_results=evaluated,
     )
-    return f"---\n{header.to_yaml()}\n---\n\n{_text(root)}"
+    head, mark, sections = _text(root).partition("\n## ")
+    return f"---\n{header.to_yaml()}\n---\n\n{head}\n{usage(repo)}{mark}{sections}"
+
+
+def _base_model(root: Path) -> list[str] | None:
+    """Where the teacher that is shared comes from; None where none is shared."""
+    path = root / SHARED_TEACHER
+    teacher = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    base = BASE_MODELS.get(teacher.get("teacher::model_name"))
+    return base and [base]
 
 
 def find_results(root: Path, figures: Mapping[str, float]) -> tuple[str, dict[str, Any]]:

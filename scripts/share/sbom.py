@@ -46,9 +46,8 @@ def write_sbom(folder: Path, name: str, metadata: Mapping[str, Any]) -> None:
 def _weights(folder: Path, version: str) -> Iterator[Any]:
     from ..networks.lite_medsam import PACKAGE, SHIPPED_SHA256  # imports torch
 
-    for name in sorted(files_below(folder / "models")):
-        if name.endswith(WEIGHTS):
-            path = f"models/{name}"
+    for path in sorted(files_below(folder)):
+        if path.endswith(WEIGHTS):
             yield _component("MACHINE_LEARNING_MODEL", path, version, sha256=digest(folder / path))
     yield _component(
         "MACHINE_LEARNING_MODEL",

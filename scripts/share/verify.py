@@ -51,6 +51,8 @@ KINDS = {
     "": (".json", ".py", ".md", ".txt", ".toml", ".cff", ".conf"),
     "docs/": (".ipynb", ".png", ".sbatch"),
     "models/": (".pt", ".pth", ".safetensors"),
+    "model.safetensors": (".safetensors",),
+    "scripts/export/web/page/": (".css", ".html", ".js"),
 }  # suffixes of the files of any folder, and of these
 MAX_FILE_BYTES = 25_000_000  # the model zoo's limit for a file
 
