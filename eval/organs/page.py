@@ -109,17 +109,22 @@ def _has_joint(results: Mapping[str, Any]) -> bool:
     return all(JOINT_STUDENT in figures["arms"] for figures in results["sets"].values())
 
 
-def write_block(text: str, page: Path) -> None:
+def write_block(text: str, page: Path, begin_marker: str = BEGIN) -> None:
     """Put a text between the two markers of a page.
+
+    Args:
+        text: Markdown.
+        page: a file that holds the markers.
+        begin_marker: the first of them; the second is END.
 
     Raises:
         FileNotFoundError: there is no such page.
         ValueError: it has no markers.
     """
     content = read_text(page)
-    before, begin, rest = content.partition(BEGIN)
+    before, begin, rest = content.partition(begin_marker)
     end, after = rest.partition(END)[1:]
     if not begin or not end:
-        raise ValueError(f"{page} has no lines {BEGIN} and {END}; add them where the table belongs.")
+        raise ValueError(f"{page} has no lines {begin_marker} and {END}; add them where the table belongs.")
     with atomic_path(page) as partial:
-        partial.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        partial.write_text(f"{before}{begin_marker}\n\n{text}\n\n{END}{after}", encoding="utf-8")
