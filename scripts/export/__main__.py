@@ -8,7 +8,12 @@ was measured on images of --split. int8 is calibrated on images of the training 
 generated phantoms.
 
 A format that differs from torch by more than its limit is refused: its file is not kept, and the program ends with 1.
-onnx_full holds the whole way, from a gray picture of any size to its mask; the other formats hold the bare network.
+onnx_full holds the whole way, from a gray picture of any size to its mask, and web is a page that runs it in a browser;
+the other formats hold the bare network. The page is made of two libraries that npm installs:
+
+    npm install onnxruntime-web@1.30.0 dicom-parser@1.8.21
+    python -m scripts.export --checkpoint models/model.pt --output page --formats web
+
 `whole.load_whole` and `formats.load_runner` run them in other programs.
 """
 
@@ -53,7 +58,7 @@ def _run(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     from .check import Check, export_student
     from .formats import choose_formats, read_student
 
-    chosen = choose_formats(options.formats)
+    chosen = choose_formats(options.formats, options.node_modules)
     _check_output(options.output, options.overwrite)
     if options.num_images < 1:
         raise ValueError(f"--num_images must be at least 1, got {options.num_images}.")
@@ -79,7 +84,7 @@ def _run(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     }
     check = Check(student, cases, options.num_classes)
     images = [case.image for case in calibration]
-    return chosen, export_student(student, chosen, check, images, options.output.resolve(), about)
+    return chosen, export_student(student, chosen, check, images, options.output.resolve(), about, options.node_modules)
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -114,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--img_size", type=int, default=224, help="of the student, in pixels")
     parser.add_argument("--num_classes", type=int, default=2, help="with background")
     parser.add_argument("--class_names", nargs="+", help="without background, for the metadata of the files")
+    parser.add_argument(
+        "--node_modules", type=Path, default=Path("node_modules"), help="where npm has installed the libraries of web"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     return parser
 

@@ -19,16 +19,16 @@ import numpy as np
 import torch
 
 from ..data.segment import restore_logits
+from ..inference.export_sums import SUMS, read_sums, record_sums
 from ..metrics import SegmentationMetrics, logits_to_classes
 from ..networks.tinyusfm import TinyUSFMSeg
 from ..utils.files import clear_leftovers, own_folder
+from ..utils.libraries import library
 from ..utils.options import logit_channels
 from .cases import Case
 from .formats import FORMATS, LOGIT_LIMIT, PROBABILITY_LIMIT, Runner, Setup, find_format, load_runner, torch_runner
-from .libraries import library
 from .metadata import describe
 from .names import EXPORT_RECORD, INPUT, OUTPUT, PRESENCE
-from .sums import SUMS, read_sums, record_sums
 from .whole import Found, WholeRunner, load_whole, segment_in_torch
 
 
@@ -152,6 +152,7 @@ def export_student(
     calibration: Sequence[torch.Tensor],
     output: Path,
     about: Mapping[str, object] | None = None,
+    node_modules: Path = Path("node_modules"),
 ) -> dict[str, str]:
     """Write a student in several formats, check each, and keep those within their limit. Prints a line for each.
 
@@ -165,6 +166,7 @@ def export_student(
         output: folder to make; one that is there is replaced.
         about: what the record says besides, such as the checkpoint. `class_names` and `checkpoint_sha256` go into the
             metadata of the files too.
+        node_modules: folder with the libraries of formats that are packed.
 
     Returns:
         The reason by refused format.
@@ -176,7 +178,9 @@ def export_student(
     with own_folder(output) as folder:
         draft = folder / "new"
         draft.mkdir()
-        measured = {format: _write(format, student, draft, calibration, check, metadata) for format in formats}
+        measured = {
+            format: _write(format, student, draft, calibration, check, metadata, node_modules) for format in formats
+        }
         refusals = {format: reason for format, numbers in measured.items() if (reason := refusal(format, numbers))}
         kept = {format: numbers for format, numbers in measured.items() if format not in refusals}
         if kept:
@@ -192,12 +196,16 @@ def _write(
     calibration: Sequence[torch.Tensor],
     check: Check,
     metadata: Mapping[str, object],
+    node_modules: Path,
 ) -> dict[str, float]:
     """Write a format into the draft; what `check` measures of it, and the bytes of its files."""
     row = FORMATS[format]
     files = [draft / name for name in row.files]
     if not files[0].exists():  # else another format has written it
         row.write(student, draft, calibration, metadata)
+        record_sums(draft, row.made_of or row.files)
+    if row.pack:
+        row.pack(draft, node_modules)
         record_sums(draft, row.files)
     img_size, num_classes, threads = check.setup
     if row.is_whole:

@@ -17,30 +17,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from ..inference.export_sums import check_files
+from ..inference.sessions import Session, onnx_session, openvino_session
 from ..networks.student import load_trained_student
 from ..networks.tinyusfm import TinyUSFMSeg
+from ..utils.libraries import library
 from ..utils.options import check_num_classes, logit_channels
-from ..utils.weight_files import check_finite, save_safetensors
-from .libraries import library
-from .metadata import EXTRA_FILE, NETWORK, check_metadata, network_text
-from .names import (
-    ALL_FORMATS,
-    EXPORT_RECORD,
-    FORMAT_FILES,
-    INPUT,
-    KEY,
-    ONNX,
-    ONNX_INT8,
-    OPENVINO,
-    OUTPUT,
-    PRESENCE,
-    SAFETENSORS,
-    TORCHSCRIPT,
+from ..utils.weight_files import check_finite
+from .metadata import EXTRA_FILE, NETWORK, check_metadata
+from .names import ALL_FORMATS, EXPORT_RECORD, FORMAT_FILES, OUTPUT
+from .onnx_files import as_array
+from .web.packages import find_packages
+from .web.write import write_page
+from .writers import (
+    write_int8_file,
+    write_onnx_file,
+    write_openvino_file,
+    write_safetensors_file,
+    write_torchscript_file,
+    write_whole_file,
 )
-from .onnx_files import as_array, write_int8, write_onnx
-from .sessions import Session, onnx_session, openvino_session
-from .sums import check_files
-from .whole import write_whole
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
 
@@ -78,6 +74,8 @@ class Format(NamedTuple):
     limit: of the difference from torch.
     needs: modules to write and run it.
     lacks: () -> what this processor lacks to run it, None where it lacks nothing.
+    made_of: files that `write` writes for `pack` to make its files of; left out where a format has no `pack`.
+    pack: (folder, folder node_modules) makes the files.
     """
 
     start: Callable[[Path, Setup], Runner]
@@ -86,6 +84,8 @@ class Format(NamedTuple):
     limit: Limit = LOGIT_LIMIT
     needs: tuple[str, ...] = ()
     lacks: Callable[[], str | None] = lambda: None
+    made_of: tuple[str, ...] = ()
+    pack: Callable[[Path, Path], None] | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -152,83 +152,36 @@ def _openvino_lacks_bf16() -> str | None:
     return None if "BF16" in capabilities else "bf16"
 
 
-def _write_safetensors(
-    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
-) -> None:
-    save_safetensors(student.state_dict(), folder / SAFETENSORS, {KEY: network_text(about)})
-
-
-def _write_torchscript(
-    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
-) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.script(student).save(folder / TORCHSCRIPT, _extra_files={EXTRA_FILE: network_text(about)})
-
-
-class _Detecting(nn.Module):
-    """Images -> logits and presence, of a calibrated student."""
-
-    def __init__(self, student: TinyUSFMSeg) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.student.detect(image)
-
-
-def _write_onnx(student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]) -> None:
-    if (folder / ONNX).exists():  # several formats are made from it
-        return
-    calibrated = student.presence is not None
-    write_onnx(
-        _Detecting(student).eval() if calibrated else student,
-        torch.zeros(2, 1, student.img_size, student.img_size),
-        {0: "batch"},
-        folder / ONNX,
-        ([INPUT], [OUTPUT, PRESENCE] if calibrated else [OUTPUT]),
-        network_text(about),
-    )
-
-
-def _write_openvino(
-    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
-) -> None:
-    openvino = library("openvino")
-    _write_onnx(student, folder, images, about)
-    openvino.save_model(openvino.Core().read_model(folder / ONNX), folder / OPENVINO[0], compress_to_fp16=False)
-
-
-def _write_onnx_int8(
-    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
-) -> None:
-    _write_onnx(student, folder, images, about)
-    write_int8(folder / ONNX, folder / ONNX_INT8, images, network_text(about, len(images)))
-
-
-def _write_onnx_full(
-    student: TinyUSFMSeg, folder: Path, images: Sequence[torch.Tensor], about: Mapping[str, Any]
-) -> None:
-    write_whole(student, folder, about)
+def _start_page(path: Path, setup: Setup) -> Runner:
+    raise ValueError(f"{path} runs in a browser: open it there.")
 
 
 _TO_ONNX = ("onnx", "onnxscript")
 FORMATS = {
     "torch": Format(_start_torch),
     "torch_bf16": Format(partial(_start_torch, bf16=True), limit=DICE_LIMIT),
-    "safetensors": Format(_start_torch, _write_safetensors, FORMAT_FILES["safetensors"]),
-    "torchscript": Format(_start_torchscript, _write_torchscript, FORMAT_FILES["torchscript"]),
-    "onnx": Format(_start_onnx, _write_onnx, FORMAT_FILES["onnx"], needs=(*_TO_ONNX, "onnxruntime")),
+    "safetensors": Format(_start_torch, write_safetensors_file, FORMAT_FILES["safetensors"]),
+    "torchscript": Format(_start_torchscript, write_torchscript_file, FORMAT_FILES["torchscript"]),
+    "onnx": Format(_start_onnx, write_onnx_file, FORMAT_FILES["onnx"], needs=(*_TO_ONNX, "onnxruntime")),
     "onnx_int8": Format(
-        _start_onnx, _write_onnx_int8, FORMAT_FILES["onnx_int8"], DICE_LIMIT, needs=(*_TO_ONNX, "onnxruntime")
+        _start_onnx, write_int8_file, FORMAT_FILES["onnx_int8"], DICE_LIMIT, needs=(*_TO_ONNX, "onnxruntime")
     ),
     "onnx_full": Format(
-        _start_onnx, _write_onnx_full, FORMAT_FILES["onnx_full"], PROBABILITY_LIMIT, needs=(*_TO_ONNX, "onnxruntime")
+        _start_onnx, write_whole_file, FORMAT_FILES["onnx_full"], PROBABILITY_LIMIT, needs=(*_TO_ONNX, "onnxruntime")
     ),
-    "openvino": Format(_start_openvino, _write_openvino, FORMAT_FILES["openvino"], needs=(*_TO_ONNX, "openvino")),
+    "web": Format(
+        _start_page,
+        write_whole_file,
+        FORMAT_FILES["web"],
+        PROBABILITY_LIMIT,
+        needs=(*_TO_ONNX, "onnxruntime"),
+        made_of=FORMAT_FILES["onnx_full"],
+        pack=write_page,
+    ),
+    "openvino": Format(_start_openvino, write_openvino_file, FORMAT_FILES["openvino"], needs=(*_TO_ONNX, "openvino")),
     "openvino_bf16": Format(
         partial(_start_openvino, precision="bf16"),
-        _write_openvino,
+        write_openvino_file,
         FORMAT_FILES["openvino_bf16"],
         DICE_LIMIT,
         needs=(*_TO_ONNX, "openvino"),
@@ -236,7 +189,7 @@ FORMATS = {
     ),
     "openvino_int8": Format(
         _start_openvino,
-        _write_onnx_int8,
+        write_int8_file,
         FORMAT_FILES["openvino_int8"],
         DICE_LIMIT,
         needs=(*_TO_ONNX, "onnxruntime", "openvino"),
@@ -255,10 +208,15 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def choose_formats(names: Sequence[str]) -> list[str]:
+def choose_formats(names: Sequence[str], node_modules: Path) -> list[str]:
     """The formats with these names, or for `all` every format that this processor runs. Prints what is left out.
 
+    Args:
+        names: of formats, or `all`.
+        node_modules: with the libraries of formats that are packed.
+
     Raises:
+        FileNotFoundError: a library in node_modules that a format needs is not there.
         ImportError: a library that a format needs is not installed.
         ValueError: an unknown name, or `all` beside others.
     """
@@ -271,11 +229,24 @@ def choose_formats(names: Sequence[str]) -> list[str]:
     for module in dict.fromkeys(module for name in chosen for module in FORMATS[name].needs):
         library(module)
     if not wants_all:
+        if any(FORMATS[name].pack for name in chosen):
+            find_packages(node_modules)
         return chosen
-    lacking = {name: lacks for name in written if (lacks := FORMATS[name].lacks())}
+    lacking = {name: lacks for name in written if (lacks := _lacks(FORMATS[name], node_modules))}
     for name, lacks in lacking.items():
-        print(f"{name} is left out: this processor has no {lacks}")
+        print(f"{name} is left out: {lacks}")
     return [name for name in written if name not in lacking]
+
+
+def _lacks(format: Format, node_modules: Path) -> str | None:
+    """What keeps a format from being written here."""
+    if format.pack:
+        try:
+            find_packages(node_modules)
+        except FileNotFoundError as error:
+            return str(error)
+    lacks = format.lacks()
+    return None if lacks is None else f"this processor has no {lacks}"
 
 
 def load_runner(

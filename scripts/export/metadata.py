@@ -13,12 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..inference.export_sums import REMEDY
 from ..inference.lesions import foreground_names
 from ..networks.tinyusfm import TinyUSFMSeg
 from ..utils.files import bundle_version
 from ..utils.options import logit_channels
 from .names import INPUT, KEY, MASK, OUTPUT, PICTURE, PRESENCE, PROBABILITY
-from .sums import REMEDY
 
 logger = logging.getLogger(__name__)
 

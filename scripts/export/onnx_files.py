@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .libraries import library
+from ..utils.libraries import library
 from .names import INPUT, KEY
 
 
@@ -55,6 +55,12 @@ def _add_metadata(path: Path, metadata: str) -> None:
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {KEY: metadata})
     onnx.save(model, path)
+
+
+def read_metadata(path: Path) -> str | None:
+    """The JSON text of a file, see metadata.py; None where it has none."""
+    properties = library("onnx").load(path, load_external_data=False).metadata_props
+    return next((entry.value for entry in properties if entry.key == KEY), None)
 
 
 def as_array(images: torch.Tensor) -> np.ndarray:

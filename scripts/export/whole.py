@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from ..data.segment import detect, segment_and_detect
+from ..inference.export_sums import check_files
+from ..inference.sessions import onnx_session
 from ..metrics import logits_to_classes, logits_to_probabilities
 from ..networks.tinyusfm import TinyUSFMSeg
 from .metadata import WHOLE_WAY, check_metadata, whole_text
 from .names import MASK, ONNX_FULL, PICTURE, PRESENCE, PROBABILITY
 from .onnx_files import write_onnx
-from .sessions import onnx_session
-from .sums import check_files
 
 TRUNCATED, SQRT_HALF = 4.0, 0.70710678  # MONAI's: sigmas in the tail of its Gaussian, and 1 / sqrt(2)
 SMALLEST_SIGMA = 1e-6  # for no Gaussian: 1 at 0, and 0 elsewhere

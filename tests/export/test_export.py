@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from shutil import copy
@@ -23,6 +24,7 @@ from scripts.data.phantoms import write_phantom_dataset
 from scripts.evaluation.evaluate import Arm, evaluate
 from scripts.export import check as export_check
 from scripts.export import formats as export_formats
+from scripts.export import writers as export_writers
 from scripts.export.__main__ import main
 from scripts.export.cases import dataset_cases, phantom_cases
 from scripts.export.check import Check
@@ -147,6 +149,17 @@ def test_logits_of_one_call_outlive_the_next(exported, format):
     assert torch.equal(first, kept)
 
 
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_each_thread_gets_the_logits_of_its_own_image(exported, format):
+    need(format)
+    runner = start(format, exported)
+    images = torch.rand(8, 1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    expected = [runner(image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            assert all(map(torch.equal, pool.map(runner, images), expected))
+
+
 def test_int8_leaves_attention_products_and_classifier_in_fp32(exported):
     need("onnx_int8")
     import onnx
@@ -187,7 +200,9 @@ def test_folder_holds_the_files_of_the_formats_and_the_record_alone(exported):
 def test_onnx_behind_openvino_is_not_kept_unasked(exported, checkpoint, tmp_path, monkeypatch, capsys):
     need("openvino")
     monkeypatch.setattr(
-        export_formats, "_write_onnx", lambda student, folder, images, about: copy(exported / "student.onnx", folder)
+        export_writers,
+        "write_onnx_file",
+        lambda student, folder, images, about: copy(exported / "student.onnx", folder),
     )
     assert main(arguments(checkpoint, tmp_path / "out", "openvino")) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"student.xml", "student.bin", "export.json"}
@@ -213,7 +228,7 @@ def test_images_are_resized_and_labels_are_not(phantoms):
 def test_calibration_is_on_the_training_list_and_the_check_on_the_split(checkpoint, phantoms, tmp_path, monkeypatch):
     seen = {}
 
-    def keep(student, formats, check, calibration, output, about):
+    def keep(student, formats, check, calibration, output, about, node_modules):
         seen.update(check=check, calibration=calibration)
         return {}
 
