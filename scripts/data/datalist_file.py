@@ -73,6 +73,17 @@ def _check_item(item: Any, place: str, label_required: bool) -> None:
         raise ValueError(f"{place} must have a 'label' path, got {item!r}; correct data::datalist.")
     if any("\0" in item[key] for key in ("image", "label") if key in item):
         raise ValueError(f"{place} has a path with a null character, got {item!r}; correct data::datalist.")
+    if any(not _is_utf8(item[key]) for key in ("image", "label") if key in item):
+        raise ValueError(f"{place} has a path with bytes that are no UTF-8, got {item!r}; rename the file.")
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether tables and pages can hold a path: Python keeps other bytes of a file's name as lone surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_paths(item: dict, dataset_dir: Path) -> dict:

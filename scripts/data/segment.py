@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from ..utils.hardware import full_precision
 from .resizing import SQRT_HALF, blur_sigmas, blur_tail
 
+SMALL = 20480  # numbers of an image up to which torch convolves by itself and not with oneDNN
+
 
 @full_precision
 def resize_image(image: torch.Tensor, img_size: int) -> torch.Tensor:
@@ -38,13 +40,37 @@ def resize_image(image: torch.Tensor, img_size: int) -> torch.Tensor:
 
 
 def _blur(image: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
-    """(C, H, W) after a Gaussian, cut off at four sigmas and black outside, along rows and columns; float32."""
-    rows, columns = (_gaussian(sigma).to(image) for sigma in sigmas)
+    """(C, H, W) after a Gaussian, cut off at four sigmas and black outside, along rows and columns; float32.
+
+    A convolution is slow for windows of a few pixels. `_weighted_sum` adds them in the order in which torch's
+    convolution of a large image does, so that both have the same bits; for small images torch has another order.
+    """
+    windows = [_gaussian(sigma).to(image) for sigma in sigmas]
+    if image.numel() <= SMALL:
+        return _convolve(image, *windows)
+    for axis, sigma, window in zip((-2, -1), sigmas, windows):
+        if sigma:
+            image = _weighted_sum(image, window.tolist(), axis)
+    return image
+
+
+def _convolve(image: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """(C, H, W) after the two windows as MONAI's GaussianFilter convolves."""
     channels = len(image)
     padded = F.pad(image[None], [len(columns) // 2] * 2)
     padded = F.pad(padded, [0, 0, len(rows) // 2, len(rows) // 2])
     blurred = F.conv2d(padded, rows.view(1, 1, -1, 1).repeat(channels, 1, 1, 1), groups=channels)
     return F.conv2d(blurred, columns.view(1, 1, 1, -1).repeat(channels, 1, 1, 1), groups=channels)[0]
+
+
+def _weighted_sum(image: torch.Tensor, weights: Sequence[float], axis: int) -> torch.Tensor:
+    """(C, H, W), each pixel the sum of its neighbors along an axis times their weights."""
+    tail, length = len(weights) // 2, image.shape[axis]
+    padded = F.pad(image, [0, 0, tail, tail] if axis == -2 else [tail, tail])
+    total = padded.narrow(axis, 0, length) * weights[0]
+    for offset, weight in enumerate(weights[1:], start=1):
+        total.add_(padded.narrow(axis, offset, length), alpha=weight)
+    return total
 
 
 def _gaussian(sigma: float) -> torch.Tensor:

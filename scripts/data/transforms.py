@@ -13,9 +13,10 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureTyped, MapTransform, Transposed
-from monai.utils import CommonKeys, ImageMetaKey
+from monai.utils import CommonKeys, ImageMetaKey, convert_to_dst_type
 
 from .appearance import RandDrawingsd, RandGammaContrastd, RandScannerd
+from .brightness import unit_range
 from .classes import check_label_values
 from .geometry import Place, flips_to_match
 from .views import RandFlipRotateZoomd
@@ -45,6 +46,28 @@ class ToRowsFirstd(Transposed):
             if isinstance(data[key], MetaTensor):
                 data[key].affine = data[key].affine @ _SWAP_AXES.to(data[key].affine)
         return data
+
+
+class UnitRanged(MapTransform):
+    """Pixels outside of [0, 1] as `unit_range` scales them, float32. Those of the bundle's readers, in [0, 1], stay.
+
+    MONAI Deploy leaves out the reader, and hands on the pixels as the file has them.
+
+    Args:
+        keys: images (C, ...).
+        allow_missing_keys: pass over keys that are not there.
+
+    Raises:
+        Refused: pixels are nan or infinite.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if not (d[key].min() >= 0 and d[key].max() <= 1):
+                scaled = unit_range(torch.as_tensor(d[key]).cpu().numpy())
+                d[key] = convert_to_dst_type(scaled, d[key], dtype=torch.float32)[0]
+        return d
 
 
 def as_its_image(label: torch.Tensor, image: torch.Tensor | None) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from ignite.engine import Engine
@@ -12,6 +13,7 @@ from monai.utils import CommonKeys as Keys
 from ..utils.screen import printable
 from .failures import FAILURE, FILE, reason_of, write_error
 from .output_folder import OutputFolder
+from .writer import OutputWriter
 
 logger = logging.getLogger(__name__)
 
@@ -25,20 +27,21 @@ class FileEvaluator(SupervisedEvaluator):
 
     Args:
         outputs: folder of the outputs.
+        writer: that the transforms and handlers write with; None where they write by themselves.
         kwargs: of SupervisedEvaluator.
 
     Raises:
         ValueError: the data loader makes batches of several files.
     """
 
-    def __init__(self, outputs: OutputFolder, **kwargs) -> None:
+    def __init__(self, outputs: OutputFolder, writer: OutputWriter | None = None, **kwargs) -> None:
         super().__init__(**kwargs)
         if self.data_loader.batch_size != 1:
             raise ValueError(
                 f"dataloader::batch_size must be 1, got {self.data_loader.batch_size}: files are segmented one by one; "
                 "inferer::frames of a loop go through the network together."
             )
-        self.outputs = outputs
+        self.outputs, self.writer = outputs, writer or OutputWriter()
         self.failures: dict[str, str] = {}
         self._refused: set[str] = set()  # for their names, before anything was read
 
@@ -56,7 +59,8 @@ class FileEvaluator(SupervisedEvaluator):
             with self.outputs.opened(listed) as items:
                 dataset.data, self.state.epoch_length = items, len(items)
                 if items:
-                    super().run(global_epoch)
+                    with self.writer.opened(self.outputs.path, self._fail):
+                        super().run(global_epoch)
         except BaseException:  # a full disk or Ctrl-C: what was found until then is told all the same
             self._log_failures()
             raise
@@ -66,10 +70,11 @@ class FileEvaluator(SupervisedEvaluator):
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict | list:
         (file,) = batchdata[FILE]
+        self.writer.begin(file)
         if FAILURE in batchdata:
             self.failures[file] = batchdata[FAILURE][0]
             if file not in self._refused:
-                self.outputs.discard(file)
+                self._discard(file)
             return []
         try:
             return super()._iteration(engine, batchdata)
@@ -77,8 +82,17 @@ class FileEvaluator(SupervisedEvaluator):
             if stop := write_error(error):
                 raise stop from None
             self.failures[file] = reason_of(error, file)
-            self.outputs.discard(file)
+            self._discard(file)
             return []
+
+    def _discard(self, file: str) -> None:
+        """Take the outputs of a file away, after those that are being written."""
+        self.writer.submit(partial(self.outputs.discard, file))
+
+    def _fail(self, file: str, error: Exception) -> None:
+        """Note a file whose output could not be made; the writer calls it."""
+        self.failures[file] = reason_of(error, file)
+        self.outputs.discard(file)
 
     def _name_failures(self, number: int) -> None:
         reasons = list(self.failures.values())

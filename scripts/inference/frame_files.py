@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ..data.brightness import unit_range
 from ..data.dicom import MODALITIES, decode_dicom, is_dicom
@@ -42,6 +44,26 @@ class FrameDecoder:
             raise ValueError(f"modalities must be a list such as ['US'], got {modalities!r}.")
         self.modalities = tuple(modalities)
         self.crop_to_region = crop_to_region
+        self._held: _Held | None = None
+
+    def hold(self, path: str | Path) -> tuple[np.ndarray, dict]:
+        """What `decode` gives, kept for the next call of `decode` and of `colors` for this file.
+
+        So a program that looks at a file, segments it and draws it decodes it once.
+        """
+        looked: list[np.ndarray] = []
+
+        def gray_and_colors(picture: Image.Image) -> np.ndarray:
+            looked.append(np.expand_dims(colors_from_picture(picture).swapaxes(0, 1), 2))
+            return gray_from_picture(picture)
+
+        self._held = None
+        with errors_of(path):
+            pixels, meta = self._stored(Path(path), gray_and_colors)
+            colors = _as_bytes(_unit_unless_bytes(looked[0]) if looked else pixels)
+            gray = self._as_gray(pixels, meta)
+        self._held = _Held(str(path), gray, (colors, meta))
+        return gray
 
     def decode(self, path: str | Path) -> tuple[np.ndarray, dict]:
         """Gray frames float32 (W, H, N) in [0, 1], scaled as `brightness.unit_range` does, and their metadata.
@@ -51,21 +73,28 @@ class FrameDecoder:
             ValueError: it cannot be decoded, is no still or loop, is of another modality, claims more pixels than the
                 limit, or holds nan or inf.
         """
+        if self._held and self._held.path == str(path) and self._held.gray:
+            gray, self._held = self._held.gray, self._held._replace(gray=None)  # a loop's is large
+            return gray
         with errors_of(path):
-            pixels, meta = self._stored(Path(path), gray_from_picture)
-            gray = luma(pixels) if pixels.ndim == 4 else pixels
-            gray = unit_range(gray) if gray.dtype == np.uint8 else gray
-        if self.crop_to_region and TISSUE in meta:
-            gray, meta = _cropped(gray, meta)
-        return gray.astype(np.float32), {CHANNEL_DIM: NO_CHANNEL, **meta}
+            return self._as_gray(*self._stored(Path(path), gray_from_picture))
 
     def colors(self, path: str | Path) -> tuple[np.ndarray, dict]:
         """The frames in their colors, uint8 (W, H, N, 3), and their metadata. Raises what `decode` raises."""
+        held, self._held = self._held, None
+        if held and held.path == str(path):
+            return held.colors
         with errors_of(path):
             pixels, meta = self._stored(Path(path), colors_from_picture)
-            if pixels.dtype != np.uint8:
-                pixels = np.rint(255 * pixels).astype(np.uint8)
-        return (pixels if pixels.ndim == 4 else np.broadcast_to(pixels[..., None], (*pixels.shape, 3))), meta
+            return _as_bytes(pixels), meta
+
+    def _as_gray(self, pixels: np.ndarray, meta: dict) -> tuple[np.ndarray, dict]:
+        """What `decode` gives of what `_stored` gives."""
+        gray = luma(pixels) if pixels.ndim == 4 else pixels
+        gray = unit_range(gray) if gray.dtype == np.uint8 else gray
+        if self.crop_to_region and TISSUE in meta:
+            gray, meta = _cropped(gray, meta)
+        return gray.astype(np.float32), {CHANNEL_DIM: NO_CHANNEL, **meta}
 
     def _stored(self, path: Path, from_picture: Callable) -> tuple[np.ndarray, dict]:
         """Pixels (W, H, N) or (W, H, N, 3), uint8 or in [0, 1], and their metadata."""
@@ -77,7 +106,26 @@ class FrameDecoder:
             pixels, meta = decode_picture(path, from_picture)
             pixels = np.expand_dims(pixels, 2)  # (W, H[, 3]) -> (W, H, 1[, 3])
         window = meta.pop(WINDOW, None)
-        return (pixels if pixels.dtype == np.uint8 else unit_range(pixels, window)), meta
+        return _unit_unless_bytes(pixels, window), meta
+
+
+class _Held(NamedTuple):
+    """A file that `hold` has decoded: its path, what `decode` gives of it until that was asked for, and its colors."""
+
+    path: str
+    gray: tuple[np.ndarray, dict] | None
+    colors: tuple[np.ndarray, dict]
+
+
+def _unit_unless_bytes(pixels: np.ndarray, window: Sequence[float] | None = None) -> np.ndarray:
+    return pixels if pixels.dtype == np.uint8 else unit_range(pixels, window)
+
+
+def _as_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (W, H, N[, 3]), uint8 or in [0, 1], as uint8 (W, H, N, 3)."""
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(255 * pixels).astype(np.uint8)
+    return pixels if pixels.ndim == 4 else np.broadcast_to(pixels[..., None], (*pixels.shape, 3))
 
 
 def _cropped(frames: np.ndarray, meta: dict) -> tuple[np.ndarray, dict]:

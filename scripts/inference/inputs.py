@@ -60,7 +60,7 @@ def list_images(
         FileExistsError: a file is where a folder for the outputs is wanted.
     """
     check_output_format(output_format)
-    _check_path("dataset_dir", path)
+    check_path("dataset_dir", path)
     path = Path(path)
     if output_dir is not None:
         _check_output_dir(output_dir, path, recursive)
@@ -75,14 +75,14 @@ def list_images(
     return [{Keys.IMAGE: str(file), **({FAILURE: reasons[file]} if file in reasons else {})} for file in files]
 
 
-def _check_path(name: str, path: str | Path) -> None:
+def check_path(name: str, path: Any) -> None:
     """Refuse a number: monai.bundle makes one of a folder's name that looks like it."""
     if not isinstance(path, (str, Path)):
         raise ValueError(f"{name} must be a path, got the {type(path).__name__} {path!r}; write ./ before the name.")
 
 
 def _check_output_dir(output_dir: str | Path, dataset_dir: Path, recursive: bool) -> None:
-    _check_path("output_dir", output_dir)
+    check_path("output_dir", output_dir)
     for path in (Path(output_dir), *Path(output_dir).parents):
         if path.exists() and not path.is_dir():
             raise FileExistsError(
@@ -156,8 +156,8 @@ class ImageFiles(Dataset):
     Args:
         data: what `list_images` gives.
         transform: of an item.
-        read: decodes the image file at a path to gray values in [0, 1] and metadata, to look whether it is a mask;
-            None does not look.
+        read: decodes the image file at a path to gray values in [0, 1] and metadata, to look whether it is a mask, such
+            as `FrameReader.hold`, which keeps them for the transforms; None does not look.
         accept_masks: segment files that look like masks too, instead of naming them as bad files. [true, false]
     """
 
@@ -169,7 +169,7 @@ class ImageFiles(Dataset):
         accept_masks: bool = False,
     ) -> None:
         super().__init__(data, transform)
-        self.read = None if accept_masks else read
+        self.read, self.accept_masks = read, accept_masks
 
     def _transform(self, index: int) -> dict[str, Any]:
         item = self.data[index]
@@ -178,7 +178,10 @@ class ImageFiles(Dataset):
             return {FILE: file, FAILURE: item[FAILURE]}
         try:
             if self.read is not None:
-                _refuse_mask(file, self.read(file)[0])
+                pixels, _ = self.read(file)
+                if not self.accept_masks:
+                    _refuse_mask(file, pixels)
+                del pixels  # a loop's are large
             return {FILE: file, **super()._transform(index)}
         except Exception as error:  # whatever it is, the other files can be read
             return {FILE: file, FAILURE: reason_of(error, file)}

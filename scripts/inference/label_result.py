@@ -31,7 +31,7 @@ class LabelResultd(MapTransform):
     frame and class.
 
     Args:
-        keys: uint8 masks in the shape of the stored image, as ToStoredShaped gives them.
+        keys: uint8 masks as ToStoredShaped gives them; MONAI Label gets them without their channel.
         class_names: of the foreground.
         allow_missing_keys: pass over keys that are not there.
 
@@ -55,6 +55,8 @@ class LabelResultd(MapTransform):
         if IMAGE_PATH in d and CERTAINTY in d:
             d[RESULT] = {**d.get(RESULT, {}), CERTAINTY: d[CERTAINTY].rows(self.class_names)}
         for key in self.key_iterator(d):
+            if IMAGE_PATH in d:
+                d[key] = d[key][0]  # (1, W, H[, N]) -> (W, H[, N])
             if path.endswith(VOLUMES) and len(original_shape(d[key])) == 2:
                 d[key] = d[key].unsqueeze(-1)  # (W, H) -> (W, H, 1)
         return d

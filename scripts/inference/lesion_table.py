@@ -8,6 +8,7 @@ Legend: W columns, H rows, N frames. Masks are class indices.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .confidence import Certainty
 from .lesions import COLUMNS, frame_rows
 from .masks import image_path, shown_mask
 from .outputs import LESIONS_FILE, relative_path
+from .writer import OutputWriter
 
 
 def rows_of(
@@ -54,6 +56,7 @@ class LesionTable:
         class_names: of the classes 1, 2, ...
         key: of the masks in the evaluator's output.
         dataset_dir: folder of the images, to name them; None takes the files' names alone.
+        writer: adds the rows; None does so at once.
     """
 
     def __init__(
@@ -62,11 +65,13 @@ class LesionTable:
         class_names: Sequence[str],
         key: str = Keys.PRED,
         dataset_dir: str | Path | None = None,
+        writer: OutputWriter | None = None,
     ) -> None:
         self.path = Path(output_dir) / LESIONS_FILE
         self.class_names = list(class_names)
         self.key = key
         self.dataset_dir = dataset_dir
+        self.writer = writer or OutputWriter()
         self.files = 0
 
     def attach(self, engine: Engine) -> None:
@@ -82,16 +87,19 @@ class LesionTable:
     def __call__(self, engine: Engine) -> None:
         """Add the rows of the images of this iteration, none where it failed."""
         for item in engine.state.output:
-            mask = item[self.key]
-            name = name_in_table(image_path(mask), self.dataset_dir)
-            with naming_path(self.path):
-                if not self.path.exists():
-                    write_table(self.path, COLUMNS, [])
-                append_rows(self.path, COLUMNS, rows_of(mask, self.class_names, name, item.get(CERTAINTY)))
-            self.files += 1
+            self.writer.submit(partial(self._append, item[self.key], item.get(CERTAINTY)))
+
+    def _append(self, mask: torch.Tensor, certainty: Certainty | None) -> None:
+        name = name_in_table(image_path(mask), self.dataset_dir)
+        with naming_path(self.path):
+            if not self.path.exists():
+                write_table(self.path, COLUMNS, [])
+            append_rows(self.path, COLUMNS, rows_of(mask, self.class_names, name, certainty))
+        self.files += 1
 
     def finish(self, engine: Engine) -> None:
-        """Print where the outputs are, if there are any."""
+        """Print where the outputs are, if there are any, when they are written."""
+        self.writer.flush()
         if self.files:
             files = "1 file" if self.files == 1 else f"{self.files} files"
             tell(f"segmented {files} into {self.path.parent}; {LESIONS_FILE} holds the areas")

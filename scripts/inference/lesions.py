@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import label
 
 from ..data.regions import spacing_of
+from ..utils.outlines import box_of
 from .confidence import Certainty
 
 COLUMNS = (
@@ -70,17 +71,18 @@ def measure(mask: np.ndarray, spacing: Sequence[float] | None = None) -> dict[st
         x counts columns from the left, y rows from the top, both from 0. x_max and y_max are the last column and row
         of the class. What is not known or not there is an empty text.
     """
-    area = int(mask.sum())
+    box = box_of(mask)
+    inside = mask[box] if box else mask[:0]
+    area = int(np.count_nonzero(inside))
     width, height = spacing if spacing is not None else ("", "")
-    x, y = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    box = (x[0], y[0], x[-1], y[-1]) if area else ("",) * 4
+    corners = (box[0].start, box[1].start, box[0].stop - 1, box[1].stop - 1) if box else ("",) * 4
     return {
         "area_px": area,
         "area_mm2": "" if spacing is None else round(area * width * height, 4),
         "pixel_width_mm": width,
         "pixel_height_mm": height,
-        "components": int(label(mask, _TOUCHING)[1]),
-        **dict(zip(("x_min", "y_min", "x_max", "y_max"), box)),
+        "components": int(label(inside, _TOUCHING)[1]),
+        **dict(zip(("x_min", "y_min", "x_max", "y_max"), corners)),
         "empty": "no" if area else "yes",
     }
 

@@ -26,11 +26,11 @@ from PIL import Image
 from ..data.dicom import read_dataset
 from ..data.geometry import AXES, CROP, SPACING, STORED_AXES, as_shown, as_stored, is_turned
 from ..data.nifti import frame_axes
-from ..utils.files import atomic_path
 from .certainty import CERTAINTY
 from .confidence import Certainty
 from .dicom_seg import need_highdicom, segmentation_of
 from .outputs import AUTO_FORMAT, DICOM_SEG, VOLUMES, check_output_format, mask_path, refuse_existing
+from .writer import OutputWriter
 
 
 def stored_mask(mask: Any, shape: Sequence[int]) -> np.ndarray:
@@ -47,7 +47,7 @@ def stored_mask(mask: Any, shape: Sequence[int]) -> np.ndarray:
     if [n for n in mask.shape if n > 1] != [n for n in shape if n > 1]:
         raise ValueError(
             f"mask {mask.shape} has not the size of its image {tuple(shape)}; undo the preprocessing with Invertd "
-            "before SaveMaskd."
+            "before SaveImageMaskd."
         )
     return mask.reshape(shape).astype(np.uint8)
 
@@ -65,7 +65,7 @@ def image_path(mask: torch.Tensor) -> Path:
 
 def shown_mask(mask: torch.Tensor) -> np.ndarray:
     """What ToStoredShaped gives, as (W, H, N), as its image is looked at."""
-    stored = mask.detach().cpu().numpy()
+    stored = mask[0].detach().cpu().numpy()
     return as_shown(stored.reshape(stored.shape[:4]), mask.meta)  # NIfTI may have further axes of length 1
 
 
@@ -83,10 +83,10 @@ def laid_as_stored(mask: torch.Tensor) -> torch.Tensor:
 
 
 class ToStoredShaped(MapTransform):
-    """Class indices (1, W, H, N) -> uint8 in the shape of the stored image: what MONAI Label writes as it is.
+    """Class indices (1, W, H, N) -> uint8 in the shape of the stored image, behind the channel.
 
-    That is (W, H) of a picture, (W, H) or (W, H, N) of NIfTI and DICOM. Reads `original_shape` from the metadata of the
-    mask.
+    That is (1, W, H) of a picture, (1, W, H) or (1, W, H, N) of NIfTI and DICOM. MONAI Deploy takes its mask here, and
+    `LabelResultd` hands it to MONAI Label. Reads `original_shape` from the metadata of the mask.
     """
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -94,17 +94,18 @@ class ToStoredShaped(MapTransform):
         for key in self.key_iterator(d):
             mask = laid_as_stored(d[key])
             shape = stored_mask(mask, original_shape(mask)).shape
-            d[key] = mask.reshape(shape).to(torch.uint8)
+            d[key] = mask.reshape(1, *shape).to(torch.uint8)
         return d
 
 
-class SaveMaskd(SaveImaged):
+class SaveImageMaskd(SaveImaged):
     """Writes class indices as a uint8 mask of the size and geometry of their image, in one step, and keeps its path.
 
     Takes (1, W, H[, N]) after Invertd, or what ToStoredShaped gives; adds the item "pred_path" for the key "pred".
     NIfTI has the image's shape, affine, qform, sform and pixel sizes.
 
-    It is a SaveImaged because MONAI Label writes masks itself and leaves out what is one.
+    It is a SaveImaged because MONAI Label writes masks itself and leaves out what is one. MONAI Deploy leaves out what
+    is called SaveImage.
 
     Args:
         keys: masks with the metadata of their image (`filename_or_obj`, `original_shape`).
@@ -115,6 +116,7 @@ class SaveMaskd(SaveImaged):
         overwrite: replace a mask that is already there.
         dataset_dir: folder of the images, whose subfolders the masks keep; None has none.
         allow_missing_keys: pass over keys that are not there.
+        writer: writes the masks; None does so at once.
 
     Raises:
         FileExistsError: a mask is already there and overwrite is false.
@@ -133,8 +135,10 @@ class SaveMaskd(SaveImaged):
         overwrite: bool = False,
         dataset_dir: str | Path | None = None,
         allow_missing_keys: bool = False,
+        writer: OutputWriter | None = None,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
+        self.writer = writer or OutputWriter()
         check_output_format(output_format)
         if output_format == DICOM_SEG:
             need_highdicom()
@@ -162,10 +166,14 @@ class SaveMaskd(SaveImaged):
             refuse_existing(path)
         if self.scale_binary:
             pixels = _scaled(pixels, image)
-        save = self._saver(image, pixels, mask, path.suffix, certainty.summary() if certainty else "")
-        with atomic_path(path) as draft:
-            save(draft)
+        note = certainty.summary() if certainty else ""
+        self.writer.submit(partial(self._write, path, image, pixels, mask, note), pixels.nbytes)
         return path
+
+    def _write(self, path: Path, image: Path, pixels: np.ndarray, mask: torch.Tensor, note: str) -> None:
+        save = self._saver(image, pixels, mask, path.suffix, note)
+        with self.writer.draft(path) as draft:
+            save(draft)
 
     def _saver(
         self, image: Path, pixels: np.ndarray, mask: torch.Tensor, suffix: str, note: str
@@ -208,7 +216,7 @@ def _like(source: nibabel.Nifti1Image, pixels: np.ndarray) -> nibabel.Nifti1Imag
 
 
 def count_frames(path: str | Path, num_classes: int) -> int:
-    """Frames of a mask that SaveMaskd has written, from its header.
+    """Frames of a mask that SaveImageMaskd has written, from its header.
 
     Args:
         path: of the mask.

@@ -21,13 +21,16 @@ from ..utils.digests import file_digest
 from ..utils.files import atomic_path, clear_leftovers, naming_path
 from ..utils.screen import tell
 from ..utils.tables import read_table, write_table
+from .exports import TORCH
 from .failures import FAILURE
+from .inputs import check_path
 from .lesion_table import name_in_table
 from .lesions import COLUMNS, FORMER_COLUMNS
 from .masks import count_frames
 from .outputs import AUTO_FORMAT, LESIONS_FILE, RUN_FILE, possible_outputs, refuse_existing
 
 LOCK_FILE = ".lock"
+FORMER = {"engine": TORCH}  # what run.json of version 0.7 and before does not say
 PATIENCE = 15.0  # seconds: the processes of a data loader hold the lock some seconds longer than one that is killed
 Item = Mapping[str, str]
 
@@ -58,12 +61,15 @@ class OutputFolder:
         overwrite: bool = False,
         resume: bool = False,
     ) -> None:
+        for name, path in (("dataset_dir", dataset_dir), ("output_dir", output_dir)):
+            check_path(name, path)
         self.path, self.dataset_dir = Path(output_dir), Path(dataset_dir)
         self.checkpoint = checkpoint
         self.class_names = list(class_names)
         self.output_format = output_format
         self.settings = dict(settings or {})
         self.overwrite, self.resume = overwrite, resume
+        self._outputs: dict[str, list[Path]] = {}  # by image
         self.table, self.record = self.path / LESIONS_FILE, self.path / RUN_FILE
 
     @contextmanager
@@ -87,7 +93,7 @@ class OutputFolder:
         self._check(images)  # before the folder is made
         with self._locked():
             self._check(images)
-            for folder in {output.parent for image in images for output in self.outputs_of(image)}:
+            for folder in {self.path, *(output.parent for image in images for output in self.outputs_of(image))}:
                 clear_leftovers(folder)
             done = self._go_on(images) if self.resume and self.record.is_file() else self._begin()
             yield [item for item in items if item[Keys.IMAGE] not in done]
@@ -127,7 +133,10 @@ class OutputFolder:
 
     def outputs_of(self, image: str) -> list[Path]:
         """Every file that an image may give, masks first."""
-        return possible_outputs(image, self.path, output_format=self.output_format, dataset_dir=self.dataset_dir)
+        if image not in self._outputs:
+            place = {"output_format": self.output_format, "dataset_dir": self.dataset_dir}
+            self._outputs[image] = possible_outputs(image, self.path, **place)
+        return self._outputs[image]
 
     def discard(self, image: str) -> None:
         """Remove the outputs of an image that has failed, those of an earlier run too."""
@@ -156,6 +165,7 @@ class OutputFolder:
             ) from None
 
     def _compare(self, record: Mapping[str, Any]) -> None:
+        record = {**FORMER, **record}
         for name, value in self._description.items():
             if record.get(name) != value:
                 raise ValueError(

@@ -153,7 +153,11 @@ def load_student(model: TinyUSFMSeg, path: str | Path) -> None:
 
 
 def load_trained_student(
-    model: TinyUSFMSeg, path: str | Path, name: str = "checkpoint", presence_threshold: float | None = None
+    model: TinyUSFMSeg,
+    path: str | Path,
+    name: str = "checkpoint",
+    presence_threshold: float | None = None,
+    device: torch.device | str | None = None,
 ) -> TinyUSFMSeg:
     """The model with a whole segmentation checkpoint in it, to be used as it was trained.
 
@@ -166,6 +170,7 @@ def load_trained_student(
         name: the config id that gave the path, for messages.
         presence_threshold: the mask of an image whose presence probability is below it is left empty; 0 empties none,
             null takes the one that is stored with the weights. [0 to 1, null]
+        device: to which the model goes; null leaves it where it is.
 
     Raises:
         FileNotFoundError: no such file.
@@ -188,7 +193,7 @@ def load_trained_student(
         raise
     if presence_threshold is not None:
         model.presence.threshold.fill_(presence_threshold)
-    return model
+    return model if device is None else model.to(device)
 
 
 def student_of_file(path: str | Path, name: str = "checkpoint") -> TinyUSFMSeg:

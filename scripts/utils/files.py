@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -48,6 +48,11 @@ class WriteError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+def bundle_root() -> str:
+    """The folder of the bundle that this file belongs to: `bundle_root` of inference.json, unless it is given."""
+    return str(BUNDLE_ROOT)
 
 
 def bundle_version() -> str:
@@ -93,12 +98,11 @@ def _is_near(filename: object, path: Path) -> bool:
     other, path = Path(filename).absolute(), path.absolute()
     if other == path or other in path.parents or path in other.parents:
         return True
-    beside = other.relative_to(path.parent).parts[0] if path.parent in other.parents else ""
-    return LEFTOVER.fullmatch(beside) is not None
+    return any(LEFTOVER.fullmatch(part) for part in other.parts)
 
 
 @contextmanager
-def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
+def atomic_path(path: str | Path, flush: bool = True, drafts: Path | None = None) -> Iterator[Path]:
     """A path beside `path` to write to, with its suffix; it takes the place of `path` when the block ends without an
     error.
 
@@ -106,6 +110,7 @@ def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
         path: of the file; its folder is made.
         flush: wait until the disk has it, so that it is whole after a crash of the machine too, not only of the
             process.
+        drafts: an `own_folder` on the same disk to write in, for many files one after the other; None makes one.
 
     Raises:
         WriteError: see `naming_path`.
@@ -113,7 +118,7 @@ def atomic_path(path: str | Path, flush: bool = True) -> Iterator[Path]:
     path = Path(path)
     with naming_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with own_folder(path) as folder:
+        with nullcontext(drafts) if drafts else own_folder(path) as folder:
             partial = folder / path.name
             yield partial
             if flush:

@@ -43,6 +43,7 @@ class Hardware:
             keep_freed_memory()
         if precision not in PRECISIONS:
             raise ValueError(f"hardware::precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        self.precision = precision  # as it was asked for
         self.bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(self.device))
 
     @property

@@ -96,7 +96,7 @@ def test_lesions_have_an_area_where_it_is_certain(tmp_path):
     _, meta = FrameReader().decode(path)
     meta = {key: torch.as_tensor(value) if isinstance(value, np.ndarray) else value for key, value in meta.items()}
     classes = lesion(5, 15) + 2 * lesion(25, 35, 20, 30) + 3 * lesion(40, 50, 30, 40)
-    mask = MetaTensor(torch.as_tensor(classes), meta={"filename_or_obj": str(path), **meta})
+    mask = MetaTensor(torch.as_tensor(classes)[None], meta={"filename_or_obj": str(path), **meta})
     rows = list(rows_of(mask, ["a", "b", "c", "d"], "image"))
     assert [row["area_px"] for row in rows] == [50, 100, 100, 0]
     assert [row["area_mm2"] for row in rows] == [pytest.approx(1.0), "", pytest.approx(9.0), ""]

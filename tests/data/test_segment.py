@@ -35,6 +35,14 @@ def test_resized_image_has_the_bits_of_monais_resize(shape):
     assert torch.equal(resize_image(image, 32), expected.as_subclass(torch.Tensor))
 
 
+@pytest.mark.parametrize("shape", [(225, 225), (354, 276), (500, 7), (600, 800)])
+def test_blur_of_a_large_image_has_the_bits_of_monais(shape):
+    """Windows of a few pixels, in the order of torch's convolution for large images, and for small ones."""
+    image = torch.rand(2, *shape)
+    expected = Resize((224, 224), mode="bilinear", anti_aliasing=True)(image).as_subclass(torch.Tensor)
+    assert torch.equal(resize_image(image, 224), expected)
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (1, 5), (31, 33), (32, 96), (257, 401), (600, 800)])
 def test_arrays_are_resized_as_tensors_are(shape):
     image, logits = torch.rand(1, *shape), torch.randn(2, 32, 32)

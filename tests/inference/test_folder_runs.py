@@ -156,8 +156,8 @@ def test_file_may_fail_at_any_stage_and_leaves_no_output(folder, checkpoint, tmp
 
     place, name = {
         "network": (frames.FrameInferer, "__call__"),
-        "mask": (masks.SaveMaskd, "_save"),
-        "overlay": (overlays.SaveOverlayd, "_save"),
+        "mask": (masks.SaveImageMaskd, "_save"),
+        "overlay": (overlays.SaveImageOverlayd, "_save"),
     }[stage]
     monkeypatch.setattr(place, name, fail_once(getattr(place, name)))
     error = str(failure(folder, checkpoint, tmp_path / "out"))
@@ -465,7 +465,7 @@ def test_overwriting_begins_a_new_table_before_anything_else(folder, checkpoint,
     def die(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(masks.SaveMaskd, "_save", die)
+    monkeypatch.setattr(masks.SaveImageMaskd, "_save", die)
     with pytest.raises(KeyboardInterrupt):
         infer(folder, checkpoint, tmp_path / "out", overwrite=True)
     assert files_in_table(tmp_path / "out") == []
@@ -534,9 +534,11 @@ def test_command_ends_with_1_and_names_all_bad_files(folder, checkpoint, tmp_pat
     assert len(written(tmp_path / "out")) == 4
 
 
-def test_decoding_is_not_repeated_more_than_it_was(folder, checkpoint, tmp_path, monkeypatch):
+def test_file_is_decoded_once(folder, checkpoint, tmp_path, monkeypatch):
     """To look whether it is a mask, for the network, and in colors for the overlay."""
     decoded, stored = [], FrameReader._stored
     monkeypatch.setattr(FrameReader, "_stored", lambda self, *given: decoded.append(given[0]) or stored(self, *given))
-    infer(folder, checkpoint, tmp_path / "out")
-    assert len(decoded) == 3 * 4
+    for accept_masks in (False, True):
+        infer(folder, checkpoint, tmp_path / str(accept_masks), accept_masks=accept_masks)
+        assert [path.name for path in decoded] == ["a.png", "b.png", "c.png", "d.png"]
+        decoded.clear()

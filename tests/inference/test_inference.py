@@ -354,7 +354,7 @@ def test_dicom_of_another_modality_is_refused_unless_it_is_asked_for(images, che
     [
         ("gray.png", (WIDTH, HEIGHT)),
         ("color.png", (WIDTH, HEIGHT)),
-        ("flat.nii.gz", (WIDTH, HEIGHT)),
+        ("flat.nii.gz", (WIDTH, HEIGHT, 1)),
         ("slice.nii.gz", (WIDTH, HEIGHT, 1)),
         ("loop.nii.gz", (WIDTH, HEIGHT, COUNT)),
         ("rgb.nii.gz", (WIDTH, HEIGHT, COUNT)),
@@ -370,7 +370,7 @@ def test_transforms_alone_give_what_monai_label_writes(images, loops, checkpoint
     parser["device"] = "cpu"
     transforms = {key: parser.get_parsed_content(key) for key in ("preprocessing", "postprocessing")}
     assert all(isinstance(transform, Compose) for transform in transforms.values())
-    item = {"image": str(images / name)}
+    item = {"image": str(images / name), "image_path": str(images / name)}
     for transform in transforms["preprocessing"].transforms:
         item = transform(item)
     with torch.no_grad():

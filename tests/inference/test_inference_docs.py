@@ -20,6 +20,8 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigWorkflow, ckpt_export
 from PIL import Image
 
+from eval.benchmark import folders
+from eval.deploy import __main__ as deploy
 from eval.presence.__main__ import main as presence
 from scripts.data.phantoms import make_phantom, write_phantom_dataset
 from scripts.export import check as export_check
@@ -126,6 +128,10 @@ def test_command_of_the_page_runs(folder, command, monkeypatch):
         export_light_formats(folder, words[3:], monkeypatch)
     elif words[2] == "eval.presence":
         calibrate(folder, words[3:])
+    elif words[2] == "eval.deploy":  # tests/eval/test_deploy.py runs it
+        assert deploy._parser().parse_args(words[3:]).model == ROOT
+    elif words[2] == "eval.benchmark.folders":  # tests/eval/test_folder_benchmark.py runs it
+        assert folders._parser().parse_args(words[3:]).earlier
     elif words[3] == "run":
         segment(folder, words[4:])
     else:
@@ -164,6 +170,8 @@ def test_page_has_commands_of_all_kinds():
         ("monai.bundle", "ckpt_export"),
         ("scripts.export", "--checkpoint"),
         ("eval.presence", "--dataset_dir"),
+        ("eval.deploy", "--input"),
+        ("eval.benchmark.folders", "--images"),
     }
 
 

@@ -23,10 +23,10 @@ from scripts.inference.frame_reader import FrameReader
 from scripts.inference.inputs import ImageFiles, list_images
 from scripts.inference.lesion_table import LesionTable, rows_of
 from scripts.inference.lesions import COLUMNS, foreground_names, measure
-from scripts.inference.masks import SaveMaskd, ToStoredShaped
+from scripts.inference.masks import SaveImageMaskd, ToStoredShaped
 from scripts.inference.output_folder import OutputFolder
 from scripts.inference.outputs import mask_path, overlay_path, possible_outputs
-from scripts.inference.overlays import SaveOverlayd
+from scripts.inference.overlays import SaveImageOverlayd
 from scripts.utils.outlines import draw_outlines
 
 WIDTH, HEIGHT, FRAMES = 60, 40, 3
@@ -55,7 +55,7 @@ def rectangle(path, *shape, **meta) -> MetaTensor:
     mask[10:20, 5:25, ...] = 1
     if mask.ndim > 2 and mask.shape[-1] > 1:
         mask[..., 0] = 0
-    return MetaTensor(mask, meta={"filename_or_obj": str(path), "original_shape": tuple(mask.shape), **meta})
+    return MetaTensor(mask[None], meta={"filename_or_obj": str(path), "original_shape": tuple(mask.shape), **meta})
 
 
 # lesions.csv
@@ -172,7 +172,7 @@ def test_line_is_thicker_on_a_large_image():
 def test_overlay_of_a_picture_keeps_its_colors_and_size(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 100, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    result = SaveOverlayd("pred", FrameReader(), tmp_path / "out")({"pred": rectangle(tmp_path / "a.png")})
+    result = SaveImageOverlayd("pred", FrameReader(), tmp_path / "out")({"pred": rectangle(tmp_path / "a.png")})
     assert result["pred_overlay"] == str(tmp_path / "out" / "a_overlay.png")
     drawn = np.asarray(Image.open(result["pred_overlay"]))
     assert drawn[5, 10].tolist() == ORANGE
@@ -187,7 +187,7 @@ def test_overlay_of_a_loop_moves(tmp_path, loop):
     image.header.set_zooms((0.1, 0.1, 1, 0.05))
     nibabel.save(image, tmp_path / "a.nii.gz")
     item = {"pred": rectangle(tmp_path / "a.nii.gz", WIDTH, HEIGHT, FRAMES)}
-    path = SaveOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"]
+    path = SaveImageOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"]
     with Image.open(path) as movie:
         assert path.endswith("a_overlay.gif")
         assert (movie.n_frames, movie.size) == (FRAMES, (WIDTH, HEIGHT))
@@ -208,7 +208,7 @@ def test_overlay_keeps_every_frame_and_the_time_of_the_loop(tmp_path, loop, orde
     item = {"pred": MetaTensor(torch.zeros(WIDTH, HEIGHT, 1, len(order)).to(torch.uint8))}
     item["pred"].meta["filename_or_obj"] = tmp_path / "a.nii"
     durations, frames = [], []
-    with Image.open(SaveOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"]) as movie:
+    with Image.open(SaveImageOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"]) as movie:
         assert movie.n_frames == len(order)
         for n in range(len(order)):
             movie.seek(n)
@@ -223,7 +223,7 @@ def test_overlay_keeps_every_frame_and_the_time_of_the_loop(tmp_path, loop, orde
 def test_large_loop_is_made_smaller(tmp_path):
     image = nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 256, (1024, 100, 2), dtype=np.uint8), np.eye(4))
     nibabel.save(image, tmp_path / "a.nii")
-    path = SaveOverlayd("pred", FrameReader(), tmp_path)({"pred": rectangle(tmp_path / "a.nii", 1024, 100, 2)})[
+    path = SaveImageOverlayd("pred", FrameReader(), tmp_path)({"pred": rectangle(tmp_path / "a.nii", 1024, 100, 2)})[
         "pred_overlay"
     ]
     with Image.open(path) as movie:
@@ -233,10 +233,10 @@ def test_large_loop_is_made_smaller(tmp_path):
 def test_existing_overlay_is_refused_unless_overwrite(tmp_path):
     Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(tmp_path / "a.png")
     item = {"pred": rectangle(tmp_path / "a.png")}
-    SaveOverlayd("pred", FrameReader(), tmp_path)(item)
+    SaveImageOverlayd("pred", FrameReader(), tmp_path)(item)
     with pytest.raises(FileExistsError, match="output .*a_overlay.png already exists"):
-        SaveOverlayd("pred", FrameReader(), tmp_path)(item)
-    SaveOverlayd("pred", FrameReader(), tmp_path, overwrite=True)(item)
+        SaveImageOverlayd("pred", FrameReader(), tmp_path)(item)
+    SaveImageOverlayd("pred", FrameReader(), tmp_path, overwrite=True)(item)
 
 
 # masks of DICOM
@@ -248,13 +248,13 @@ def test_dicom_still_gives_a_png_and_a_loop_a_nifti_in_its_place(pydicom, loop, 
         path = write_dicom(tmp_path / f"{name}.dcm", pixels, **tags)
         _, meta = FrameReader().decode(path)
         mask = rectangle(path, *meta["original_shape"], **meta)
-        SaveMaskd("pred", tmp_path / "out")({"pred": mask})
+        SaveImageMaskd("pred", tmp_path / "out")({"pred": mask})
     with Image.open(tmp_path / "out" / "still_mask.png") as picture:
-        assert np.array_equal(np.asarray(picture).T, rectangle("", WIDTH, HEIGHT).numpy())
+        assert np.array_equal(np.asarray(picture).T, rectangle("", WIDTH, HEIGHT)[0].numpy())
     volume = nibabel.load(tmp_path / "out" / "loop_mask.nii.gz")
     assert volume.shape == (WIDTH, HEIGHT, FRAMES)
     assert volume.get_data_dtype() == np.uint8
-    assert np.array_equal(np.asarray(volume.dataobj), rectangle("", WIDTH, HEIGHT, FRAMES).numpy())
+    assert np.array_equal(np.asarray(volume.dataobj), rectangle("", WIDTH, HEIGHT, FRAMES)[0].numpy())
     np.testing.assert_allclose(volume.affine, np.diag([-0.1, -0.2, 1, 1]))
     assert volume.header.get_xyzt_units()[0] == "mm"
 
@@ -263,7 +263,7 @@ def test_mask_of_a_loop_without_a_scale_claims_none(pydicom, loop, tmp_path):
     path = write_dicom(tmp_path / "a.dcm", np.concatenate([loop, loop]))
     _, meta = FrameReader().decode(path)
     mask = rectangle(path, *meta["original_shape"], **meta)
-    _, read = FrameReader().decode(SaveMaskd("pred", tmp_path / "out")({"pred": mask})["pred_path"])
+    _, read = FrameReader().decode(SaveImageMaskd("pred", tmp_path / "out")({"pred": mask})["pred_path"])
     assert "spacing_mm" not in read
 
 
@@ -272,7 +272,7 @@ def test_dicom_seg_refers_to_its_image_and_holds_the_mask(pydicom, highdicom, lo
     pixels = loop if count > 1 else loop[0]
     source = write_dicom(tmp_path / "a.dcm", pixels)
     mask = rectangle(source, *((WIDTH, HEIGHT) if count == 1 else (WIDTH, HEIGHT, count)))
-    result = SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": mask})
+    result = SaveImageMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": mask})
     assert result["pred_path"] == str(tmp_path / "a_mask.dcm")
     image, segmentation = pydicom.dcmread(source), highdicom.seg.segread(result["pred_path"])
     assert segmentation.Modality == "SEG"
@@ -295,14 +295,14 @@ def test_dicom_seg_has_the_size_of_a_pixel_where_it_is_known(pydicom, highdicom,
     pixels = loop if count > 1 else loop[0]
     source = write_dicom(tmp_path / "a.dcm", pixels, SequenceOfUltrasoundRegions=[region(0.01, 0.02)])
     mask = rectangle(source, *((WIDTH, HEIGHT) if count == 1 else (WIDTH, HEIGHT, count)))
-    path = SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": mask})["pred_path"]
+    path = SaveImageMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": mask})["pred_path"]
     (measures,) = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
     assert [float(length) for length in measures.PixelSpacing] == pytest.approx([0.2, 0.1])  # rows first
 
 
 def test_dicom_seg_is_written_quietly(pydicom, highdicom, loop, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        SaveMaskd("pred", tmp_path, output_format="dicom_seg")(
+        SaveImageMaskd("pred", tmp_path, output_format="dicom_seg")(
             {"pred": rectangle(write_dicom(tmp_path / "a.dcm", loop))}
         )
     assert not [record.name for record in caplog.records if record.name.startswith("highdicom")]
@@ -311,14 +311,14 @@ def test_dicom_seg_is_written_quietly(pydicom, highdicom, loop, tmp_path, caplog
 def test_dicom_seg_of_several_classes_and_of_nothing(pydicom, highdicom, loop, tmp_path):
     source = write_dicom(tmp_path / "a.dcm", loop[0])
     mask = rectangle(source)
-    mask[40:, 30:] = 2
-    SaveMaskd("pred", tmp_path / "two", output_format="dicom_seg", class_names=["nerve", "vessel"])({"pred": mask})
+    mask[:, 40:, 30:] = 2
+    SaveImageMaskd("pred", tmp_path / "two", output_format="dicom_seg", class_names=["nerve", "vessel"])({"pred": mask})
     segmentation = highdicom.seg.segread(tmp_path / "two" / "a_mask.dcm")
     assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == ["nerve", "vessel"]
     stored = segmentation.get_pixels_by_source_instance([pydicom.dcmread(source).SOPInstanceUID])[0]
-    assert np.array_equal(stored[..., 0], mask.numpy().T == 1)
-    assert np.array_equal(stored[..., 1], mask.numpy().T == 2)
-    SaveMaskd("pred", tmp_path / "none", output_format="dicom_seg")(
+    assert np.array_equal(stored[..., 0], mask[0].numpy().T == 1)
+    assert np.array_equal(stored[..., 1], mask[0].numpy().T == 2)
+    SaveImageMaskd("pred", tmp_path / "none", output_format="dicom_seg")(
         {"pred": MetaTensor(torch.zeros_like(mask), meta=mask.meta)}
     )
     assert highdicom.seg.segread(tmp_path / "none" / "a_mask.dcm").pixel_array.max() == 0
@@ -331,7 +331,7 @@ def test_dicom_that_lacks_what_a_seg_needs_is_named(pydicom, highdicom, loop, tm
     dataset.save_as(source)
     message = r"a.dcm gives no DICOM SEG, since it has no StudyInstanceUID; pass --output_format auto"
     with pytest.raises(ValueError, match=message):
-        SaveMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": rectangle(source)})
+        SaveImageMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": rectangle(source)})
     assert not (tmp_path / "out").exists()
 
 
@@ -344,7 +344,7 @@ def test_what_highdicom_refuses_is_named(pydicom, highdicom, loop, tmp_path, mon
     with pytest.raises(
         ValueError, match=r"a.dcm gives no DICOM SEG \(TypeError: no such thing\); pass --output_format auto"
     ):
-        SaveMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": rectangle(source)})
+        SaveImageMaskd("pred", tmp_path / "out", output_format="dicom_seg")({"pred": rectangle(source)})
 
 
 def test_anonymized_dicom_gives_a_seg(pydicom, highdicom, loop, tmp_path):
@@ -353,7 +353,7 @@ def test_anonymized_dicom_gives_a_seg(pydicom, highdicom, loop, tmp_path):
     for name in COPIED:
         delattr(dataset, name)
     dataset.save_as(source)
-    path = SaveMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": rectangle(source)})["pred_path"]
+    path = SaveImageMaskd("pred", tmp_path, output_format="dicom_seg")({"pred": rectangle(source)})["pred_path"]
     assert highdicom.seg.segread(path).pixel_array.sum() == 200
 
 
@@ -362,12 +362,12 @@ def test_dicom_seg_without_highdicom_names_the_extra(monkeypatch, tmp_path):
     with pytest.raises(
         ValueError, match=r"output_format dicom_seg needs the extra dicom \(.*\); run pip install .\[dicom\]"
     ):
-        SaveMaskd("pred", tmp_path, output_format="dicom_seg")
+        SaveImageMaskd("pred", tmp_path, output_format="dicom_seg")
 
 
 def test_unknown_output_format_is_refused(tmp_path):
     for call in (
-        lambda: SaveMaskd("pred", tmp_path, output_format="nrrd"),
+        lambda: SaveImageMaskd("pred", tmp_path, output_format="nrrd"),
         lambda: list_images(tmp_path, output_format="nrrd"),
     ):
         with pytest.raises(ValueError, match="output_format must be one of auto, dicom_seg, got 'nrrd'"):
@@ -378,7 +378,7 @@ def test_mask_of_an_image_that_monai_read_itself_has_its_spatial_shape():
     mask = MetaTensor(
         torch.zeros(1, WIDTH, HEIGHT, 1), meta={"filename_or_obj": "a.png", "spatial_shape": (WIDTH, HEIGHT)}
     )
-    assert ToStoredShaped("pred")({"pred": mask})["pred"].shape == (WIDTH, HEIGHT)
+    assert ToStoredShaped("pred")({"pred": mask})["pred"].shape == (1, WIDTH, HEIGHT)
 
 
 # names
@@ -425,6 +425,8 @@ def test_path_that_monai_has_made_a_number_is_refused(tmp_path):
         list_images(2024)
     with pytest.raises(ValueError, match="output_dir must be a path, got the float 1.5; write ./ before the name"):
         list_images(tmp_path, output_dir=1.5)
+    with pytest.raises(ValueError, match="dataset_dir must be a path, got the int 2024; write ./ before the name"):
+        OutputFolder(tmp_path / "masks", 2024, "model.pt", ["lesion"])  # which the config builds first
 
 
 def failures(path, **options) -> dict[str, str]:

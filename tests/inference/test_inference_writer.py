@@ -13,9 +13,9 @@ from scripts.data.transforms import ToRowsFirstd
 from scripts.inference.frame_reader import FrameReader
 from scripts.inference.inputs import list_images
 from scripts.inference.lesion_table import rows_of
-from scripts.inference.masks import SaveMaskd, ToStoredShaped, count_frames, stored_mask
+from scripts.inference.masks import SaveImageMaskd, ToStoredShaped, count_frames, stored_mask
 from scripts.inference.outputs import mask_path, overlay_path
-from scripts.inference.overlays import SaveOverlayd
+from scripts.inference.overlays import SaveImageOverlayd
 from scripts.metrics import LogitsToClassesd
 from scripts.utils.files import atomic_path
 
@@ -42,7 +42,7 @@ def infer(path, output_dir, channels=1, **options):
             Invertd(keys="pred", transform=preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True),
             LogitsToClassesd(keys="pred"),
             ToStoredShaped(keys="pred"),
-            SaveMaskd(keys="pred", output_dir=output_dir, **options),
+            SaveImageMaskd(keys="pred", output_dir=output_dir, **options),
         ]
     )
     for batch in DataLoader(Dataset(list_images(path), preprocessing), batch_size=1):
@@ -59,7 +59,7 @@ def test_picture_gives_png_mask_in_its_orientation(tmp_path, suffix):
     mask = Image.open(result["pred_path"])
     assert mask.mode == "L"
     assert np.array_equal(np.asarray(mask), picture() > 128)
-    assert result["pred"].shape == (60, 40)  # (W, H)
+    assert result["pred"].shape == (1, 60, 40)  # (1, W, H)
     assert result["pred"].dtype == torch.uint8
 
 
@@ -102,7 +102,7 @@ def test_nifti_mask_has_shape_and_geometry_of_its_image(tmp_path, shape, suffix)
     nibabel.save(volume(shape), tmp_path / f"a.{suffix}")
     result = infer(tmp_path / f"a.{suffix}", tmp_path / "masks")
     assert result["pred_path"].endswith("a_mask.nii.gz")
-    assert tuple(result["pred"].shape) == shape
+    assert tuple(result["pred"].shape) == (1, *shape)
     mask, image = nibabel.load(result["pred_path"]), nibabel.load(tmp_path / f"a.{suffix}")
     assert mask.shape == shape
     assert mask.get_data_dtype() == np.uint8
@@ -142,7 +142,7 @@ def test_nifti_whose_axes_are_swapped_is_read_upright_and_its_mask_lies_in_the_f
     bright = MetaTensor(torch.as_tensor(image > 0.5)[None].to(torch.uint8), affine=meta["affine"], meta=meta)
     bright.meta["filename_or_obj"] = str(tmp_path / "a.nii")
     for steps in ([], [ToStoredShaped("pred")]):
-        item = Compose([*steps, SaveMaskd("pred", tmp_path / "out", overwrite=True)])({"pred": bright})
+        item = Compose([*steps, SaveImageMaskd("pred", tmp_path / "out", overwrite=True)])({"pred": bright})
         mask = nibabel.load(item["pred_path"])
         assert mask.shape == shape
         assert np.array_equal(np.asarray(mask.dataobj), pixels > 128)
@@ -151,7 +151,7 @@ def test_nifti_whose_axes_are_swapped_is_read_upright_and_its_mask_lies_in_the_f
     (row, *_) = rows_of(item["pred"], ["lesion"], "a")
     assert [row[name] for name in ("x_min", "x_max", "y_min", "y_max")] == [30, 49, 5, 14]
     assert row["area_mm2"] == pytest.approx(200 * 0.02)
-    shown = Image.open(SaveOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"])
+    shown = Image.open(SaveImageOverlayd("pred", FrameReader(), tmp_path)(item)["pred_overlay"])
     assert shown.size == (60, 40)
     assert np.ptp(np.asarray(shown.convert("RGB"))[5, 30:50].astype(int).min(0)) > 100  # the colored outline
 
@@ -184,7 +184,7 @@ def test_existing_mask_is_refused_unless_overwrite(tmp_path):
 def test_mask_of_another_size_is_refused(tmp_path):
     mask = MetaTensor(torch.zeros(1, 30, 40), meta={"filename_or_obj": "a.png", "original_shape": (60, 40)})
     with pytest.raises(ValueError, match=r"mask \(1, 30, 40\) has not the size of its image \(60, 40\); .*Invertd"):
-        SaveMaskd(keys="pred", output_dir=tmp_path)({"pred": mask})
+        SaveImageMaskd(keys="pred", output_dir=tmp_path)({"pred": mask})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,7 +194,7 @@ def test_masks_one_pixel_wide_keep_their_shape():
 
 
 def test_monai_label_leaves_the_writer_out():
-    assert isinstance(SaveMaskd(keys="pred", output_dir="."), SaveImaged)
+    assert isinstance(SaveImageMaskd(keys="pred", output_dir="."), SaveImaged)
 
 
 def test_failed_write_leaves_the_old_file_and_no_other(tmp_path):

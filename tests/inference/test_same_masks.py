@@ -29,7 +29,7 @@ def test_masks_of_real_images_are_those_of_the_evaluation(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(lists))
     hardware = {"hardware::gpu_ids": [], "hardware::precision": "fp32"}
 
-    own = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(tmp_path / "masks")}
+    own = {"dataset_dir": str(tmp_path / "images"), "output_dir": str(tmp_path / "masks"), "engine": "torch"}
     inference = build_workflow(["inference.json"], {**hardware, **own}, run_id="run", kind="infer")
     inference.initialize()
     inference.run()
