@@ -10,6 +10,8 @@ after a training, models/model.pt.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ SHARED_TEACHER = BUNDLE_ROOT / "models" / "teacher" / "lite_medsam_busbra.pth"
 PROGRAMS = {
     "datalist": ("scripts.make_datalist", "find images and masks, and split them by patient"),
     "check": ("scripts.check_data", "look at a data set, and suggest settings"),
+    "preflight": ("eval.preflight", "ask whether a teacher is better than a student that had none"),
+    "robustness": ("eval.robustness", "measure what changes of the images cost"),
     "compare": ("eval.compare", "train students with and without the teacher, and compare them"),
     "settings": ("scripts.settings", "explain the settings"),
     "export": ("scripts.export", "write a student as ONNX, OpenVINO and other formats"),
@@ -61,7 +65,7 @@ def _is_there(module: str) -> bool:
 
 
 def _usage(doors: dict[str, tuple[Callable, str]]) -> str:
-    lines = [f"  {name:<10}{about}" for name, (_, about) in doors.items()]
+    lines = [f"  {name:<12}{about}" for name, (_, about) in doors.items()]
     return "\n".join(["usage: sam_tinyusfm COMMAND ...", "", *lines, "", "sam_tinyusfm COMMAND --help explains more."])
 
 
@@ -77,8 +81,14 @@ def _segment(words: list[str]) -> int:
     parser.add_argument("-o", "--output", required=True, help="folder of the outputs")
     parser.add_argument("--checkpoint", default=str(SHARED_STUDENT), help="a trained student; else the shared one")
     options, ids = parser.parse_known_args(words)
-    places = ["--dataset_dir", options.path, "--output_dir", options.output, "--checkpoint", options.checkpoint]
+    paths = {"--dataset_dir": options.path, "--output_dir": options.output, "--checkpoint": options.checkpoint}
+    places = [word for name, path in paths.items() for word in (name, _as_path(path))]
     return _run_bundle(["run", "--config_file", str(CONFIGS / "inference.json"), *places, *ids])
+
+
+def _as_path(text: str) -> str:
+    """A path that monai.bundle leaves as it is: it makes a number of 2024 and runs what follows a dollar sign."""
+    return text if os.path.isabs(text) else os.path.join(".", text)
 
 
 def _train(kind: str, words: list[str]) -> int:
@@ -94,21 +104,41 @@ def _train(kind: str, words: list[str]) -> int:
     parser.add_argument("overlays", nargs="*", help="JSON files of configs/, such as from_scratch.json, or your own")
     if {"-h", "--help"} & set(ids):
         parser.parse_args(["--help"])
-    files = ["train.json", *names, *(["evaluate.json"] if kind == "evaluate" else [])]
-    missing = [name for name in files if not (Path(name).is_file() or (CONFIGS / name).is_file())]
+    missing = [name for name in names if not (Path(name).is_file() or (CONFIGS / name).is_file())]
     if missing:
         parser.error(f"config file {missing[0]} does not exist, neither here nor in {CONFIGS}.")
-    paths = [str(Path(name) if Path(name).is_file() else CONFIGS / name) for name in files]
-    if "shared_teacher.json" in names and "--teacher::lora_checkpoint" not in ids:
+    overlays = [str(Path(name) if Path(name).is_file() else CONFIGS / name) for name in names]
+    last = [str(CONFIGS / "evaluate.json")] if kind == "evaluate" else []
+    paths = [str(CONFIGS / "train.json"), *overlays, *last]
+    if _takes_shared_teacher(overlays) and "--teacher::lora_checkpoint" not in _named(ids):
         ids = [*ids, "--teacher::lora_checkpoint", str(SHARED_TEACHER)]
     run_id = "evaluating" if kind == "evaluate" else "training"
     return _run_bundle(["run", run_id, "--config_file", repr(paths), *ids])
 
 
+def _takes_shared_teacher(overlays: Sequence[str]) -> bool:
+    """Whether the adapter of the overlays is the shared one, which lies in the bundle and not in the current folder."""
+    adapters = [adapter for path in overlays if (adapter := _adapter(path)) is not None]
+    return adapters[-1:] == [_adapter(CONFIGS / "shared_teacher.json")]
+
+
+def _adapter(overlay: str | Path) -> str | None:
+    """The adapter that an overlay names; None where it names none, or is no JSON, which the training refuses."""
+    try:
+        return json.loads(Path(overlay).read_text(encoding="utf-8")).get("teacher::lora_checkpoint")
+    except (ValueError, AttributeError, OSError):
+        return None
+
+
+def _named(words: Sequence[str]) -> set[str]:
+    """The options among words, also those of --option=value."""
+    return {word.partition("=")[0].replace("#", "::") for word in words}
+
+
 def _run_bundle(words: list[str]) -> int:
     """Run `python -m monai.bundle` with what it would find by itself in the bundle's folder."""
     files = {"--meta_file": CONFIGS / "metadata.json", "--logging_file": CONFIGS / "logging.conf"}
-    more = [word for name, path in files.items() if name not in words for word in (name, str(path))]
+    more = [word for name, path in files.items() if name not in _named(words) for word in (name, str(path))]
     return _run_program("monai.bundle", [*words, *more])
 
 

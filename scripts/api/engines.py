@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from ..data.resizing import interpolate, resize_array
-from ..export.names import OUTPUT, PRESENCE
-from ..export.sessions import Session
+from ..inference.export_names import OUTPUT, PRESENCE
+from ..inference.sessions import Session
 
 BATCH = 8  # frames that go through the network together, as inferer::frames of configs/inference.json
 

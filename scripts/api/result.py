@@ -19,6 +19,8 @@ from ..inference.lesions import frame_rows
 from ..utils.outlines import draw_outlines
 from .images import Frames
 
+MOST_TOLD = 3  # lesions, of all frames; a line of a notebook
+
 
 def _no_colors() -> np.ndarray:
     raise ValueError("this result was made without its image, so that there is no overlay.")
@@ -71,8 +73,10 @@ class Result:
         return drawn if self.mask.ndim == 3 else drawn[0]
 
     def __repr__(self) -> str:
-        lesions = ", ".join(f"{lesion.name} of {lesion.area_px} pixels" for lesion in self.lesions)
-        return f"<Result {self.mask.shape}: {lesions or 'no lesion'}>"
+        lesions = [f"{lesion.name} of {lesion.area_px} pixels" for lesion in self.lesions[:MOST_TOLD]]
+        more = len(self.lesions) - len(lesions)
+        told = ", ".join([*lesions, *([f"and {more} more"] if more else [])])
+        return f"<Result {self.mask.shape}: {told or 'no lesion'}>"
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows; the first frame of a loop."""

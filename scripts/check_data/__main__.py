@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..run.errors import run_program
-from ..utils.files import BUNDLE_ROOT, atomic_path
+from ..utils.files import atomic_path
 from ..utils.screen import tell
 
 if TYPE_CHECKING:  # the rest is imported where it is used, so that --help answers at once
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     folder, datalist = _places(options)
-    output = options.output_dir or BUNDLE_ROOT / "logs" / "check" / folder.name / f"{datetime.now():%Y%m%d_%H%M%S}"
+    output = options.output_dir or Path("logs") / "check" / folder.name / f"{datetime.now():%Y%m%d_%H%M%S}"
     if output.exists() and not (output.is_dir() and not any(output.iterdir())) and not options.overwrite:
         raise FileExistsError(f"--output_dir {output} exists; choose another one, or pass --overwrite.")
     from ..utils.machine import total_memory
@@ -100,7 +100,7 @@ def _json(content: dict[str, Any]) -> str:
 
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # names may hold bytes that are no UTF-8
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--datalist", type=Path, default=Path("dataset.json"), help="in it, or an absolute path (default: %(default)s)"
     )
-    parser.add_argument("--output_dir", type=Path, help="a new folder (default: logs/check/NAME/TIME of the bundle)")
+    parser.add_argument("--output_dir", type=Path, help="a new folder (default: logs/check/NAME/TIME)")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     return parser
 

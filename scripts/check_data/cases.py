@@ -22,6 +22,7 @@ from ..data.prior import Center, center_of
 from ..data.refusals import errors_of
 
 GRID = 32  # cells of a side, of the map of where lesions lie
+TOUCHING = np.ones((3, 3))  # pixels that touch at a corner are one part, as in lesions.csv
 SPECK = 5  # pixels; an isolated part of a mask up to this size is a slip of the pen, and can decide the HD95
 DEPTHS = {"1": "1 bit", "L": "8-bit gray", "LA": "8-bit gray", "P": "palette", "F": "float"}  # by Pillow's mode
 
@@ -138,7 +139,7 @@ def read_lesions(path: Path, image: Path, shape: tuple[int, int], num_classes: i
     """What a mask shows. Arguments and errors are those of `read_mask`."""
     mask = read_mask(path, image, shape, num_classes)
     shares = {index: float((mask == index).mean()) for index in sorted(foreground_classes(mask, num_classes))}
-    sizes = np.bincount(label_parts(mask > 0)[0].ravel())[1:]
+    sizes = np.bincount(label_parts(mask > 0, TOUCHING)[0].ravel())[1:]
     cells = Image.fromarray(np.where(mask > 0, np.uint8(255), np.uint8(0))).resize((GRID, GRID), Image.Resampling.BOX)
     coverage = np.asarray(cells, np.float32) / 255
     return Lesions(shares, center_of(mask), len(sizes), int((sizes <= SPECK).sum()), coverage)

@@ -147,7 +147,7 @@ def _image_findings(survey: Survey) -> list[Finding]:
     found = []
     flat = [one for one in survey.seen if one.contrast < FLAT]
     if flat:
-        told = f"{plural(len(flat), 'image')} hold one gray value almost everywhere: look at them."
+        told = f"{_images_that(flat, 'hold')} one gray value almost everywhere: look at them."
         found.append(Finding(WARNING, told, _names(survey, flat)))
     medians = {split: float(np.median([one.brightness for one in survey.of(split)])) for split in _filled(survey)}
     for split, median in medians.items():
@@ -168,10 +168,15 @@ def _size_findings(survey: Survey, img_size: int) -> list[Finding]:
     if len(small) < max(1, SMALL_SHARE * len(ones)):
         return []
     told = (
-        f"{plural(len(small), 'image')} of {len(ones)} show a lesion that is smaller than a patch of the student: "
-        f"below {PATCH} pixels across at {img_size} pixels a side."
+        f"{_images_that(small, 'show')} a lesion that is smaller than a patch of the student, of {len(ones)} with a "
+        f"lesion: below {PATCH} pixels across at {img_size} pixels a side."
     )
     return [Finding(WARNING, told, _names(survey, small))]
+
+
+def _images_that(ones: Sequence[Seen], verb: str) -> str:
+    """Such as "1 image shows" or "2 images show"."""
+    return f"{plural(len(ones), 'image')} {verb}{'s' if len(ones) == 1 else ''}"
 
 
 def diameters(one: Seen, img_size: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -128,7 +129,9 @@ def _settings(plan: Plan, survey: Survey, settings: Path) -> str:
 
 
 def _setting(pair: tuple[str, Any]) -> str:
-    return f"<code>{as_text(pair[0])}: {as_text(pair[1])}</code>"
+    key, value = pair
+    text = value if isinstance(value, str) else json.dumps(value)  # as the file has it: true, not True
+    return f"<code>{as_text(key)}: {as_text(text)}</code>"
 
 
 def _lists(survey: Survey) -> str:

@@ -36,6 +36,7 @@ STEPS = 7600
 FEWEST_EPOCHS = 10  # two of them are the recipe's warm-up
 # The largest side of which a step's time and memory were measured.
 LARGEST_SIDE = 320
+COST = "a step's time grows with the side to the power of 2.3 (docs/performance.md)."
 RARE = 0.1  # of the training images: BUS-BRA's scanner of 8 % has the lowest Dice (docs/README.md)
 
 Settings = dict[str, Any]
@@ -129,13 +130,13 @@ def _image_size(survey: Survey) -> Suggestion:
     median = float(np.median([min(diameters(one, usual)) for one in ones])) if ones else float("inf")
     if median >= PATCH:
         seen = f"; half of the lesions are {median:.0f} pixels or more across then" if ones else ""
-        reason = f"The default{seen}. Other sizes were not compared in Dice; a step's time grows with the side to 2.3."
+        reason = f"The default{seen}. Other sizes were not compared in Dice; {COST}"
         return Suggestion("Image size", {"data::img_size": usual}, reason)
     own = max(usual, int(np.median([max(one.size) for one in ones])))
     side = min(-(-usual * PATCH / median // PATCH) * PATCH, own // PATCH * PATCH, LARGEST_SIDE)
     reason = (
         f"At {usual} pixels half of the lesions would be less than {median:.0f} pixels across, within one patch of "
-        f"{PATCH} pixels. Larger images were not compared in Dice; a step's time grows with the side to 2.3."
+        f"{PATCH} pixels. Larger images were not compared in Dice; {COST}"
     )
     return Suggestion("Image size", {"data::img_size": int(side)}, reason)
 

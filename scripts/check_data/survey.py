@@ -70,7 +70,7 @@ def take_survey(folder: Path, datalist: Path) -> Survey:
     try:
         content = read_datalist(datalist)
     except (ValueError, FileNotFoundError) as error:  # it names a config id
-        raise type(error)(str(error).replace("data::datalist", "--datalist")) from None
+        raise type(error)(_by_option(error)) from None
     faults: list[str] = []
     lists = {split: _load(content, split, datalist, folder, faults) for split in LISTS}
     labels = _labels(content.get("labels"), datalist, faults)
@@ -83,6 +83,11 @@ def take_survey(folder: Path, datalist: Path) -> Survey:
     return survey
 
 
+def _by_option(error: Exception) -> str:
+    """A message that names a config id, with the program's option."""
+    return str(error).replace("data::datalist", "--datalist")
+
+
 def _load(content: dict[str, Any], split: str, datalist: Path, folder: Path, faults: list[str]) -> list[dict]:
     """The items of a list that are whole; the others are faults."""
     items, bad = [], []
@@ -90,7 +95,7 @@ def _load(content: dict[str, Any], split: str, datalist: Path, folder: Path, fau
         try:
             items.append(load_item(item, f"item {number} of {split} in {datalist}", split, folder))
         except ValueError as error:
-            bad.append(str(error))
+            bad.append(_by_option(error))
     faults += [bad[0] + (f" ({len(bad)} items of this list are at fault)" if bad[1:] else "")] if bad else []
     return items
 

@@ -74,11 +74,17 @@ def _corners(points: np.ndarray, tolerance: float) -> list[np.ndarray]:
 
 
 def _simplified(points: np.ndarray, tolerance: float) -> list[np.ndarray]:
-    """Those of points (N, 2) from which no other is farther than the tolerance."""
-    chord = points[-1] - points[0]
-    offsets = points - points[0]
-    distances = np.abs(chord[0] * offsets[:, 1] - chord[1] * offsets[:, 0]) / max(1e-9, np.hypot(*chord))
-    middle = int(distances.argmax())
-    if distances[middle] <= tolerance:
-        return [points[0], points[-1]]
-    return [*_simplified(points[: middle + 1], tolerance)[:-1], *_simplified(points[middle:], tolerance)]
+    """Those of points (N, 2) from which no other is farther than the tolerance.
+
+    Without recursion: a mask with as many teeth as Python has calls would end the evaluation.
+    """
+    kept, ways = {0, len(points) - 1}, [(0, len(points) - 1)]
+    while ways:
+        first, last = ways.pop()
+        chord, offsets = points[last] - points[first], points[first : last + 1] - points[first]
+        distances = np.abs(chord[0] * offsets[:, 1] - chord[1] * offsets[:, 0]) / max(1e-9, np.hypot(*chord))
+        middle = first + int(distances.argmax())
+        if distances[middle - first] > tolerance:
+            kept.add(middle)
+            ways += [(first, middle), (middle, last)]
+    return [points[index] for index in sorted(kept)]

@@ -10,7 +10,7 @@ from ..utils.options import STUDENT, TEACHER
 from .page import arm_name, as_number, as_percent, as_text, metric_name
 
 DESCRIPTION = "How well each network segments the test cases, and how much they differ."
-ONE_PART = 0.6  # a share below it is told as one over a whole number
+ROUNDING = 0.1  # of a share, by which one over a whole number may differ from it
 
 
 def render_lead(report: Mapping[str, Any]) -> str:
@@ -43,8 +43,9 @@ def _network(report: Mapping[str, Any], arm: str) -> Mapping[str, Any]:
 
 
 def _share(share: float) -> str:
-    """1/15 of a small share, 63 % of another."""
-    return f"1/{round(1 / share)}" if share < ONE_PART else f"{100 * share:.0f} %"
+    """One over a whole number where that is nearly the share, such as 1/15; percent otherwise, such as 63 %."""
+    parts = round(1 / share)
+    return f"1/{parts}" if parts > 1 and abs(parts * share - 1) <= ROUNDING else f"{100 * share:.0f} %"
 
 
 def render_facts(report: Mapping[str, Any]) -> str:

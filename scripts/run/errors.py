@@ -211,10 +211,10 @@ def this_command(**changes: str) -> str:
             arguments.pop(0)
     spec = sys.modules["__main__"].__spec__
     program = ["-m", spec.name.removesuffix(".__main__")] if spec else [sys.argv[0]]
-    return " ".join(map(_quote, [_python(), *program, *words, *(word for pair in names.items() for word in pair)]))
+    return " ".join(map(shell_word, [_python(), *program, *words, *(word for pair in names.items() for word in pair)]))
 
 
-def _quote(word: str) -> str:
+def shell_word(word: str) -> str:
     """For a shell, in double quotes where that is easier to read."""
     quoted = shlex.quote(word)
     return f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else quoted

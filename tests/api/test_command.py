@@ -55,8 +55,45 @@ def test_segment_hands_its_options_through(started):
     pairs = dict(zip(words[1::2], words[2::2]))
     assert (module, words[0]) == ("monai.bundle", "run")
     assert pairs["--config_file"] == str(CONFIGS / "inference.json")
-    assert (pairs["--dataset_dir"], pairs["--output_dir"], pairs["--recursive"]) == ("images", "masks", "True")
+    assert (pairs["--dataset_dir"], pairs["--output_dir"], pairs["--recursive"]) == ("./images", "./masks", "True")
     assert pairs["--checkpoint"] == str(ROOT / "models" / "model.pt")
+
+
+def test_folders_named_like_numbers_and_expressions_stay_names(started):
+    for name in ("2024", "$1 + 1", "None", "a,b", "../up"):
+        command.main(["segment", name, "-o", f"{name}_out", "--checkpoint", "/abs/best.pt"])
+        _, words = started.pop()
+        pairs = dict(zip(words[1::2], words[2::2]))
+        assert (pairs["--dataset_dir"], pairs["--output_dir"]) == (f"./{name}", f"./{name}_out")
+        assert pairs["--checkpoint"] == "/abs/best.pt"
+
+
+def test_train_json_of_the_current_folder_is_not_that_of_the_bundle(started, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.json", "evaluate.json"):
+        (tmp_path / name).write_text("{}")
+    command.main(["evaluate"])
+    ((_, words),) = started
+    assert words[3] == str([str(CONFIGS / "train.json"), str(CONFIGS / "evaluate.json")])
+
+
+def test_teacher_of_a_user_goes_before_the_shared_one(started, tmp_path):
+    for option in (["--teacher::lora_checkpoint=mine.pth"], ["--teacher#lora_checkpoint", "mine.pth"]):
+        command.main(["train", str(CONFIGS / "shared_teacher.json"), *option])
+        _, words = started.pop()
+        assert str(command.SHARED_TEACHER) not in words
+    (tmp_path / "shared_teacher.json").write_text('{"teacher::lora_checkpoint": "mine.pth"}')
+    command.main(["train", str(tmp_path / "shared_teacher.json")])
+    _, words = started.pop()
+    assert str(command.SHARED_TEACHER) not in words
+
+
+def test_settings_with_the_shared_teacher_find_it_where_the_bundle_lies(started, tmp_path):
+    (tmp_path / "settings.json").write_text((CONFIGS / "shared_teacher.json").read_text())
+    for name in (CONFIGS / "shared_teacher.json", tmp_path / "settings.json"):
+        command.main(["train", str(name)])
+        _, words = started.pop()
+        assert words[words.index("--teacher::lora_checkpoint") + 1] == str(command.SHARED_TEACHER)
 
 
 def test_training_takes_overlays_and_the_shared_teacher_where_the_bundle_lies(started, tmp_path, monkeypatch):

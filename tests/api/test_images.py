@@ -3,8 +3,11 @@
 import nibabel
 import numpy as np
 import pytest
+import torch
 from api_students import speckle
+from dicom_files import write_dicom
 from PIL import Image
+from png_files import write_png16
 
 from scripts.api.images import read_frames
 from scripts.data.readers import read_image
@@ -110,3 +113,40 @@ def test_path_that_does_not_exist_is_named(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"file .*text.png cannot be read as an image"):
         read_frames(str(tmp_path / "text.png"))
+
+
+def test_picture_is_refused_where_its_file_is(tmp_path):
+    write_png16(tmp_path / "deep.png", COLOR.astype(np.uint16) * 16)  # 12 bits
+    picture = Image.open(tmp_path / "deep.png")
+    for _ in range(2):  # the second time it is decoded, and its upper 8 bits alone are left
+        with pytest.raises(ValueError, match="image has colors of 16 bits, but uses at most 14 of them"):
+            read_frames(picture)
+    still = Image.fromarray(GRAY)
+    still.save(tmp_path / "loop.tif", save_all=True, append_images=[still])
+    loop = Image.open(tmp_path / "loop.tif")
+    with pytest.raises(ValueError, match=r"image holds 2 frames; expected one: .* picture.copy\(\)"):
+        read_frames(loop)
+    assert np.array_equal(read_frames(loop.copy()).gray, read_frames(GRAY).gray)
+
+
+def test_tensor_is_an_array_or_refused_in_one_line():
+    tensor = torch.from_numpy(GRAY.copy())
+    message = r"^image cannot be read as an array \(.*\); expected an array, a PIL image"
+    assert np.array_equal(read_frames(tensor).gray, read_frames(GRAY).gray)
+    for other in ((tensor / 255).requires_grad_(), (tensor / 255).bfloat16()):
+        with pytest.raises(ValueError, match=message):
+            read_frames(other)
+
+
+def test_another_modality_is_taken_when_it_is_named(tmp_path):
+    write_dicom(tmp_path / "still.dcm", GRAY, Modality="OT")
+    with pytest.raises(ValueError, match=r"has the modality OT, expected US: .* or pass modalities=\['US', 'OT'\]\.$"):
+        read_frames(tmp_path / "still.dcm")
+    taken = read_frames(tmp_path / "still.dcm", modalities=["US", "OT"])
+    assert np.array_equal(taken.gray, read_frames(GRAY).gray)
+
+
+def test_path_below_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(GRAY).save(tmp_path / "image.png")
+    assert np.array_equal(read_frames("~/image.png").gray, read_frames(GRAY).gray)

@@ -15,10 +15,11 @@ from conftest import ROOT, SHARED, TINY
 from dicom_files import region, write_dicom
 from PIL import Image
 
-from scripts.api import exports, student
+from scripts.api import student
 from scripts.api.engines import SessionEngine
 from scripts.api.result import logits_to_mask, logits_to_probability
 from scripts.api.student import load
+from scripts.inference import exports
 from scripts.inference.masks import stored_mask
 from scripts.metrics import logits_to_classes, logits_to_probabilities
 from scripts.run.workflow import build_workflow
@@ -157,11 +158,20 @@ def test_overlay_draws_the_outline_and_a_notebook_shows_it(checkpoint):
     assert result._repr_png_().startswith(b"\x89PNG")
 
 
+def test_loop_is_told_in_a_line(checkpoint, tmp_path):
+    loop = np.stack([speckle(n, (40, 36)).T for n in range(10)], axis=-1)[:, :, None]
+    nibabel.save(nibabel.Nifti1Image(loop, np.eye(4)), tmp_path / "loop.nii.gz")
+    result = load(checkpoint, engine="torch").segment(tmp_path / "loop.nii.gz")
+    assert repr(result).endswith(f" pixels, and {len(result.lesions) - 3} more>")
+
+
 def test_list_gives_a_list(checkpoint):
     one = load(checkpoint, engine="torch")
     results = one.segment([speckle(0), speckle(1, (20, 30))])
     assert [result.mask.shape for result in results] == [(50, 60), (30, 20)]
     assert one.segment([]) == []
+    with pytest.raises(ValueError, match="^image 1 of the list looks like a mask"):
+        one.segment([speckle(0), np.zeros((30, 30), np.uint8)])
 
 
 def test_bad_arguments_end_with_one_line(checkpoint, tmp_path, monkeypatch):
@@ -172,7 +182,7 @@ def test_bad_arguments_end_with_one_line(checkpoint, tmp_path, monkeypatch):
             load(checkpoint, threads=threads)
     with pytest.raises(FileNotFoundError, match=r"checkpoint .*gone.pt does not exist; pass"):
         load(tmp_path / "gone.pt")
-    with pytest.raises(FileNotFoundError, match="is a folder, not a checkpoint file"):
+    with pytest.raises(FileNotFoundError, match=r"has no config.json and no model.safetensors; expected what save_"):
         load(tmp_path)
     with pytest.raises(ValueError, match="class_names must name the 1 classes without the background"):
         load(checkpoint, engine="torch", class_names=["a", "b"])
@@ -202,7 +212,15 @@ def test_auto_takes_torch_with_a_warning_where_the_cache_cannot_be_written(check
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("SAM_TINYUSFM_CACHE", str(tmp_path / "file" / "cache"))
     assert load(checkpoint).engine.name == "torch"
-    assert "engine auto takes torch, since no export can be kept" in caplog.text
+    assert "engine auto takes torch, since no export can be used" in caplog.text
+
+
+def test_auto_takes_torch_with_a_warning_where_no_export_is_within_its_limit(checkpoint, monkeypatch, caplog):
+    monkeypatch.setattr(student, "installed", lambda engine: True)
+    monkeypatch.setattr(student, "can_write", lambda: True)
+    monkeypatch.setattr(exports, "_write", lambda *arguments: "onnx is refused: max_logit_difference is 1")
+    assert load(checkpoint).engine.name == "torch"
+    assert "engine auto takes torch, since no export can be used: onnx is refused" in caplog.text
 
 
 def test_fastest_format_on_this_machine_is_taken():

@@ -1,7 +1,8 @@
-"""The examples of docs/python.md and the notebook, as they are printed."""
+"""The examples of README.md, docs/python.md and the notebook, as they are printed."""
 
 import os
 import re
+import textwrap
 
 import pytest
 from api_students import speckle
@@ -10,8 +11,10 @@ from PIL import Image
 
 from scripts.api.student import SHARED
 
-PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+EXAMPLES = {
+    page: re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+    for page in ("README.md", "docs/python.md")
+}
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
 
@@ -28,12 +31,18 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_examples_of_the_page_run(place):
-    names = {}
-    assert len(EXAMPLES) >= 3
-    for example in EXAMPLES:
-        assert len(example.strip().splitlines()) <= 10
-        exec(compile(example, "docs/python.md", "exec"), names)
+def test_examples_of_the_pages_run(place):
+    assert len(EXAMPLES["README.md"]) == 1
+    assert len(EXAMPLES["README.md"][0].strip().splitlines()) == 3
+    assert len(EXAMPLES["docs/python.md"]) >= 3
+    for page, examples in EXAMPLES.items():
+        names = {}
+        for example in map(textwrap.dedent, examples):
+            assert len(example.strip().splitlines()) <= 10
+            exec(compile(example, page, "exec"), names)
+        result = names["result"]
+        assert result.mask.shape == result.probability.shape == result.overlay().shape[:2] == (250, 300)
+        assert isinstance(result.lesions, list)
     assert (place / "overlay.png").is_file()
 
 

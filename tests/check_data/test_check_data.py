@@ -1,9 +1,12 @@
 """The check of a data set: what it finds, what it writes, and that bad data are findings and no crash."""
 
+import ast
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,10 @@ from conftest import ROOT, SHARED
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from scripts.api.command import _doors
 from scripts.check_data.__main__ import main
+from scripts.check_data.commands import next_commands
+from scripts.check_data.survey import take_survey
 
 SIZE = 64
 
@@ -81,6 +87,7 @@ def test_good_data_have_no_errors_and_one_page(data, capsys):
     assert page.count("data:image/jpeg;base64,") > 24
     assert "<script" not in page.replace("<script></script>", "")  # the frame of the report, where it is full
     assert "http" not in page.replace("http-equiv", "")
+    assert "<code>distillation::whiten: true</code>" in page
     assert sorted(path.name for path in (data.folder / "out").iterdir()) == [
         "check.html",
         "check.json",
@@ -209,10 +216,71 @@ def test_flat_images_and_specks_are_told(data):
     mask = disk(0.2)
     mask[1, 1] = 1
     Image.fromarray(mask).save(data.folder / "masks" / "training6.png")
+    steps = disk(0.2)
+    steps[range(20), range(20)] = 1  # one line, whose pixels touch at their corners
+    Image.fromarray(steps).save(data.folder / "masks" / "training7.png")
     _, found, _ = data.check()
     by_text = {one["text"]: one["cases"] for one in found["findings"]}
-    assert [cases for text, cases in by_text.items() if "one gray value" in text] == [["images/training5.png"]]
+    assert [cases for text, cases in by_text.items() if "1 image holds one gray value" in text] == [
+        ["images/training5.png"]
+    ]
     assert [cases for text, cases in by_text.items() if "isolated parts" in text] == [["images/training6.png"]]
+
+
+def test_names_of_other_encodings_are_findings_and_their_columns_are_shown(data):
+    data.content["training"][0]["image"] = os.fsdecode(b"images/\xff.png")
+    for number, item in enumerate(data.content["training"]):
+        item["device"] = "\udcff" if number % 2 else "GE"
+    code, found, _ = data.check()
+    assert code == 1
+    (error,) = texts(found, "error")
+    assert "item 0 of training" in error
+    assert "has a path with bytes that are no UTF-8" in error
+    assert "\\udcff" in (data.folder / "out" / "check.html").read_text(encoding="utf-8")
+
+
+def test_page_shows_names_as_text(data):
+    name = "<img src=x onerror=alert(1)>\"&'$HOME.png"
+    os.rename(data.folder / "images" / "training0.png", data.folder / "images" / name)
+    data.content["training"][0]["image"] = f"images/{name}"
+    data.content["labels"]["1"] = "<script>1</script>"
+    for number, item in enumerate(data.content["training"]):
+        item["<b>device"] = f"<i>{number % 2}"
+    data.check()
+    page = (data.folder / "out" / "check.html").read_text(encoding="utf-8")
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert all(text not in page for text in ("<img src=x", "<script>1", "<b>device", "<i>0"))
+
+
+def test_commands_can_be_pasted_into_a_shell(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    survey = take_survey(data.folder, data.check() and data.folder / "dataset.json")
+    settings = tmp_path / "it's $HOME here" / "settings.json"
+    for kind in ("distill", "tune", "pretrain", "evaluate"):
+        for _, command in next_commands(kind, survey, settings):
+            words = shlex.split(command)
+            files = words[words.index("--config_file") + 1 :]
+            assert str(settings) in (ast.literal_eval(files[0]) if files[0].startswith("[") else files)
+
+
+def test_commands_of_another_folder_are_those_of_the_installed_command(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    survey = take_survey(data.folder, data.check() and data.folder / "dataset.json")
+    for kind in ("distill", "tune", "pretrain", "evaluate"):
+        for _, command in next_commands(kind, survey, tmp_path / "settings.json"):
+            program, door, *words = shlex.split(command)
+            assert program == "sam_tinyusfm"
+            assert door in _doors()
+            assert all(Path(word).is_file() for word in words if word.startswith(str(ROOT)))
+            assert not any(word.startswith(("configs/", "models/")) for word in words)
+
+
+def test_without_a_folder_it_writes_below_the_current_one(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data.check()
+    assert main(["--dataset_dir", str(data.folder)]) == 0
+    (page,) = tmp_path.glob("logs/check/mine/*/check.html")
+    assert f"wrote {page.relative_to(tmp_path)}, check.json" in capsys.readouterr().out
 
 
 def test_folder_without_a_datalist_ends_with_one_line(tmp_path, capsys):

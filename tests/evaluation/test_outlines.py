@@ -41,6 +41,15 @@ def test_holes_and_parts_are_lines_of_their_own():
     assert len(corners(trace_outlines(mask, 2)[0])) == 3
 
 
+def test_mask_may_have_more_teeth_than_python_has_calls():
+    mask = np.zeros((40, 8 * 600), dtype=int)
+    mask[30:] = 1
+    for left in range(0, mask.shape[1], 8):
+        mask[:30, left : left + 4] = 1
+    (line,) = corners(trace_outlines(mask, 2)[0])
+    assert len(line) > 600
+
+
 def test_filled_outline_is_nearly_the_mask_with_a_tenth_of_its_corners():
     label = make_phantom(1, size=200)[1]
     (line,) = corners(trace_outlines(label, 2)[0])

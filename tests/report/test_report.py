@@ -514,6 +514,8 @@ def test_first_screen_says_what_is_kept_in_plain_words(page):
     [
         (lambda arms: arms["teacher"].update(parameters=None), "of the teacher’s Dice."),
         (lambda arms: arms["teacher"].update(parameters=9_600_000), "at <b>64 %</b> of its parameters"),
+        (lambda arms: arms["teacher"].update(parameters=15_000_000), "at <b>41 %</b> of its parameters"),
+        (lambda arms: arms["teacher"].update(parameters=12_000_000), "at <b>1/2</b> of its parameters"),
         (lambda arms: arms["student"].update(seconds=None), "<b>1.2 s</b>"),
     ],
 )

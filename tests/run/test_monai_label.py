@@ -260,7 +260,7 @@ def test_warmup_fits_the_epochs_of_monai_label(epochs, expected):
     ],
 )
 def test_mask_is_made_ready_for_the_writer_of_monai_label(name, shape, asked, expected_shape, expected_extension):
-    mask = MetaTensor(torch.ones(shape, dtype=torch.uint8), meta={"original_shape": shape})
+    mask = MetaTensor(torch.ones(1, *shape, dtype=torch.uint8), meta={"original_shape": shape})
     request = {"image_path": f"/studies/{name}", **({"result_extension": asked} if asked else {})}
     item = LabelResultd("pred")({"pred": mask, **request})
     assert tuple(item["pred"].shape) == expected_shape

@@ -22,8 +22,14 @@ if "." not in __name__:  # below scripts/ it would hold itself, and a walk over 
     __path__.append(str(_SCRIPTS))
     import_module(".utils.telemetry", __name__).switch_reports_off()
 
-_HOMES = {"load": ".api.student", "Student": ".api.student", "Result": ".api.result", "Lesion": ".api.result"}
-__all__ = ["Lesion", "Result", "Student", "load"]
+_HOMES = {
+    "load": ".api.student",
+    "Student": ".api.student",
+    "Result": ".api.result",
+    "Lesion": ".api.result",
+    "StudentForSegmentation": ".share.pretrained",
+}
+__all__ = ["Lesion", "Result", "Student", "StudentForSegmentation", "load"]
 
 
 def __getattr__(name: str) -> Any:
