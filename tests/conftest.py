@@ -41,6 +41,14 @@ def quiet_console():
             logger.removeHandler(handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_exports(tmp_path_factory):
+    """Exports of students are not those of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAM_TINYUSFM_CACHE", str(tmp_path_factory.mktemp("exports")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_environment():
     """Takes back what a test or a library's command has written into the process's environment, such as MLflow's."""

@@ -206,7 +206,7 @@ def module_of(program: str) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "name", ["scripts.make_datalist", "scripts.export", "scripts.share", "scripts.convert_adapter"]
+    "name", ["scripts.make_datalist", "scripts.export", "scripts.share", "scripts.convert_adapter", "eval.deploy"]
 )
 def test_options_of_a_program_in_a_readme_exist(name):
     found = commands(name)

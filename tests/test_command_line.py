@@ -11,11 +11,21 @@ PROGRAMS = (
     *("scripts.make_datalist", "scripts.convert_adapter", "scripts.export", "scripts.share", "scripts.verify"),
     *("scripts.check_data", "scripts.report"),
     *("scripts.settings", "eval.compare", "eval.preflight", "eval.recipes", "eval.publish", "eval.card"),
-    *("eval.robustness", "eval.organs", "eval.nnunet", "eval.presence", "eval.kills"),
-    *("eval.benchmark", "eval.benchmark.plots", "eval.federated", "eval.federated.nvflare_job"),
+    *("eval.robustness", "eval.organs", "eval.nnunet", "eval.presence", "eval.kills", "eval.deploy"),
+    "eval.active_learning",
+    *(
+        "eval.benchmark",
+        "eval.benchmark.folders",
+        "eval.benchmark.plots",
+        "eval.federated",
+        "eval.federated.nvflare_job",
+    ),
 )
 # started by other programs, or without the bundle
-NO_PROGRAMS = {"eval.nnunet.driver", "eval.federated.nvflare_client", "scripts.share.manifest"}
+NO_PROGRAMS = {
+    *("scripts.export.on_demand", "scripts.share.manifest", "eval.benchmark.folder_run"),
+    *("eval.nnunet.driver", "eval.federated.nvflare_client"),
+}
 # as python -m, where importing torch fails
 WITHOUT_TORCH = """import runpy, sys
 sys.modules["torch"] = None

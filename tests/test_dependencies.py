@@ -36,7 +36,8 @@ DISTRIBUTIONS = {
     "cyclonedx": "cyclonedx-python-lib",
     "packageurl": "packageurl-python",
 }
-SEPARATE = {"nvflare", "nnunetv2"}  # in environments of their own, see docs/many_machines.md and docs/README.md
+# in environments of their own, see docs/many_machines.md, docs/README.md and docs/monai_label.md
+SEPARATE = {"nvflare", "nnunetv2", "monailabel"}
 OWN_FIELDS = {"torch": "pytorch_version", "monai": "monai_version", "numpy": "numpy_version"}
 PACKAGES_ENV = "MONAI_BUNDLE_ENV"
 

@@ -51,8 +51,9 @@ class WriteError(OSError):
 
 
 def bundle_root() -> str:
-    """The folder of the bundle that this file belongs to: `bundle_root` of inference.json, unless it is given."""
-    return str(BUNDLE_ROOT)
+    """The folder of this bundle, "." if it is the current one: `bundle_root` of inference.json, unless it is given."""
+    is_here = Path("scripts").resolve() == BUNDLE_ROOT / "scripts"
+    return "." if is_here else str(BUNDLE_ROOT)
 
 
 def bundle_version() -> str:

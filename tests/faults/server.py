@@ -31,6 +31,7 @@ LIBRARIES = (
     *("safetensors.torch", "torch.utils.tensorboard", "fire", "filelock"),
 )
 EXTRAS = ("pydicom", "highdicom")  # where they are installed
+ELSEWHERE = ("monailabel", "monai.deploy")  # in environments of their own
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 NO_MOUNT = 99  # exit code: this machine lets no process mount a folder of its own
@@ -70,11 +71,20 @@ def import_all() -> None:
     for package in ("scripts", "eval"):
         for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
             if not is_program(ROOT / Path(*module.name.split("."))):
-                importlib.import_module(module.name)
+                import_here(module.name)
     import torch
 
     torch.set_num_threads(1)
     assert threading.active_count() == 1, threading.enumerate()
+
+
+def import_here(name: str) -> None:
+    """Import a module, unless it is for another environment."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in ELSEWHERE:
+            raise
 
 
 def is_program(path: Path) -> bool:

@@ -181,3 +181,12 @@ def test_error_about_a_file_beside_it_goes_on_as_it_is(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing.png") as error, atomic_path(tmp_path / "report.txt"):
         (tmp_path / "missing.png").read_bytes()
     assert not isinstance(error.value, WriteError)
+
+
+def test_bundle_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(BUNDLE_ROOT)
+    assert files.bundle_root() == "."
+    monkeypatch.chdir(tmp_path)
+    assert files.bundle_root() == str(BUNDLE_ROOT)
+    (tmp_path / "scripts").mkdir()  # of something else
+    assert files.bundle_root() == str(BUNDLE_ROOT)
