@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.run.errors import run_program
-from scripts.utils.files import CONFIGS
+from scripts.utils.files import CONFIGS, read_text
 from scripts.utils.options import ARMS
 
-__all__ = ["CONFIGS", "parse_checkpoints", "parse_overrides", "parse_run", "run_program"]
+__all__ = ["CONFIGS", "parse_checkpoints", "parse_overrides", "parse_run", "read_results", "run_program"]
 
 
 def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -52,6 +53,30 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             overrides[name.removeprefix("--")] = text
     return overrides
+
+
+def read_results(path: Path, keys: Sequence[str], program: str) -> dict[str, Any]:
+    """What a program has written into its results file, for its --show.
+
+    Args:
+        path: of the file.
+        keys: that it must have.
+        program: name of the program, for the message.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    try:
+        results = json.loads(read_text(path))
+        missing = [key for key in keys if key not in results] if isinstance(results, dict) else keys
+        if missing:
+            raise ValueError(f"no {', '.join(missing)}")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--show {path} does not exist; run python -m {program} first.") from None
+    except ValueError as error:
+        raise ValueError(f"--show {path} holds no results of {program} ({error}); name another.") from None
+    return results
 
 
 def parse_checkpoints(texts: Sequence[str]) -> dict[tuple[str, int], str]:

@@ -20,12 +20,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.utils.files import BUNDLE_ROOT, atomic_path, clear_leftovers, read_text
+from scripts.utils.files import BUNDLE_ROOT, atomic_path, clear_leftovers
 from scripts.utils.machine import describe_machine, git_revision, list_versions, without_folders
 from scripts.utils.options import CONTROL, STUDENT
 from scripts.utils.screen import tell
 
-from ..command_line import parse_run, run_program
+from ..command_line import parse_run, read_results, run_program
 from ..organs.page import write_block
 from .page import BEGIN, block
 
@@ -49,26 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     options, overrides = _parse(arguments)
-    results = _read_results(options.show) if options.show else run_all(options, overrides)
-    if not options.show:
+    if options.show:
+        results = read_results(options.show, ("rounds", "overall", "left", "one_a_patient"), "eval.active_learning")
+    else:
+        results = run_all(options, overrides)
         with atomic_path(options.results) as partial:
             partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     tell(block(results))
     if options.write:
         write_page(results, options.write)
     return 0
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(read_text(path))
-        if not {"rounds", "overall", "left", "one_a_patient"} <= {*results}:
-            raise ValueError("no rounds, overall and left")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--show {path} does not exist; run python -m eval.active_learning first.") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"--show {path} holds no results of eval.active_learning ({error}); name another.") from None
-    return results
 
 
 def write_page(results: Mapping[str, Any], page: Path) -> None:

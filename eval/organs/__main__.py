@@ -23,11 +23,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.utils.files import BUNDLE_ROOT, atomic_path, clear_leftovers, read_text
+from scripts.utils.files import BUNDLE_ROOT, atomic_path, clear_leftovers
 from scripts.utils.machine import describe_machine, git_revision, list_versions, without_folders
 from scripts.utils.screen import tell
 
-from ..command_line import parse_run, run_program
+from ..command_line import parse_run, read_results, run_program
 from .page import block, write_block
 
 if TYPE_CHECKING:  # what imports torch is imported where it is used, so that --help answers at once
@@ -55,25 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     options, overrides = _parse(arguments)
     if options.show:
-        return _tell(_read_results(options.show), options.write)
+        return _tell(read_results(options.show, ("sets", "list", "margin"), "eval.organs"), options.write)
     results = run_all(options, overrides)
     if results is None:
         return 0
     with atomic_path(options.results) as partial:
         partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return _tell(results, options.write)
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(read_text(path))
-        if not {"sets", "list", "margin"} <= {*results}:
-            raise ValueError("no sets, list and margin")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--show {path} does not exist; run python -m eval.organs first.") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"--show {path} holds no results of python -m eval.organs ({error}); name another.") from None
-    return results
 
 
 def _tell(results: Mapping[str, Any], page: Path | None) -> int:

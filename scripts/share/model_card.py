@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..utils.libraries import library
 from .manifest import files_below
 
 TAGS = ("monai", "medical", "ultrasound", "segmentation", "knowledge-distillation")
@@ -153,10 +153,7 @@ def hub_library(name: str = "huggingface_hub") -> ModuleType:
     Raises:
         ImportError: saying how to install it.
     """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name} cannot be imported ({error}); run pip install huggingface_hub") from None
+    return library(name, "huggingface_hub")
 
 
 def _license(root: Path) -> str:

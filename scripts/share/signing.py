@@ -10,10 +10,10 @@ it. Surprise: the default of model-signing would ask a public service who you ar
 from __future__ import annotations
 
 from getpass import getpass
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from ..utils.libraries import library
 from .manifest import MANIFEST, SIGNATURE
 
 
@@ -48,7 +48,4 @@ def sign_library(name: str) -> ModuleType:
     Raises:
         ImportError: naming the extra.
     """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name} cannot be imported ({error}); run pip install .[sign]") from None
+    return library(name, ".[sign]")

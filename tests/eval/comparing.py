@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from eval.arms import Plan
+
 NUM_TEST = 2  # of conftest's phantoms
 
 
@@ -26,3 +28,15 @@ def read_state(folder: Path) -> dict:
 
 def read_report(folder: Path) -> dict:
     return json.loads((folder / "report.json").read_text())
+
+
+def no_training(monkeypatch) -> None:
+    """From now on a training that begins fails."""
+    workflow = Plan.workflow
+
+    def build(*args):
+        flow = workflow(*args)
+        flow.run = None
+        return flow
+
+    monkeypatch.setattr(Plan, "workflow", build)

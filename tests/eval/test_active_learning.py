@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from comparing import settings_of
+from comparing import no_training, settings_of
 from conftest import ROOT
 
 from eval.active_learning.__main__ import main
@@ -12,7 +12,6 @@ from eval.active_learning.figures import describe_left
 from eval.active_learning.page import ARMS, BEGIN, LEAST_SURE, RANDOM, block
 from eval.active_learning.pool import make_pool, read_set
 from eval.active_learning.rounds import Round
-from eval.arms import Plan
 from eval.organs.page import END
 from scripts.data.phantoms import write_phantom_dataset
 
@@ -41,18 +40,6 @@ def arguments(overrides, dataset, tmp_path):
     return [*places, "--dataset_dir", str(dataset), *sizes, *pairs]
 
 
-def no_training(monkeypatch):
-    """From now on a training that begins fails."""
-    workflow = Plan.workflow
-
-    def build(*args):
-        flow = workflow(*args)
-        flow.run = None
-        return flow
-
-    monkeypatch.setattr(Plan, "workflow", build)
-
-
 def labeled(folder):
     return [item["image"] for item in json.loads((folder / "dataset.json").read_text())["training"]]
 
@@ -67,7 +54,7 @@ def test_simulation_is_trained_measured_told_and_kept(arguments, tmp_path, monke
     assert [row["labels"] for row in results["rounds"]] == [2, 4]
     assert results["rounds"][0]["arms"][LEAST_SURE] == results["rounds"][0]["arms"][RANDOM]  # one training
     assert results["rounds"][0]["comparison"] is None
-    assert results["overall"]["arm"], results["overall"]["reference"] == ARMS
+    assert (results["overall"]["arm"], results["overall"]["reference"]) == ARMS
     assert results["overall"]["num_patients"] == 2
     assert results["overall"]["by_seed"] == {"0": pytest.approx(results["overall"]["difference"])}
     assert [(row["labels"], row["images"]) for row in results["left"]] == [(2, 6), (4, 4)]

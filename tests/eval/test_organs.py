@@ -6,12 +6,11 @@ import logging
 import numpy as np
 import pytest
 import torch
-from comparing import settings_of
+from comparing import no_training, settings_of
 from conftest import ROOT
 from PIL import Image
 from torch import nn
 
-from eval.arms import Plan
 from eval.organs.__main__ import main
 from eval.organs.lists import joint_classes, read_sets, write_lists
 from eval.organs.page import BEGIN, END, answer, block, write_block
@@ -53,18 +52,6 @@ def arguments(overrides, sets, tmp_path):
     overlay = ["--distillation::student_channels", "24"]  # of the tiny student's backbone
     places = ["--output_dir", str(tmp_path / "out"), "--results", str(tmp_path / "organs.json")]
     return [*places, "--sets", *map(str, sets), *short, *config, *overlay, *pairs]
-
-
-def no_training(monkeypatch):
-    """From now on a training that begins fails."""
-    workflow = Plan.workflow
-
-    def build(*args):
-        flow = workflow(*args)
-        flow.run = None
-        return flow
-
-    monkeypatch.setattr(Plan, "workflow", build)
 
 
 def read_results(tmp_path):

@@ -33,6 +33,8 @@ from scripts.export.names import FORMAT_FILES
 from scripts.networks.student import load_trained_student
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
+pytest_plugins = "tiny_exports"
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 SIZE = 64
 ALL = [name for name, format in FORMATS.items() if format.write]
 WRITTEN = [name for name in ALL if not FORMATS[name].is_whole]  # test_whole.py has the others
@@ -43,14 +45,6 @@ REDUCED = [name for name in WRITTEN if FORMATS[name].limit == DICE_LIMIT]
 def need(format):
     for module in FORMATS[format].needs:
         pytest.importorskip(module, reason=f"{format} needs the extra export")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_networks():
-    """Checkpoints are of the test size, and so must the networks be that read them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_formats, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
-        yield
 
 
 @pytest.fixture(scope="module")

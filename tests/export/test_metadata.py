@@ -1,7 +1,6 @@
 """What exported files say of themselves, and the refusal of those that do not fit."""
 
 import json
-from functools import partial
 from hashlib import sha256
 
 import pytest
@@ -26,15 +25,10 @@ from scripts.export.metadata import (
 from scripts.networks.presence import Presence
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
+pytest_plugins = "tiny_exports"
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 SIZE = 64
 FORMATS = ("safetensors", "torchscript", "onnx", "onnx_int8", "openvino")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_networks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_formats, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
-        yield
 
 
 @pytest.fixture(scope="module")

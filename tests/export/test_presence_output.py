@@ -1,14 +1,12 @@
 """Exports of a calibrated student: the decision is in their logits, and the probability is beside them."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
 
-from scripts.export import formats as export_formats
 from scripts.export.cases import phantom_cases
 from scripts.export.check import Check, export_student
 from scripts.export.formats import FORMATS, load_runner, read_student
@@ -16,15 +14,10 @@ from scripts.metrics import logits_to_classes
 from scripts.networks.presence import Presence
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
+pytest_plugins = "tiny_exports"
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 SIZE, COUNT = 64, 4
 WRITTEN = [name for name, format in FORMATS.items() if format.write and "bf16" not in name and not format.is_whole]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_networks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_formats, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Exported files are checked before they are run: the sums of export.json, or a checksum of their own."""
 
 import zipfile
-from functools import partial
 from importlib.util import find_spec
 from shutil import copy, copytree
 
@@ -9,23 +8,17 @@ import pytest
 import torch
 from conftest import TINY
 
-from scripts.export import formats as export_formats
 from scripts.export.formats import FORMATS, load_runner
 from scripts.export.metadata import describe
 from scripts.export.names import FORMAT_FILES
 from scripts.inference.export_sums import read_sums, record_sums
 from scripts.networks.tinyusfm import TinyUSFMSeg
 
+pytest_plugins = "tiny_exports"
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 SIZE = 64
 # openvino_bf16 runs the files of openvino, where it can, and test_whole.py has the whole way
 FORMS = [name for name in FORMAT_FILES if name not in ("openvino_bf16", "onnx_full", "web")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_networks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_formats, "TinyUSFMSeg", partial(TinyUSFMSeg, **TINY))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,30 +5,18 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, FLAGS
 from PIL import Image
 
 from scripts.report.plots import ARM_STYLES, OTHER_COLOR
 from scripts.report.sections import SECTIONS
 from scripts.report.write import MAX_BYTES, write_report
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER_OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
 DICE = {"teacher": 0.87, "control": 0.82, "student": 0.85}
 BETTER = "Better than the teacher by 0.021 Dice (95 % CI 0.008 to 0.034)."
 CLOSE = "Difference to the teacher of 0.004 Dice is inside the spread of the seeds (0.006): noise."
@@ -632,13 +620,12 @@ def test_colors_of_arms_stand_out_in_light_and_dark(color, page_color):
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory):
     """Runs a browser on a page with further options; returns what it printed."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser to look at the report: none of {', '.join(BROWSERS)} is on the path")
+    if CHROMIUM is None:
+        pytest.skip("no browser to look at the report: Chromium is not installed")
 
     def run(path, *options):
         profile = tmp_path_factory.mktemp("profile")
-        command = [browser, *BROWSER_OPTIONS, f"--user-data-dir={profile}", *options, path.as_uri()]
+        command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *options, path.as_uri()]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
     return run

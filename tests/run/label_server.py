@@ -7,16 +7,21 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import nibabel
 import numpy as np
+import pytest
 from conftest import ROOT
 from dicom_files import write_dicom
+from on_ranks import free_port
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
@@ -202,6 +207,42 @@ def start(label: Label, port: int, log: Path) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+@contextmanager
+def serving(label: Label) -> Iterator[Server]:
+    """The server of a page that is installed, with its client; stopped as Ctrl+C does."""
+    port, log = free_port(), label.root / "server.log"
+    process = start(label, port, log)
+    try:
+        wait_until(lambda: "Uvicorn running on" in log.read_text(), process, log)
+        url = f"http://127.0.0.1:{port}"
+        session = Session(label, url)
+        yield Server(label, url, port, log, session)
+        session.process.communicate(timeout=30)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 0, log.read_text()[-2000:]
+        assert "Finished server process" in log.read_text()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def install_server(markers: str, root: Path) -> Label:
+    """MONAI Label as the page installs it, in an empty folder; skips where the tests are not of the mark monai_label.
+
+    Args:
+        markers: the expression that pytest was given.
+        root: of the installation.
+    """
+    if "monai_label" not in markers:
+        pytest.skip("installs MONAI Label and runs its server; pass -m monai_label")
+    if sys.version_info >= (3, 13):
+        pytest.skip("MONAI Label 0.8.5 needs a Python below 3.13")
+    label = Label(root)
+    label.install(blocks("bash")[1], os.environ.get("MONAI_LABEL_ENV"))
+    label.run(blocks("bash")[2])
+    return label
 
 
 def wait_until(condition, process: subprocess.Popen, log: Path, seconds: int = 300) -> None:

@@ -1,17 +1,13 @@
 """The strategy least_sure in MONAI Label's own server, as docs/active_learning.md installs it; marked monai_label."""
 
 import json
-import os
 import re
-import signal
-import sys
 import time
 
 import pytest
 from conftest import ROOT
-from label_server import MODEL, TRAINED, Label, Server, Session, blocks, outline, start, wait_until, write_label
+from label_server import MODEL, TRAINED, install_server, outline, serving, write_label
 from label_server import phantom as draw
-from on_ranks import free_port
 from PIL import Image
 
 PAGE = ROOT / "docs" / "active_learning.md"
@@ -33,30 +29,14 @@ def test_page_keeps_the_app_and_puts_the_bundles_in_its_place():
 @pytest.fixture(scope="module")
 def server(request, tmp_path_factory):
     """The page's server, with phantoms and a file that is no image as studies."""
-    if "monai_label" not in request.config.option.markexpr:
-        pytest.skip("installs MONAI Label and runs its server; pass -m monai_label")
-    if sys.version_info >= (3, 13):
-        pytest.skip("MONAI Label 0.8.5 needs a Python below 3.13")
-    root = tmp_path_factory.mktemp("label")
-    label = Label(root)
-    label.install(blocks("bash")[1], os.environ.get("MONAI_LABEL_ENV"))
-    label.run(blocks("bash")[2])
+    label = install_server(request.config.option.markexpr, tmp_path_factory.mktemp("label"))
     label.run(installation())
     label.run(installation())  # twice does no harm
     for number in TRAINED:
-        Image.fromarray(draw(number)[0]).save(root / "studies" / f"gray_{number:02d}.png")
-    (root / "studies" / "aa_broken.png").write_bytes(b"no image")
-    port, log = free_port(), root / "server.log"
-    process = start(label, port, log)
-    try:
-        wait_until(lambda: "Uvicorn running on" in log.read_text(), process, log)
-        session = Session(label, f"http://127.0.0.1:{port}")
-        yield Server(label, f"http://127.0.0.1:{port}", port, log, session)
-        session.process.communicate(timeout=30)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(timeout=60)
+        Image.fromarray(draw(number)[0]).save(label.root / "studies" / f"gray_{number:02d}.png")
+    (label.root / "studies" / "aa_broken.png").write_bytes(b"no image")
+    with serving(label) as server:
+        yield server
 
 
 def scores(server) -> dict:

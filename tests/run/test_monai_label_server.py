@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 
@@ -22,20 +21,18 @@ from label_server import (
     TRAINED,
     WIDTH,
     Label,
-    Server,
-    Session,
     blocks,
     convert_dicom,
+    install_server,
     oblique,
     outline,
     phantom,
+    serving,
     sha256,
     start,
-    wait_until,
     write_label,
     write_studies,
 )
-from on_ranks import free_port
 from packaging.version import Version
 from PIL import Image
 
@@ -67,30 +64,11 @@ def test_environment_is_made_once_for_the_same_commands(tmp_path):
 @pytest.fixture(scope="module")
 def server(request, tmp_path_factory):
     """The server of the page, with this bundle and phantoms as studies; stopped as Ctrl+C does."""
-    if "monai_label" not in request.config.option.markexpr:
-        pytest.skip("installs MONAI Label and runs its server; pass -m monai_label")
-    if sys.version_info >= (3, 13):
-        pytest.skip("MONAI Label 0.8.5 needs a Python below 3.13")
-    root = tmp_path_factory.mktemp("label")
-    label = Label(root)
-    label.install(blocks("bash")[1], os.environ.get("MONAI_LABEL_ENV"))
-    label.run(blocks("bash")[2])
-    write_studies(root / "studies")
-    convert_dicom(label, root / "studies")
-    port, log = free_port(), root / "server.log"
-    process = start(label, port, log)
-    try:
-        wait_until(lambda: "Uvicorn running on" in log.read_text(), process, log)
-        url = f"http://127.0.0.1:{port}"
-        session = Session(label, url)
-        yield Server(label, url, port, log, session)
-        session.process.communicate(timeout=30)
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=60) == 0, log.read_text()[-2000:]
-        assert "Finished server process" in log.read_text()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    label = install_server(request.config.option.markexpr, tmp_path_factory.mktemp("label"))
+    write_studies(label.root / "studies")
+    convert_dicom(label, label.root / "studies")
+    with serving(label) as server:
+        yield server
 
 
 @pytest.mark.monai_label

@@ -24,10 +24,9 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
-    "--remote-debugging-pipe",
 )
 PATIENCE = 240  # seconds for one answer
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
+CHROMIUM = next(filter(None, map(which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class PageError(AssertionError):
@@ -168,7 +167,17 @@ def open_page(folder: Path, *flags: str) -> Iterator[Page]:
     command = 'exec 3<&"$0" 4>&"$1"; shift; exec "$@"'
     ends = to_browser[0], from_browser[1]
     process = subprocess.Popen(
-        ["bash", "-c", command, *map(str, ends), CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags],
+        [
+            "bash",
+            "-c",
+            command,
+            *map(str, ends),
+            CHROMIUM,
+            *FLAGS,
+            "--remote-debugging-pipe",
+            f"--user-data-dir={folder / 'profile'}",
+            *flags,
+        ],
         pass_fds=ends,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
