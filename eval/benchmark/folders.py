@@ -74,6 +74,8 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
         if not (options.earlier / "configs" / "inference.json").is_file():
             raise FileNotFoundError(f"--earlier {options.earlier} is no bundle; pass the folder of an earlier version.")
         bundles = {EARLIER: options.earlier, **bundles}
+    if "checkpoint" in overrides:  # each run is in its own bundle
+        overrides["checkpoint"] = str(Path(overrides["checkpoint"]).resolve())
     with TemporaryDirectory(prefix="folders-") as work:
         folder = Path(work)
         tasks = [

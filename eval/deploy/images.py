@@ -17,6 +17,7 @@ from monai.utils import ImageMetaKey
 from scripts.data.geometry import SHAPE, SPATIAL_SHAPE
 from scripts.inference.failures import reason_of
 from scripts.inference.frame_files import FrameDecoder
+from scripts.inference.inputs import refuse_mask
 
 SERIES, IMAGE = "study_selected_series_list", "image"
 
@@ -78,8 +79,9 @@ def read_image(decoder: FrameDecoder, file: Path) -> Image:
     """The gray frames of a file as MONAI Deploy's Image, (W, H, N).
 
     Raises:
-        ValueError: it cannot be decoded.
+        ValueError: it cannot be decoded, or looks like a mask.
     """
     pixels, meta = decoder.decode(file)
+    refuse_mask(str(file), pixels)
     # MONAI Deploy wants the mask of a still as (1, W, H, 1)
     return Image(pixels, {**meta, ImageMetaKey.FILENAME_OR_OBJ: str(file), SHAPE: meta[SPATIAL_SHAPE]})

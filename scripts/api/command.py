@@ -16,6 +16,7 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from ..utils.files import BUNDLE_ROOT, CONFIGS
@@ -80,7 +81,10 @@ def _segment(words: list[str]) -> int:
     parser.add_argument("path", help="an image or a folder of images: PNG, JPEG, BMP, TIFF, NIfTI, DICOM")
     parser.add_argument("-o", "--output", required=True, help="folder of the outputs")
     parser.add_argument("--checkpoint", default=str(SHARED_STUDENT), help="a trained student; else the shared one")
-    options, ids = parser.parse_known_args(words)
+    own, ids = _split(words, ("--output", "--checkpoint", "--help"))
+    options = parser.parse_args(own)
+    if {"--dataset_dir", "--output_dir"} & _named(ids):
+        parser.error("pass the folders as FOLDER and -o OUT.")
     paths = {"--dataset_dir": options.path, "--output_dir": options.output, "--checkpoint": options.checkpoint}
     places = [word for name, path in paths.items() for word in (name, _as_path(path))]
     return _run_bundle(["run", "--config_file", str(CONFIGS / "inference.json"), *places, *ids])
@@ -93,8 +97,7 @@ def _as_path(text: str) -> str:
 
 def _train(kind: str, words: list[str]) -> int:
     """Run train.json with overlays, of which those of configs/ need no folder; an evaluation is an overlay too."""
-    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
-    names, ids = words[:first], words[first:]
+    own, ids = _split(words, ("--help",))
     parser = argparse.ArgumentParser(
         prog=f"sam_tinyusfm {kind}",
         description=f"{kind.capitalize()} as configs/train.json says it, with overlays.",
@@ -102,8 +105,7 @@ def _train(kind: str, words: list[str]) -> int:
         "sam_tinyusfm settings explains them.",
     )
     parser.add_argument("overlays", nargs="*", help="JSON files of configs/, such as from_scratch.json, or your own")
-    if {"-h", "--help"} & set(ids):
-        parser.parse_args(["--help"])
+    names = parser.parse_args(own).overlays
     missing = [name for name in names if not (Path(name).is_file() or (CONFIGS / name).is_file())]
     if missing:
         parser.error(f"config file {missing[0]} does not exist, neither here nor in {CONFIGS}.")
@@ -128,6 +130,22 @@ def _adapter(overlay: str | Path) -> str | None:
         return json.loads(Path(overlay).read_text(encoding="utf-8")).get("teacher::lora_checkpoint")
     except (ValueError, AttributeError, OSError):
         return None
+
+
+def _split(words: Sequence[str], own: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a door itself, and the ids with their values, in whatever order they come.
+
+    Args:
+        words: of the command line.
+        own: the door's long options.
+    """
+    rest, ids, left = [], [], iter(words)
+    for word in left:
+        if word.startswith("--") and word.partition("=")[0] not in own:
+            ids += [word] if "=" in word else [word, *islice(left, 1)]
+        else:
+            rest.append(word)
+    return rest, ids
 
 
 def _named(words: Sequence[str]) -> set[str]:

@@ -1,6 +1,6 @@
 """The student in three lines: `load`, and `Student.segment`.
 
-Engines, one thread, the network alone on one image: see docs/python.md.
+docs/python.md describes the engines.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from ..inference.exports import (
     can_write,
     ensure_export,
     fastest_format,
-    installed,
+    installed_engines,
     read_record,
+    runnable_precisions,
     start_session,
 )
 from ..inference.lesions import foreground_names
@@ -131,7 +132,7 @@ def _start(checkpoint: Path, engine: str, threads: int | None) -> Engine:
     if engine != AUTO:
         library(LIBRARIES[engine])
         return _start_export(checkpoint, [engine], threads)
-    engines = [name for name in LIBRARIES if installed(name)]
+    engines = installed_engines()
     if not engines or not can_write():
         return TorchEngine(checkpoint, threads)
     try:
@@ -146,5 +147,5 @@ def _start(checkpoint: Path, engine: str, threads: int | None) -> Engine:
 def _start_export(checkpoint: Path, engines: Sequence[str], threads: int | None) -> Engine:
     folder = ensure_export(checkpoint, engines)
     record = read_record(folder)
-    engine, format = fastest_format(record, engines)
+    engine, format = fastest_format(record, engines, runnable_precisions(engines))
     return SessionEngine(engine, start_session(folder, engine, format, threads), record)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..inference.export_sums import check_files
-from ..inference.sessions import Session, onnx_session, openvino_session
+from ..inference.sessions import Session, onnx_session, openvino_has_bf16, openvino_session
 from ..networks.student import load_trained_student
 from ..networks.tinyusfm import TinyUSFMSeg
 from ..utils.libraries import library
@@ -148,8 +148,7 @@ def _check(metadata: str | None, path: Path, setup: Setup) -> None:
 
 
 def _openvino_lacks_bf16() -> str | None:
-    capabilities = library("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return None if "BF16" in capabilities else "bf16"
+    return None if openvino_has_bf16() else "bf16"
 
 
 def _start_page(path: Path, setup: Setup) -> Runner:

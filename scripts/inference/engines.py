@@ -21,7 +21,7 @@ from torch import nn
 from ..utils.hardware import Hardware
 from ..utils.libraries import library
 from ..utils.options import check_choice
-from ..utils.screen import tell
+from ..utils.screen import plural, tell
 from .export_names import OUTPUT, PRESENCE
 from .exports import (
     AUTO,
@@ -31,14 +31,16 @@ from .exports import (
     LIBRARIES,
     PRECISIONS,
     TORCH,
+    ExportError,
     cache_dir,
     can_write,
     ensure_export,
     export_dir,
     fastest_format,
-    installed,
+    installed_engines,
     precision_of,
     read_record,
+    runnable_precisions,
     start_session,
 )
 from .outputs import RUN_FILE
@@ -50,7 +52,7 @@ LOCAL_CACHE = ".exports"  # in output_dir, where the user's cache folder cannot 
 ENOUGH_FILES = 100  # from which auto writes an export: it takes half a minute
 
 
-class Engine:
+class ChosenEngine:
     """The network that segments, on one engine.
 
     Args:
@@ -101,7 +103,7 @@ def choose_engine(
     engine: str = AUTO,
     num_files: int = 0,
     resume: bool = False,
-) -> Engine:
+) -> ChosenEngine:
     """The engine of a run, with its network.
 
     Args:
@@ -124,34 +126,43 @@ def choose_engine(
     device = torch.device(device)
     recorded = _recorded_engine(Path(output_dir), hardware.precision) if resume and engine == AUTO else None
     if engine == AUTO and hardware.precision == BF16 and recorded is None:
-        return Engine(network, TORCH, BF16, f"hardware::precision is {BF16}")
+        return ChosenEngine(network, TORCH, BF16, f"hardware::precision is {BF16}")
     reason = f"it made the outputs in {output_dir}" if recorded else ""
     if recorded or engine != AUTO:
-        name = recorded or engine
+        name, precision = recorded or (engine, hardware.precision)
         if name == TORCH:
-            return Engine(network, TORCH, hardware.resolved, reason)
+            return ChosenEngine(network, TORCH, hardware.resolved, reason)
         _check_device(name, device)
         _check_installed(name)
-        return _start(network, Path(checkpoint), [name], hardware, _caches(output_dir), reason)
+        precisions = _precisions(precision, hardware)
+        return _start(network, Path(checkpoint), [name], precisions, _caches(output_dir), reason)
     engines, reason = _engines_for_auto(Path(checkpoint), device, network, num_files)
     if not engines:
-        return Engine(network, TORCH, hardware.resolved, reason)
+        return ChosenEngine(network, TORCH, hardware.resolved, reason)
     try:
-        return _start(network, Path(checkpoint), engines, hardware, _caches(output_dir), reason)
-    except OSError as error:
-        return Engine(network, TORCH, hardware.resolved, f"no export can be kept ({error})")
+        precisions = _precisions(hardware.precision, hardware)
+        return _start(network, Path(checkpoint), engines, precisions, _caches(output_dir), reason)
+    except (OSError, ExportError) as error:
+        return ChosenEngine(network, TORCH, hardware.resolved, f"no export can be written and kept ({error})")
 
 
-def _recorded_engine(output_dir: Path, precision: str) -> str | None:
-    """The engine in run.json; None where there is none, or one of another precision than the one asked for. What cannot
-    be read is named later.
+def _precisions(wanted: str, hardware: Hardware) -> list[str]:
+    """Those that a session may compute in: the one that is asked for, or with auto those of the hardware."""
+    if wanted != "auto":
+        return [wanted]
+    return list(PRECISIONS) if hardware.bf16 else [FP32]
+
+
+def _recorded_engine(output_dir: Path, precision: str) -> tuple[str, str] | None:
+    """The engine in run.json, with its precision; None where there is none, or one of another precision than the one
+    asked for. What cannot be read is named later.
     """
     try:
         record = json.loads((output_dir / RUN_FILE).read_text(encoding="utf-8"))
         name, found = record.get("engine", TORCH), record.get("precision")
     except (OSError, ValueError, AttributeError):
         return None
-    return name if name in ENGINES and name != AUTO and precision in ("auto", found) else None
+    return (name, found) if name in ENGINES and name != AUTO and precision in ("auto", found) else None
 
 
 def _check_device(engine: str, device: torch.device) -> None:
@@ -175,7 +186,7 @@ def _engines_for_auto(
     """The engines that auto may take, none where it takes torch, and why."""
     if device.type != "cpu":
         return [], f"the device is {device}"
-    engines = [name for name in LIBRARIES if installed(name)]
+    engines = installed_engines()
     if not engines:
         return [], "OpenVINO and ONNX Runtime are not installed (pip install .[export])"
     if fastest_format(read_record(export_dir(checkpoint)), engines):
@@ -183,7 +194,7 @@ def _engines_for_auto(
     if not can_write():
         return [], "what writes an export is not installed (pip install .[export])"
     if num_files < ENOUGH_FILES:
-        return [], f"{num_files} files do not pay an export; --engine {engines[0]} writes it"
+        return [], f"an export does not pay for {plural(num_files, 'file')}; --engine {engines[0]} writes it"
     return engines, "the fastest on this processor"
 
 
@@ -195,28 +206,25 @@ def _start(
     network: nn.Module,
     checkpoint: Path,
     engines: Sequence[str],
-    hardware: Hardware,
+    precisions: Sequence[str],
     caches: Sequence[Path],
     reason: str,
-) -> Engine:
+) -> ChosenEngine:
     try:
         folder = _export_in(checkpoint, engines, caches)
     except ImportError as error:
         raise ValueError(f"engine {engines[0]}: {error}, or pass --engine torch.") from None
     record = read_record(folder)
-    precisions = [name for name in PRECISIONS if hardware.precision in ("auto", name)]
-    if not hardware.bf16:
-        precisions = [FP32]
-    chosen = fastest_format(record, engines, precisions)
+    chosen = fastest_format(record, engines, [name for name in runnable_precisions(engines) if name in precisions])
     if chosen is None:
-        raise ValueError(
+        raise ExportError(
             f"engine {engines[0]} has no export in {' or '.join(precisions)}; pass --hardware::precision auto or "
             f"--engine torch, or remove {folder}."
         )
     _check_threshold(network, record)
     name, format = chosen
     session = start_session(folder, name, format, torch.get_num_threads())
-    return Engine(ExportedStudent(session, network.presence), name, precision_of(format), reason)
+    return ChosenEngine(ExportedStudent(session, network.presence), name, precision_of(format), reason)
 
 
 def _check_threshold(network: nn.Module, record: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from ..utils.files import BUNDLE_ROOT, bundle_version, naming_path
 from ..utils.libraries import library
 from .export_names import EXPORT_RECORD
 from .export_sums import check_files
-from .sessions import Session, onnx_session, openvino_session
+from .sessions import Session, onnx_session, openvino_has_bf16, openvino_session
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,18 @@ ENGINES = (AUTO, *LIBRARIES, TORCH)
 WRITERS = ("onnx", "onnxscript")
 
 
+class ExportError(ValueError):
+    """An export could not be written; the message says why."""
+
+
 def installed(engine: str) -> bool:
     """Whether the library of an engine is there."""
     return find_spec(LIBRARIES[engine]) is not None
+
+
+def installed_engines() -> list[str]:
+    """Those whose libraries are there."""
+    return [name for name in LIBRARIES if installed(name)]
 
 
 def can_write() -> bool:
@@ -115,7 +124,8 @@ def ensure_export(checkpoint: Path, engines: Sequence[str], cache: Path | None =
         cache: folder of exports; None is `cache_dir`.
 
     Raises:
-        ValueError: the file is no trained student, no format is within its limit of torch, or the record is damaged.
+        ExportError: the file is no trained student, no format is within its limit of torch, or the disk is full.
+        ValueError: the record is damaged.
         ImportError: a library that writes an export is not installed.
         OSError: the cache folder cannot be written.
     """
@@ -128,12 +138,13 @@ def ensure_export(checkpoint: Path, engines: Sequence[str], cache: Path | None =
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):  # the second process finds it written
             if fastest_format(read_record(folder), engines) is None:
+                wanted = installed_engines()
                 logger.warning(
-                    "writing the student as %s into %s: once, for half a minute", " and ".join(engines), folder
+                    "writing the student as %s into %s: once, for half a minute", " and ".join(wanted), folder
                 )
-                reason = _write(checkpoint, folder, [name for name in LIBRARIES if installed(name)])
+                reason = _write(checkpoint, folder, wanted)
                 if fastest_format(read_record(folder), engines) is None:
-                    raise ValueError(reason)
+                    raise ExportError(reason)
     return folder
 
 
@@ -143,6 +154,11 @@ def _write(checkpoint: Path, folder: Path, engines: Sequence[str]) -> str:
     done = subprocess.run(command, cwd=BUNDLE_ROOT, capture_output=True, text=True)
     lines = done.stderr.strip().splitlines() or [f"no export of {checkpoint} was written; take the engine torch."]
     return lines[-1].removeprefix("export: ")
+
+
+def runnable_precisions(engines: Sequence[str]) -> tuple[str, ...]:
+    """Those that this processor computes in by one of the engines; an export may come from another one."""
+    return PRECISIONS if "openvino" in engines and openvino_has_bf16() else (FP32,)
 
 
 def start_session(folder: Path, engine: str, format: str, threads: int | None) -> Session:

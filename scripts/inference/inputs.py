@@ -180,14 +180,23 @@ class ImageFiles(Dataset):
             if self.read is not None:
                 pixels, _ = self.read(file)
                 if not self.accept_masks:
-                    _refuse_mask(file, pixels)
+                    refuse_mask(file, pixels)
                 del pixels  # a loop's are large
             return {FILE: file, **super()._transform(index)}
         except Exception as error:  # whatever it is, the other files can be read
             return {FILE: file, FAILURE: reason_of(error, file)}
 
 
-def _refuse_mask(file: str, pixels: np.ndarray) -> None:
+def refuse_mask(file: str, pixels: np.ndarray) -> None:
+    """Refuse what looks like a mask.
+
+    Args:
+        file: for the message.
+        pixels: of all frames.
+
+    Raises:
+        ValueError: it has next to no gray value but black and white.
+    """
     if looks_like_mask(pixels):
         raise ValueError(
             f"file {file} looks like a mask, not like an ultrasound image: it has {len(np.unique(pixels))} gray "

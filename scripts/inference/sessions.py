@@ -50,6 +50,11 @@ def onnx_session(path: Path, threads: int | None, input_name: str = INPUT) -> Se
     )
 
 
+def openvino_has_bf16() -> bool:
+    """Whether OpenVINO computes in bf16 on this processor."""
+    return "BF16" in library("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def openvino_session(path: Path, threads: int | None, precision: str = "f32") -> Session:
     """A session of OpenVINO; threads None leaves their number to it.
 

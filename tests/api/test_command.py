@@ -1,5 +1,6 @@
 """The command sam_tinyusfm: doors that hand their options through, and --help without torch."""
 
+import re
 import subprocess
 import sys
 
@@ -47,6 +48,36 @@ def test_unknown_command_ends_with_one_line(capsys):
     assert command.main(["segmnt"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("sam_tinyusfm: unknown command 'segmnt'; expected one of segment, train")
+
+
+def test_doors_of_the_page_are_those_of_the_command():
+    table = (ROOT / "docs" / "python.md").read_text(encoding="utf-8").partition("## Command")[2]
+    assert set(re.findall(r"`sam_tinyusfm (\w+)", table)) == set(command._doors())
+
+
+def test_order_of_words_does_not_matter(started):
+    assert command.main(["segment", "--recursive", "True", "-o", "masks", "--resume=True", "images"]) == 0
+    assert command.main(["segment", "images", "--output", "masks", "--recursive", "True", "--resume=True"]) == 0
+    assert command.main(["train", "--data::dataset_dir", "d", "from_scratch.json"]) == 0
+    assert command.main(["train", "from_scratch.json", "--data::dataset_dir", "d"]) == 0
+    assert sorted(started[0][1]) == sorted(started[1][1])
+    assert started[2] == started[3]
+    assert str(CONFIGS / "from_scratch.json") in started[2][1][3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["segment", "a.png", "b.png", "-o", "masks"], "unrecognized arguments: b.png"),
+        (["segment", "images", "-o", "masks", "--dataset_dir", "x"], "pass the folders as FOLDER and -o OUT."),
+        (["train", "--training::lr", "0.1", "gone.json"], "config file gone.json does not exist"),
+    ],
+)
+def test_words_that_would_be_lost_are_refused(started, words, message, capsys):
+    with pytest.raises(SystemExit):
+        command.main(words)
+    assert message in capsys.readouterr().err
+    assert started == []
 
 
 def test_segment_hands_its_options_through(started):

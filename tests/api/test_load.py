@@ -204,7 +204,7 @@ def test_checkpoint_of_another_network_is_named(tmp_path):
 
 
 def test_auto_takes_torch_where_nothing_else_is_installed(checkpoint, monkeypatch):
-    monkeypatch.setattr(student, "installed", lambda engine: False)
+    monkeypatch.setattr(exports, "installed", lambda engine: False)
     assert load(checkpoint).engine.name == "torch"
 
 
@@ -216,7 +216,7 @@ def test_auto_takes_torch_with_a_warning_where_the_cache_cannot_be_written(check
 
 
 def test_auto_takes_torch_with_a_warning_where_no_export_is_within_its_limit(checkpoint, monkeypatch, caplog):
-    monkeypatch.setattr(student, "installed", lambda engine: True)
+    monkeypatch.setattr(exports, "installed", lambda engine: True)
     monkeypatch.setattr(student, "can_write", lambda: True)
     monkeypatch.setattr(exports, "_write", lambda *arguments: "onnx is refused: max_logit_difference is 1")
     assert load(checkpoint).engine.name == "torch"

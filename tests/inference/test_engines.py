@@ -146,19 +146,21 @@ def test_auto_takes_an_export_that_is_there(export, checkpoint, tmp_path, caplog
 
 def test_auto_writes_no_export_for_few_files(no_export, checkpoint, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(engines, "installed", lambda name: name == "onnx")
+    monkeypatch.setattr(exports, "installed", lambda name: name == "onnx")
     monkeypatch.setattr(engines, "can_write", lambda: True)
     monkeypatch.setattr(exports, "_write", lambda *given: "no export here")
     assert choose(checkpoint, tmp_path, num_files=ENOUGH_FILES - 1).name == "torch"
-    assert "engine torch in fp32: 99 files do not pay an export; --engine onnx writes it" in caplog.messages
+    assert "engine torch in fp32: an export does not pay for 99 files; --engine onnx writes it" in caplog.messages
+    assert choose(checkpoint, tmp_path, num_files=ENOUGH_FILES).name == "torch"
+    assert "engine torch in fp32: no export can be written and kept (no export here)" in caplog.messages
     with pytest.raises(ValueError, match="no export here"):
-        choose(checkpoint, tmp_path, num_files=ENOUGH_FILES)
+        choose(checkpoint, tmp_path, "onnx")
 
 
 def test_auto_takes_torch_where_nothing_else_runs(export, checkpoint, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     assert choose(checkpoint, tmp_path, device="cuda:0").name == "torch"
-    monkeypatch.setattr(engines, "installed", lambda name: False)
+    monkeypatch.setattr(exports, "installed", lambda name: False)
     assert choose(checkpoint, tmp_path).name == "torch"
     assert [text.partition(": ")[2] for text in caplog.messages if "engine torch" in text] == [
         "the device is cuda:0",
@@ -178,6 +180,23 @@ def test_precision_that_is_asked_for_is_computed_in(export, folder, checkpoint, 
     infer(folder, checkpoint, tmp_path / "out", engine="onnx")  # resumed in bf16, its outputs would be mixed
     assert choose(checkpoint, tmp_path, precision="bf16", resume=True).precision == "bf16"
     assert choose(checkpoint, tmp_path, precision="auto", resume=True).name == "onnx"
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_export_of_another_processor_runs_in_what_this_one_has(monkeypatch, has_bf16):
+    monkeypatch.setattr(exports, "openvino_has_bf16", lambda: has_bf16)
+    record = {"formats": {"openvino_bf16": {"ms": 1.0}, "openvino": {"ms": 2.0}}}
+    chosen = exports.fastest_format(record, ["openvino"], exports.runnable_precisions(["openvino"]))
+    assert chosen == ("openvino", "openvino_bf16" if has_bf16 else "openvino")
+    assert exports.runnable_precisions(["onnx"]) == ("fp32",)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_run_keeps_the_precision_of_its_outputs(tmp_path, precision):
+    (tmp_path / "run.json").write_text(json.dumps({"engine": "openvino", "precision": precision}))
+    assert engines._recorded_engine(tmp_path, "auto") == ("openvino", precision)
+    assert engines._recorded_engine(tmp_path, "fp32") == (("openvino", "fp32") if precision == "fp32" else None)
+    assert engines._precisions(precision, Hardware([], "auto")) == [precision]
 
 
 def test_resumed_run_goes_on_with_its_engine(export, folder, checkpoint, tmp_path):
@@ -292,7 +311,7 @@ def test_auto_takes_torch_where_no_export_can_be_kept(no_export, checkpoint, tmp
         raise WriteError(tmp_path / "cache", 30)
 
     monkeypatch.setattr(engines, "ensure_export", refuse)
-    monkeypatch.setattr(engines, "installed", lambda name: True)
+    monkeypatch.setattr(exports, "installed", lambda name: True)
     monkeypatch.setattr(engines, "can_write", lambda: True)
     assert choose(checkpoint, tmp_path, num_files=ENOUGH_FILES).name == "torch"
-    assert "engine torch in fp32: no export can be kept" in caplog.text
+    assert "engine torch in fp32: no export can be written and kept" in caplog.text
