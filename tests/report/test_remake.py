@@ -46,6 +46,16 @@ def test_reports_of_earlier_versions_have_a_page_that_says_once_what_it_lacks(tm
     assert 'id="areas"' in page
 
 
+def test_page_of_an_earlier_version_keeps_its_pictures(tmp_path, capsys):
+    shutil.copy(ROOT / "eval" / "results" / "busbra.json", tmp_path / "report.json")
+    page = tmp_path / "report.html"
+    page.write_text("with pictures")
+    assert main([str(tmp_path)]) == 1
+    assert f"{page} has pictures that this report.json of an earlier version has not; pass" in capsys.readouterr().err
+    assert page.read_text() == "with pictures"
+    assert main([str(tmp_path), "--output", str(tmp_path / "new.html")]) == 0
+
+
 def test_table_for_a_spreadsheet_has_a_row_an_arm_and_metric(folder, capsys):
     assert main([str(folder), "--table", "csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
