@@ -16,7 +16,7 @@ from ..data.brightness import unit_range
 from ..data.classes import check_label_values, foreground_classes
 from ..data.geometry import Place, flips_to_match
 from ..data.mask_files import stored_values
-from ..data.nifti import is_nifti, place_of, read_values
+from ..data.nifti import WINDOW, is_nifti, place_of, read_nifti
 from ..data.pictures import check_depth, gray_from_picture, open_picture
 from ..data.prior import Center, center_of
 from ..data.refusals import errors_of
@@ -96,7 +96,8 @@ def read_gray(path: Path) -> tuple[np.ndarray, str]:
     """
     with errors_of(path):
         if is_nifti(path):
-            return unit_range(read_values(path).T), "NIfTI"
+            frames, meta = read_nifti(path, still=True)
+            return unit_range(frames[..., 0].T, meta.get(WINDOW)), "NIfTI"
         with open_picture(path) as picture:
             check_depth(picture)
             kind = f"{picture.format}, {_depth(picture.mode)}"
