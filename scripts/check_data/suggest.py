@@ -29,7 +29,8 @@ SHARED_LABELS = ["background", "lesion"]  # what the shared teacher was tuned to
 # with at most 16 MB of error (eval/results/benchmark.json).
 BASE_MB, MB_A_MEGAPIXEL = 1338.0, 1033.0
 RUN_MB = 90.0  # that a training took beyond its steps there: panels, evaluation
-IMAGE_BYTES = 8  # a pixel: image and label of float32 stay in memory
+IMAGE_BYTES = 5  # a pixel of a prepared item: an image of float32, and its label in a byte
+MOST_ITEM_BYTES = 2**31  # of items in memory, as prepared.MOST_BYTES, which needs torch; more lie in a file
 MEMORY_SHARE = 0.7  # of the machine's, for a training; the rest is the system's, and 15 % of it fp32 instead of bf16
 # 58 epochs of 131 steps, after which the Dice on BUS-BRA's validation list still rose slowly (docs/README.md).
 STEPS = 7600
@@ -94,7 +95,7 @@ def make_plan(survey: Survey, memory: int | None) -> Plan:
         return _without_training(survey, memory)
     size = _image_size(survey)
     img_size = size.settings["data::img_size"]
-    recipe, batch = _recipe(), _batch(survey, img_size, memory, overlay(RECIPE)[BATCH])
+    recipe, batch = _recipe(), _batch(survey, img_size, memory, overlay(RECIPE)[BATCH], "recipe's")
     kind, teacher = _teacher(survey)
     epochs = _epochs(survey, batch.settings[BATCH])
     further = [_unlabeled(survey), *_rare(survey)]
@@ -110,7 +111,7 @@ def _without_training(survey: Survey, memory: int | None) -> Plan:
         "Without masks a backbone can learn the embeddings of LiteMedSAM as published, which needs no tuning "
         "(docs/distillation.md). What it brings to a student is not measured."
     )
-    batch = _batch(survey, size.settings["data::img_size"], memory, default(BATCH))
+    batch = _batch(survey, size.settings["data::img_size"], memory, default(BATCH), "default")
     return Plan("pretrain", [_data(survey), size, batch, Suggestion("Teacher", teacher, reason)])
 
 
@@ -151,20 +152,29 @@ def _recipe() -> Suggestion:
     return Suggestion("Recipe", settings, reason)
 
 
-def _batch(survey: Survey, img_size: int, memory: int | None, wanted: int) -> Suggestion:
-    """The recipe's batch, or the largest half of it that fits."""
+def _batch(survey: Survey, img_size: int, memory: int | None, wanted: int, whose: str) -> Suggestion:
+    """The wanted batch, the recipe's or the default, or the largest half of it that fits."""
     count = sum(survey.num_images.values())
     batch = wanted
-    while batch > 1 and memory is not None and needed_mb(batch, img_size, count) * 1e6 > MEMORY_SHARE * memory:
+
+    def fits() -> bool:
+        return memory is None or needed_mb(batch, img_size, count) * 1e6 <= MEMORY_SHARE * memory
+
+    while batch > 1 and not fits():
         batch //= 2
     need = f"{needed_mb(batch, img_size, count) / 1000:.1f} GB on a CPU by the measured line (docs/performance.md)"
     if memory is None:
-        reason = f"The recipe's. It needs about {need}; this system does not say how much memory it has."
+        reason = f"The {whose}. It needs about {need}; this system does not say how much memory it has."
+    elif not fits():
+        reason = (
+            f"Even a batch of 1 needs about {need}, more than {MEMORY_SHARE:.0%} of this machine's "
+            f"{memory / 1e9:.1f} GB: train on a machine with more memory, or with a smaller data::img_size."
+        )
     elif batch == wanted:
-        reason = f"The recipe's. It needs about {need}; this machine has {memory / 1e9:.1f} GB. GPUs were not measured."
+        reason = f"The {whose}. It needs about {need}; this machine has {memory / 1e9:.1f} GB. GPUs were not measured."
     else:
         reason = (
-            f"Less than the recipe's {wanted}, which would need {needed_mb(wanted, img_size, count) / 1000:.1f} GB of "
+            f"Less than the {whose} {wanted}, which would need {needed_mb(wanted, img_size, count) / 1000:.1f} GB of "
             f"this machine's {memory / 1e9:.1f} GB. This needs about {need}."
         )
     return Suggestion("Batch", {BATCH: batch}, reason)
@@ -176,10 +186,11 @@ def needed_mb(batch: int, img_size: int, num_images: int) -> float:
     Args:
         batch: images of a step.
         img_size: their side in pixels.
-        num_images: that stay in memory.
+        num_images: of the data set, which stay in memory up to MOST_ITEM_BYTES.
     """
     megapixel = img_size**2 / 1e6
-    return BASE_MB + RUN_MB + MB_A_MEGAPIXEL * batch * megapixel + IMAGE_BYTES * num_images * megapixel
+    items = min(IMAGE_BYTES * num_images * megapixel, MOST_ITEM_BYTES / 1e6)
+    return BASE_MB + RUN_MB + MB_A_MEGAPIXEL * batch * megapixel + items
 
 
 def _epochs(survey: Survey, batch: int) -> Suggestion:

@@ -12,12 +12,14 @@ from scripts.check_data.suggest import (
     BASE_MB,
     LARGEST_SIDE,
     MB_A_MEGAPIXEL,
+    MOST_ITEM_BYTES,
     make_plan,
     needed_mb,
     overlay,
     write_settings,
 )
 from scripts.check_data.survey import Survey, take_survey
+from scripts.data.prepared import MOST_BYTES
 from scripts.run.config_check import check_config
 from scripts.utils import machine
 
@@ -54,6 +56,24 @@ def test_batch_is_halved_until_it_fits():
     assert 1 <= small < 8
     assert needed_mb(small, 224, 120) * 1e6 <= 0.7 * 2.3 * GB < needed_mb(2 * small, 224, 120) * 1e6
     assert settings(GB)["training::batch_size"] == 1
+
+
+def batch_reason(memory, **kwargs):
+    return next(one.reason for one in make_plan(survey(**kwargs), memory).suggestions if one.title == "Batch")
+
+
+def test_batch_says_whose_it_is_and_that_nothing_fits():
+    assert batch_reason(64 * GB).startswith("The recipe's. ")
+    assert batch_reason(64 * GB, training=0, unlabeled=9).startswith("The default. ")
+    assert batch_reason(2.3 * GB).startswith("Less than the recipe's 8, ")
+    assert batch_reason(GB).startswith("Even a batch of 1 needs about 1.5 GB")
+
+
+def test_images_take_memory_up_to_what_the_prepared_items_do():
+    assert MOST_ITEM_BYTES == MOST_BYTES
+    none, many = (needed_mb(1, 224, number) for number in (0, 40_000))
+    assert many - none == pytest.approx(MOST_BYTES / 1e6)
+    assert needed_mb(1, 224, 1000) - none == pytest.approx(1000 * (4 + 1) * 224**2 / 1e6)
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(1047, 58), (350, 150), (115, 150), (5000, 12), (90000, 10)])
