@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
 import ignite.distributed as idist
 import torch
@@ -24,6 +25,7 @@ from ..utils.files import atomic_path, clear_leftovers
 from ..utils.screen import Progress, duration, tell, track
 from .batch_reader import BatchReader
 from .entries import TeacherEntries
+from .entry_files import entry_file
 from .entry_store import explain
 
 logger = logging.getLogger(__name__)
@@ -151,17 +153,21 @@ class Filling:
         """
         store = self.entries.store
         keys = store.files_alone()
+        idist.barrier()  # all ranks have the same list, of which none is copied yet
+        is_first = idist.get_rank() == 0
         share = keys[idist.get_rank() :: idist.get_world_size()]
         try:
-            if share and self._free() > len(keys) * self.entries.entry_bytes + SPARE_BYTES:
-                count = store.adopt(track(share, "copying entries into shards", len(share), show=idist.get_rank() == 0))
-                if count:
-                    tell(
-                        f"teacher cache: {count} entries that an earlier version kept as a file each are in shards "
-                        f"now; its folders 00 to ff in {store.folder} are no longer read and may be deleted"
-                    )
+            if share and self._free() > _file_bytes(store.folder, keys) + SPARE_BYTES:
+                store.adopt(track(share, "copying entries into shards", len(share), show=is_first))
         except OSError as error:
             logger.warning("%s The entries of an earlier version are read as they are.", error.strerror)
+        idist.barrier()
+        store.refresh()
+        if keys and is_first and not store.files_alone():
+            tell(
+                f"teacher cache: {len(keys)} entries that an earlier version kept as a file each are in shards now; "
+                f"its folders 00 to ff in {store.folder} are no longer read and may be deleted"
+            )
 
     def _groups(self, share: Sequence[View], missing: Sequence[View]) -> list[View]:
         """The views of every batch that lacks one, in the batches of a filling from the start: what a teacher says of
@@ -244,6 +250,11 @@ def fitting_batch(device: torch.device, side: int) -> int:
     memory, tokens = torch.cuda.get_device_properties(device).total_memory, side**2
     fitting = memory // 2 // (tokens * (TOKEN_BYTES + PAIR_BYTES * tokens))
     return min(MOST_IMAGES, 2 ** (max(1, fitting).bit_length() - 1))
+
+
+def _file_bytes(folder: Path, keys: Iterable[str]) -> int:
+    """Of entries that are a file each; a row takes no more."""
+    return sum(entry_file(folder, key).stat().st_size for key in keys)
 
 
 def _size(count: float) -> str:

@@ -159,7 +159,7 @@ def test_rank_with_nothing_to_do_waits_for_the_others(cached, monkeypatch):
     teacher, calls = cached(), []
     monkeypatch.setattr(filling.idist, "barrier", lambda: calls.append("barrier"))
     teacher.fill()
-    assert calls == ["barrier"]
+    assert calls == ["barrier"] * 3  # two of them around the copy of an earlier version's entries
 
 
 def test_full_disk_is_refused_before_anything_is_computed(cached, monkeypatch, tmp_path):
@@ -241,6 +241,44 @@ def test_entries_of_an_earlier_version_are_copied_once_and_the_teacher_stays_out
     assert torch.equal(found.logits, before.logits)
     assert torch.equal(found.features, before.features)
     assert not teacher.teacher.is_loaded
+
+
+def test_ranks_copy_their_share_of_an_earlier_versions_entries(cached, monkeypatch, tmp_path, caplog):
+    """The first tells that the folders may be deleted, when all have copied theirs."""
+    teacher = cached()
+    teacher.fill()
+    as_files(teacher.entries.store)
+    fillings, waits = [cached().filling for _ in range(2)], []
+    monkeypatch.setattr(filling.idist, "get_world_size", lambda: 2)
+
+    def other_rank():
+        waits.append("barrier")
+        if len(waits) == 2:
+            monkeypatch.setattr(filling.idist, "get_rank", lambda: 1)
+            monkeypatch.setattr(filling.idist, "barrier", lambda: None)
+            fillings[1]._adopt()
+            assert "may be deleted" not in caplog.text
+            monkeypatch.setattr(filling.idist, "get_rank", lambda: 0)
+
+    monkeypatch.setattr(filling.idist, "barrier", other_rank)
+    with caplog.at_level(logging.INFO):
+        fillings[0]._adopt()
+    assert caplog.text.count("6 entries that an earlier version kept as a file each are in shards now") == 1
+    assert len(row_files(tmp_path)) == 2
+    assert len(kept(tmp_path)) == 6
+    assert not cached().entries.store.files_alone()
+
+
+def test_space_for_the_copy_is_that_of_the_files(cached, monkeypatch, tmp_path, caplog):
+    """Which have embeddings, though this run does not need them."""
+    teacher = cached(keep_features=True)
+    teacher.fill()
+    as_files(teacher.entries.store)
+    needed = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.safetensors"))
+    for free, copied in ((needed, 0), (needed + 1, 6)):
+        monkeypatch.setattr(filling.Filling, "_free", lambda self, free=free: free + filling.SPARE_BYTES)
+        cached().fill()
+        assert len(cached().entries.store.all_keys()) == copied
 
 
 def test_entries_of_an_earlier_version_are_read_as_they_are_where_nothing_can_be_written(
