@@ -208,7 +208,7 @@ class Filling:
         """Compute what another run has not done by now; returns how many views that were."""
         views = list(zip(batch["view"]["index"].tolist(), batch["view"]["number"].tolist()))
         keys = [self.key(view) for view in views]
-        todo = [i for i, is_of in enumerate(self.entries.are_of(keys, batch["image"])) if not is_of]
+        todo = self.entries.lacking(keys, batch["image"])
         if todo:
             entries = self.entries.compute(batch["image"], batch["case"], self.entries.keep_features)
             for i in todo:

@@ -105,6 +105,26 @@ def test_filling_that_goes_on_gives_the_teacher_the_batches_of_a_whole_one(cache
     assert torch.equal(asked[0], whole[0])
 
 
+def test_batches_of_a_filling_look_at_their_own_rows_alone(cached, monkeypatch):
+    fill_batch, whole_parts, looks = filling.Filling._fill_batch, EntryStore.whole_parts, []
+
+    def watched(self, batch):
+        looks.append(0)
+        done = fill_batch(self, batch)
+        assert looks.pop() == 0
+        return done
+
+    def counted(self, keys):
+        if looks:
+            looks[-1] += 1
+        return whole_parts(self, keys)
+
+    monkeypatch.setattr(filling.Filling, "_fill_batch", watched)
+    monkeypatch.setattr(EntryStore, "whole_parts", counted)
+    cached(batch_size=2).fill()
+    assert not cached().filling.missing
+
+
 def test_leftovers_of_a_killed_filling_are_cleared(cached, tmp_path):
     teacher = cached()
     teacher.fill()
@@ -269,7 +289,7 @@ def test_ranks_copy_their_share_of_an_earlier_versions_entries(cached, monkeypat
     assert not cached().entries.store.files_alone()
 
 
-def test_space_for_the_copy_is_that_of_the_files(cached, monkeypatch, tmp_path, caplog):
+def test_space_for_the_copy_is_that_of_the_files(cached, monkeypatch, tmp_path):
     """Which have embeddings, though this run does not need them."""
     teacher = cached(keep_features=True)
     teacher.fill()
