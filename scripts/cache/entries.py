@@ -10,6 +10,7 @@ Shapes: B batch, C classes, H W pixels of the student's image, h w of the decode
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class TeacherEntries:
         owner = json_digest(self.about)
         self.store = EntryStore(Path(cache_dir) / f"teacher-{owner[:20]}", owner)
         self.writable = True
+        self._fitting = sys.maxsize  # images of a teacher pass
 
     @property
     def device(self) -> torch.device:
@@ -70,6 +72,13 @@ class TeacherEntries:
         pairs = zip(found, thumbnails(images))
         return [is_there and not _differs(one, other) for is_there, (one, other) in zip(there, pairs)]
 
+    def lacking(self, keys: Sequence[str], images: torch.Tensor) -> list[int]:
+        """Which of the keys have no whole entry of their image of (B, 1 or 3, H, W) by now; reads these rows alone."""
+        self.store.refresh()
+        entries = self.store.read(keys)
+        others = differing([entry and entry.get("thumbnail") for entry in entries], images)
+        return [i for i, entry in enumerate(entries) if i in others or not is_usable(entry, self.keep_features)]
+
     @torch.inference_mode()
     def compute(self, images: torch.Tensor, names: Sequence[str], keep_features: bool) -> list[Entry]:
         """What the teacher says of images (B, 1 or 3, H, W), in fp16.
@@ -87,13 +96,19 @@ class TeacherEntries:
         return entries
 
     def _segment(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The teacher's pass, in halves where the GPU's memory is too small."""
-        try:
-            return self.teacher.segment(images)
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
-                raise
-        logger.warning("the GPU's memory is too small for %d images: the teacher gets half of them.", len(images))
+        """The teacher's pass, from then on in halves where the GPU's memory is too small."""
+        if len(images) <= self._fitting:
+            try:
+                return self.teacher.segment(images)
+            except torch.OutOfMemoryError:
+                if len(images) == 1:
+                    raise
+            self._fitting = -(-len(images) // 2)
+            logger.warning(
+                "the GPU's memory is too small for %d images: the teacher gets %d at once from now on.",
+                len(images),
+                self._fitting,
+            )
         masks, features = zip(*(self._segment(half) for half in images.chunk(2)))
         return torch.cat(masks), None if features[0] is None else torch.cat(features)
 
@@ -175,7 +190,7 @@ def thumbnails(image: torch.Tensor) -> torch.Tensor:
     return (F.adaptive_avg_pool2d(image.float().mean(1), THUMBNAIL) * 255).round().to(torch.uint8).cpu()
 
 
-def differing(stored: Iterable[torch.Tensor], image: torch.Tensor) -> list[int]:
+def differing(stored: Iterable[torch.Tensor | None], image: torch.Tensor) -> list[int]:
     """Which thumbnails (16, 16) are not of their images (B, 1 or 3, H, W)."""
     return [i for i, (one, other) in enumerate(zip(stored, thumbnails(image))) if _differs(one, other)]
 

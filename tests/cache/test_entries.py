@@ -234,5 +234,9 @@ def test_batch_that_does_not_fit_into_the_memory_is_halved(cached, monkeypatch, 
     monkeypatch.setattr(teacher.teacher, "segment", small)
     teacher.fill()
     assert not cached(keep_features=True).filling.missing
-    assert sizes == [6, 3, 2, 1, 3, 2, 1]
+    assert sizes == [6, 3, 2, 1, 2, 1]
     assert "too small for 6 images" in caplog.text
+    caplog.clear()
+    teacher.entries.compute(torch.rand(4, 1, 64, 64), "abcd", keep_features=True)
+    assert sizes[6:] == [2, 2]
+    assert not caplog.text
