@@ -61,8 +61,9 @@ def read_batches(settings: Settings, features: bool) -> dict[str, float]:
 
 
 def look(settings: Settings, count: int) -> dict[str, float]:
-    """Seconds until a new process knows that a complete cache is complete: the first time after it was filled, when it
-    reads every row, and from then on (`look_seconds`).
+    """Seconds until a new process knows that a complete cache is complete: when size or times of its files differ from
+    those that were kept, as after a copy, so that it reads every row (`first_look_seconds`), and from then on
+    (`look_seconds`). The process that fills a cache trusts what it writes.
 
     Args:
         settings: of the run.

@@ -120,8 +120,9 @@ class EntryStore:
     def whole_parts(self, keys: Sequence[str]) -> list[frozenset[str]]:
         """The names of the parts of each key, none where it has no whole entry.
 
-        Rows are read and their checksums compared, once: size and times of a file whose rows are all whole are kept
-        beside it, and tell from then on. A row is checked again when a process reads it for the first time.
+        Rows are read and their checksums compared, once, but for those that this process has written: size and times
+        of a file whose rows are all whole are kept beside it, and tell from then on. A row is checked again when a
+        process reads it for the first time.
         """
         self.refresh()
         for shard in {id(place.shard): place.shard for key in keys if (place := self._place(key))}.values():

@@ -2,11 +2,12 @@
 
     shard-NAME.rows    one row after another, the parts of an entry as bytes
     shard-NAME.index   a line of JSON (`format`, `owner`, `parts`), then 52 bytes a row: `RECORD` and its CRC-32
-    shard-NAME.checked size and times of the rows when all of them were found whole
+    shard-NAME.checked size and times of the rows when all of them were found whole, or had been written
 
 A shard has one writer, which only appends: first the row, then its record. So a row counts from the moment when its
 record is whole, whatever has ended the writer, and any number of processes may read meanwhile. A record has a checksum
-of its own and one of its row.
+of its own and one of its row. The process that writes rows trusts them. Rows are read anew when size or times of their
+file differ, as after a copy.
 
 Surprise: rows are read, not mapped into memory. Both take them from the system's page cache, but a file that is cut
 off while it is mapped ends the process by a bus error; read, its rows are missing.
