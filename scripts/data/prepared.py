@@ -95,15 +95,14 @@ class PreparedItems:
             return
         folder, gigabytes = tempfile.gettempdir(), f"{size / 1e9:.0f} GB"
         free = shutil.disk_usage(folder).free
-        if free < size + SPARE_BYTES:
+        self._file = _reserved(folder, size) if free >= size + SPARE_BYTES else None
+        if self._file is None:
             tell(
                 f"the prepared images take {gigabytes} and stay in memory: {folder} has {free / 1e9:.0f} GB free. Set "
                 "TMPDIR to a folder with space to keep them there."
             )
             return
         tell(f"the prepared images take {gigabytes} and are kept in a file in {folder} (TMPDIR) while the run lasts")
-        with tempfile.TemporaryFile(dir=folder) as file:
-            self._file = os.dup(file.fileno())
 
     def _write(self, packed: Packed) -> Packed | Place:
         if type(packed.tensor) is not torch.Tensor or not packed.tensor.numel():  # metadata stay in memory
@@ -136,6 +135,19 @@ class PreparedItems:
                 raise OSError(errno.EIO, "the file of the prepared images ends too early; start the run again.")
             done += got
         return content.view(part.kept).reshape(part.shape).to(part.dtype)
+
+
+def _reserved(folder: str, size: int) -> int | None:
+    """A file without a name; its space is taken at once, so that other processes do not count on it. None where there
+    is none.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError:
+                return None
+        return os.dup(file.fileno())
 
 
 def _pack(tensor: torch.Tensor) -> Packed:

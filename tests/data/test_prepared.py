@@ -123,6 +123,39 @@ def test_disk_without_space_is_told_and_memory_used(monkeypatch, caplog):
     assert_same(kept.get(0), 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no space")
+def test_space_of_the_file_is_taken_before_the_items_come(monkeypatch):
+    """So that of several ranks each sees what the others will need."""
+    monkeypatch.setattr(prepared, "MOST_BYTES", 100)
+    kept = PreparedItems(100)
+    kept.put(0, item(0))
+    taken = 512 * os.fstat(kept._file).st_blocks
+    assert taken >= 100 * kept._end > 0
+
+
+def test_space_that_another_process_takes_meanwhile_is_told_and_memory_used(monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepared, "MOST_BYTES", 100)
+    monkeypatch.setattr(prepared.os, "posix_fallocate", full, raising=False)
+    with caplog.at_level("INFO"):
+        kept = PreparedItems(1)
+        kept.put(0, item(0))
+    assert kept._file is None
+    assert "stay in memory" in caplog.text
+    assert_same(kept.get(0), 0)
+
+
+def test_systems_that_reserve_no_space_write_as_they_go(monkeypatch):
+    monkeypatch.setattr(prepared, "MOST_BYTES", 100)
+    monkeypatch.delattr(prepared.os, "posix_fallocate", raising=False)
+    kept = PreparedItems(1)
+    kept.put(0, item(0))
+    assert kept._file is not None
+    assert_same(kept.get(0), 0)
+
+
 def test_disk_that_fills_up_is_an_error_with_the_remedy(monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
