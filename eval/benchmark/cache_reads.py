@@ -61,9 +61,9 @@ def read_batches(settings: Settings, features: bool) -> dict[str, float]:
 
 
 def look(settings: Settings, count: int) -> dict[str, float]:
-    """Seconds until a new process knows that a complete cache is complete: when size or times of its files differ from
-    those that were kept, as after a copy, so that it reads every row (`first_look_seconds`), and from then on
-    (`look_seconds`). The process that fills a cache trusts what it writes.
+    """Seconds until a new process knows that a complete cache is complete: where it has to read every row
+    (`first_look_seconds`), since size and times of the files are not those that were kept, as after a copy, and from
+    then on (`look_seconds`). The process that writes rows trusts them: a start after a whole filling reads none.
 
     Args:
         settings: of the run.
