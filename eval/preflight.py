@@ -177,7 +177,8 @@ def _describe_probe(worst: dict[str, Any]) -> str:
 
 
 def _decide(gain: float, low: float, high: float, num_patients: int) -> tuple[str, str]:
-    from scripts.evaluation.case_table import FEW_PATIENTS, plural
+    from scripts.evaluation.case_table import FEW_PATIENTS
+    from scripts.utils.screen import plural
 
     size, interval = f"{abs(gain):.3f} Dice", f"95 % CI {low:.3f} to {high:.3f}"
     if num_patients < FEW_PATIENTS:

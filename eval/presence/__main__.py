@@ -120,8 +120,9 @@ def describe(found: Calibration, images: Images, keep: float) -> str:
         images: that it was fitted to.
         keep: share of the lesions to keep.
     """
-    from scripts.evaluation.case_table import FEW_PATIENTS, plural
+    from scripts.evaluation.case_table import FEW_PATIENTS
     from scripts.evaluation.detection import area_under_curve
+    from scripts.utils.screen import plural
 
     shown, values = images.shown, found.probabilities
     without = {patient for patient, one in zip(images.patients, shown) if not one}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..run.errors import shell_word
-from ..utils.files import BUNDLE_ROOT, CONFIGS
+from ..utils.files import bundle_root
 from .suggest import ADAPTER, PRETRAINING, TEACHER
 from .survey import Survey
 
@@ -54,15 +54,15 @@ def next_commands(kind: str, survey: Survey, settings: Path) -> list[tuple[str, 
 
 def _is_in_bundle() -> bool:
     """Whether the programs start as `python -m` from the current folder; elsewhere the command sam_tinyusfm does it."""
-    return Path.cwd() == BUNDLE_ROOT
+    return bundle_root() == "."
 
 
 def _config(name: str) -> str:
-    return f"configs/{name}" if _is_in_bundle() else str(CONFIGS / name)
+    return _file(f"configs/{name}")
 
 
 def _file(name: str) -> str:
-    return name if _is_in_bundle() else str(BUNDLE_ROOT / name)
+    return str(Path(bundle_root(), name))
 
 
 def _training(overlays: Sequence[str | Path], options: Sequence[str] = ()) -> str:

@@ -17,7 +17,8 @@ from scipy.stats import wilcoxon
 
 from ..metrics import COUNTS, TITLES, lower_is_better
 from ..utils.options import ARMS
-from .case_table import FEW_PATIENTS, CaseTable, parse_number, plural
+from ..utils.screen import plural
+from .case_table import FEW_PATIENTS, CaseTable, parse_number
 from .lesion_free import APART, LESION_FREE, WITH_LESION, count_left_empty, has_lesion
 
 TEST = "Wilcoxon signed-rank on patients' mean differences"

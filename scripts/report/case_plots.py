@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from .album import Album
 from .cases import judged_arm, short_name
 from .page import as_number, as_text
-from .plots import INK, MANY_POINTS, STYLE, arm_style, new_figure, to_svg
+from .plots import INK, STYLE, arm_style, new_figure, to_svg
 
 BINS = 20  # of the Dice from 0 to 1
 SIZE = (4.2, 5.4)  # inches, height and width
@@ -35,13 +35,7 @@ def scatter_plot(album: Album, arm: str, reference: str) -> str:
     low = min(0.95, *(min(pair) for pair in dice))
     ax.plot([low, 1], [low, 1], color=INK, linewidth=0.8, linestyle="dashed")
     points = ax.scatter(
-        *zip(*dice),
-        s=14,
-        marker=style.marker,
-        facecolors="none",
-        edgecolors=style.color,
-        linewidths=0.9,
-        rasterized=len(dice) > MANY_POINTS,
+        *zip(*dice), s=14, marker=style.marker, facecolors="none", edgecolors=style.color, linewidths=0.9
     )
     points.set_urls([str(i) for i in range(len(dice))])
     margin = 0.03 * (1 - low)

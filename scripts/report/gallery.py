@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation.case_table import plural
 from ..metrics import metric_title
 from ..utils.options import ARMS
+from ..utils.screen import plural
 from .album import Album
 from .case_plots import dice_histogram, scatter_plot
 from .cases import LENGTHS, judged_arm, short_name

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..evaluation.case_table import plural
 from ..utils.options import STUDENT, TEACHER
+from ..utils.screen import plural
 from .page import arm_name, as_number, as_percent, as_text, metric_name
 
 DESCRIPTION = "How well each network segments the test cases, and how much they differ."

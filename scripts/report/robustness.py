@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluation.case_table import plural
 from ..evaluation.robustness import measure_probes
 from ..evaluation.subgroups import FIXED
+from ..utils.screen import plural
 from .page import arm_name, as_interval, as_number, as_table, as_text
 
 NO_PROBES = "No probes were measured; python -m eval.robustness measures them."

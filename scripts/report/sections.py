@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..evaluation.case_table import plural
 from ..evaluation.lesion_free import left_empty_rows
 from ..metrics import metric_title
+from ..utils.screen import plural
 from .album import Album
 from .detection import NO_DETECTION, render_detection
 from .gallery import render_cases, render_failures, render_picked
