@@ -73,6 +73,7 @@ def test_dicom_has_the_masks_and_areas_of_the_bundle(page, folder, tmp_path):
     write_dicom(tmp_path / "color.dcm", COLOR, "RGB")
     write_dicom(tmp_path / "ybr.dcm", COLOR, "YBR_FULL")
     write_dicom(tmp_path / "twelve.dcm", DEEP, bits=12)
+    write_dicom(tmp_path / "overlay.dcm", DEEP | 0x8000, bits=12)
     write_dicom(tmp_path / "sixteen.dcm", DEEP)
     write_dicom(tmp_path / "signed.dcm", DEEP.astype(np.int16) - 500)
     write_dicom(tmp_path / "window.dcm", DEEP, bits=12, WindowCenter=900, WindowWidth=1500)

@@ -108,9 +108,17 @@ function part(data, {pixels, count}, index) {
   }
 }
 
-function stored({allocated, signed}, bytes) {
-  if (allocated === 8) return signed ? new Int8Array(bytes.buffer) : bytes;
-  return signed ? new Int16Array(bytes.buffer) : new Uint16Array(bytes.buffer);
+// The values of a frame, without what stands in the bits above those that are stored, such as an overlay.
+function stored({allocated, stored: bits, signed}, bytes) {
+  const kind = allocated === 8 ? (signed ? Int8Array : Uint8Array) : signed ? Int16Array : Uint16Array;
+  const values = new kind(bytes.buffer), unused = allocated - bits;
+  if (unused > 0) {
+    for (let i = 0; i < values.length; i++) {
+      values[i] <<= unused;
+      values[i] >>= unused;
+    }
+  }
+  return values;
 }
 
 // DICOM PS3.5, annex G: one run-length coded segment for each byte of each sample, the highest byte first.
