@@ -13,7 +13,7 @@ import {Session, keepStroke, restore, undo} from "./session.js";
 import {Stage} from "./stage.js";
 
 const session = new Session();
-const now = {study: null, index: 0, shown: 0, runs: false}; // what is looked at
+const now = {study: null, index: 0, shown: 0, drawn: false, runs: false}; // what is looked at; drawn: on the stage
 const list = new FileList(select, forget);
 const stage = new Stage(byId("picture"), {stroked, measured, reserved: () => byId("dock").offsetHeight + 16});
 
@@ -51,11 +51,13 @@ async function select(study) {
 // Shows a frame at once, and its outline when it is found.
 async function show(study, index) {
   const turn = ++now.shown, changed = now.study !== study;
-  Object.assign(now, {study, index});
+  Object.assign(now, {study, index, drawn: false});
+  Object.assign(stage, {mask: null, stroke: null}); // a stroke belongs to the frame on which it began
   try {
     const frame = await study.frame(index);
     if (turn !== now.shown) return;
     stage.show(frame.image, study.width, study.height);
+    now.drawn = true;
     if (changed) stage.fit();
     if (index === 0) list.draw(study, frame.image);
     refresh();
@@ -75,8 +77,9 @@ function refresh() {
   document.body.classList.toggle("open", list.list.children.length > 0);
   for (const button of document.querySelectorAll("[data-needs=result]")) button.disabled = !result;
   if (!study) return;
-  if (result) stage.setMask(fromRuns(result.runs, study.width * study.height));
-  showFindings(study, result, stage.mask);
+  const mask = result && fromRuns(result.runs, study.width * study.height);
+  if (mask && now.drawn) stage.setMask(mask);
+  showFindings(study, result, mask);
   showPixelSize(study, stage.line);
   byId("name").textContent = study.name;
   byId("size").textContent = `${study.width} × ${study.height} pixels`;
@@ -144,7 +147,8 @@ function forget(study) {
 }
 
 function stroked(before) {
-  const result = now.study.results.get(now.index);
+  const result = now.study?.results.get(now.index);
+  if (!result || !stage.mask) return;
   keepStroke(result, before, stage.mask);
   list.tell(now.study);
   refresh();

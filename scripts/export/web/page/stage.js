@@ -26,7 +26,7 @@ export class Stage {
 
   show(image, width, height) {
     const same = this.width === width && this.height === height;
-    Object.assign(this, {image, width, height, mask: null, paths: [], line: same ? this.line : null});
+    Object.assign(this, {image, width, height, mask: null, stroke: null, paths: [], line: same ? this.line : null});
     same ? this.draw() : this.fit();
   }
 

@@ -1,0 +1,37 @@
+"""The page when frames and files change: strokes that have begun, frames that come late, or that cannot be decoded."""
+
+import pytest
+from PIL import Image
+from web_parts import NEEDS_BROWSER, open_files
+
+from scripts.data.phantoms import make_phantom
+
+pytest_plugins = "web_fixtures"
+pytestmark = [pytest.mark.slow, *NEEDS_BROWSER]
+
+PICTURE = make_phantom((0, 0), 96)[0]
+STROKE = """(async () => {
+  const [first, second] = app.session.studies, read = second.frame, {stage} = app;
+  const send = (kind, x) => stage.canvas.dispatchEvent(new PointerEvent(kind, {
+    pointerId: 1, button: 0, clientX: box.left + stage.view.x + stage.view.scale * x,
+    clientY: box.top + stage.view.y + stage.view.scale * 10,
+  }));
+  const box = stage.canvas.getBoundingClientRect();
+  await app.show(first, 0);
+  second.frame = async index => { await new Promise(done => setTimeout(done, 100)); return read(index); };
+  app.actions.brush();
+  send("pointerdown", 10);
+  const shown = app.show(second, 0);
+  send("pointermove", 60);
+  send("pointerup", 60);
+  for (const kind of ["pointerdown", "pointermove", "pointerup"]) send(kind, 40);
+  await shown;
+})()"""
+
+
+def test_stroke_that_has_begun_corrects_no_other_file(page, tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(PICTURE).save(tmp_path / name)
+    open_files(page, tmp_path / "a.png", tmp_path / "b.png")
+    page.run(STROKE)
+    assert page.run("app.session.studies.map(study => study.results.get(0).undo.length)") == [0, 0]
