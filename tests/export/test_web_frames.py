@@ -2,7 +2,7 @@
 
 import pytest
 from PIL import Image
-from web_parts import NEEDS_BROWSER, open_files
+from web_parts import NEEDS_BROWSER, RECORD, open_files
 
 from scripts.data.phantoms import make_phantom
 
@@ -35,3 +35,27 @@ def test_stroke_that_has_begun_corrects_no_other_file(page, tmp_path):
     open_files(page, tmp_path / "a.png", tmp_path / "b.png")
     page.run(STROKE)
     assert page.run("app.session.studies.map(study => study.results.get(0).undo.length)") == [0, 0]
+
+
+FRAMES = """(async () => {
+  const [study] = app.session.studies, sum = frame => frame.gray.reduce((total, gray, i) => total + gray * (i % 160), 0);
+  const last = study.count - 1, alone = [sum(await study.frame(0)), sum(await study.frame(last))];
+  const together = (await Promise.all([study.frame(0), study.frame(last)])).map(sum);
+  return {alone, together};
+})()"""
+
+
+def test_frames_of_a_video_that_are_asked_for_at_once_are_those_frames(page):
+    page.run(RECORD)
+    page.wait("app.session.studies[0]?.results.size")
+    sums = page.run(FRAMES)
+    assert sums["together"] == sums["alone"]
+    assert sums["alone"][0] != sums["alone"][1]
+
+
+def test_step_to_another_frame_stops_the_run_over_all(page):
+    page.run(RECORD)
+    page.wait("app.session.studies[0]?.results.size")
+    assert page.run("(app.actions.run(), app.now.runs)")
+    page.run("app.actions['frame-after']()")
+    assert not page.run("app.now.runs")

@@ -20,6 +20,7 @@ from web_parts import (
     ENGINE,
     LEAST_DICE,
     NEEDS_BROWSER,
+    RECORD,
     click,
     dice,
     found,
@@ -222,23 +223,6 @@ def wait_for(path):
             return
         time.sleep(0.1)
     raise TimeoutError(f"{path} was not saved")
-
-
-RECORD = """new Promise(async resolve => {
-  const canvas = document.createElement("canvas"), size = {width: 160, height: 120};
-  Object.assign(canvas, size);
-  const context = canvas.getContext("2d"), parts = [];
-  const recorder = new MediaRecorder(canvas.captureStream(20), {mimeType: "video/webm"});
-  recorder.ondataavailable = event => parts.push(event.data);
-  recorder.onstop = () => app.addFiles([new File(parts, "loop.webm", {type: "video/webm"})]).then(resolve);
-  recorder.start();
-  for (let i = 0; i < 20; i++) {
-    context.fillStyle = "#888"; context.fillRect(0, 0, 160, 120);
-    context.fillStyle = "#111"; context.fillRect(20 + 4 * i, 40, 30, 30);
-    await new Promise(done => setTimeout(done, 60));
-  }
-  recorder.stop();
-})"""
 
 
 def test_video_is_segmented_frame_by_frame(page):

@@ -43,6 +43,23 @@ NEEDS_BROWSER = (
     ),
 )
 
+# a video of 20 frames, made and opened in the page
+RECORD = """new Promise(async resolve => {
+  const canvas = document.createElement("canvas"), size = {width: 160, height: 120};
+  Object.assign(canvas, size);
+  const context = canvas.getContext("2d"), parts = [];
+  const recorder = new MediaRecorder(canvas.captureStream(20), {mimeType: "video/webm"});
+  recorder.ondataavailable = event => parts.push(event.data);
+  recorder.onstop = () => app.addFiles([new File(parts, "loop.webm", {type: "video/webm"})]).then(resolve);
+  recorder.start();
+  for (let i = 0; i < 20; i++) {
+    context.fillStyle = "#888"; context.fillRect(0, 0, 160, 120);
+    context.fillStyle = "#111"; context.fillRect(20 + 4 * i, 40, 30, 30);
+    await new Promise(done => setTimeout(done, 60));
+  }
+  recorder.stop();
+})"""
+
 
 def stand_in_packages(folder: Path) -> Path:
     """A folder node_modules whose libraries are short texts."""

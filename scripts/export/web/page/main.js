@@ -123,7 +123,9 @@ async function runAll() {
 function step(by) {
   if (!now.study) return;
   const index = Math.min(now.study.count - 1, Math.max(0, now.index + by));
-  if (index !== now.index) show(now.study, index);
+  if (index === now.index) return;
+  now.runs = false;
+  show(now.study, index);
 }
 
 function stepFile(by) {

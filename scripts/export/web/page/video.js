@@ -15,22 +15,30 @@ export async function openVideo(file) {
   checkSize(width, height);
   if (!Number.isFinite(video.duration)) await findEnd(video);
   const rate = await frameRate(video), count = Math.max(1, Math.round(video.duration * rate));
-  const frame = async index => {
+  const take = async index => {
     await seek(video, Math.min((index + 0.5) / rate, Math.max(0, video.duration - 0.001)));
     return takeFrame(video, width, height);
+  };
+  let last = Promise.resolve();
+  const frame = index => { // one after another: there is one video
+    const next = last.then(() => take(index));
+    last = next.catch(() => {});
+    return next;
   };
   return {width, height, count, frame, rate, close: () => URL.revokeObjectURL(video.src)};
 }
 
 function happened(video, name) {
   return new Promise((resolve, reject) => {
-    const refuse = text => reject(new Refused(text));
-    const timer = setTimeout(() => refuse("could not be decoded in time. Save it as MP4 (H.264) or WebM."), PATIENCE);
-    video.addEventListener(name, () => { clearTimeout(timer); resolve(); }, {once: true});
-    video.addEventListener("error", () => {
+    const listeners = new AbortController(), {signal} = listeners;
+    const finish = refusal => {
       clearTimeout(timer);
-      refuse("cannot be decoded by this browser, or is damaged. Save it as MP4 (H.264) or WebM.");
-    }, {once: true});
+      listeners.abort();
+      refusal ? reject(new Refused(`${refusal} Save it as MP4 (H.264) or WebM.`)) : resolve();
+    };
+    const timer = setTimeout(finish, PATIENCE, "could not be decoded in time.");
+    video.addEventListener(name, () => finish(), {signal});
+    video.addEventListener("error", () => finish("cannot be decoded by this browser, or is damaged."), {signal});
   });
 }
 
