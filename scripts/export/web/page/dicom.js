@@ -181,15 +181,17 @@ function toRgba(values, {columns, rows, planar, photometric, syntax}) {
 
 // Tables of red, green and blue; a descriptor says how many entries one has, the first value, and the bits of an entry.
 function palette(data) {
-  return ["1", "2", "3"].map(color => {
+  const tables = ["1", "2", "3"].map(color => {
     const element = data.elements[`x0028120${color}`];
     const [length, first, bits] = [0, 1, 2].map(i => data.uint16(`x0028110${color}`, i));
     if (!element || bits === undefined) throw new Refused("is damaged: its palette is not whole.");
     const entries = length || 65536, wide = element.length >= 2 * entries;
     const view = new DataView(data.byteArray.buffer, data.byteArray.byteOffset + element.dataOffset, element.length);
     const table = Array.from({length: entries}, (_, i) => wide ? view.getUint16(2 * i, true) : view.getUint8(i));
-    return {first, table: table.some(value => value > 255) ? table.map(value => value / 257) : table};
+    return {first, table};
   });
+  if (!tables.some(({table}) => table.some(value => value > 255))) return tables;
+  return tables.map(({first, table}) => ({first, table: table.map(value => value / 257)}));
 }
 
 function lookUp(values, tables) {
