@@ -139,8 +139,8 @@ def test_dicom_that_cannot_be_read_is_told_in_a_sentence(page, tmp_path):
     without_pixels(tmp_path / "report.dcm")
     write_dicom(tmp_path / "ct.dcm", PHANTOM, modality="CT")
     write_dicom(tmp_path / "sigmoid.dcm", DEEP, WindowCenter=9, WindowWidth=9, VOILUTFunction="SIGMOID")
-    for name, syntax in (("j2k.dcm", "1.2.840.10008.1.2.4.90"), ("mpeg.dcm", "1.2.840.10008.1.2.4.102")):
-        other_syntax(tmp_path / name, syntax)
+    for name, number in (("j2k.dcm", 90), ("mpeg.dcm", 102), ("no_jpeg.dcm", 50)):
+        other_syntax(tmp_path / name, f"{SYNTAX}.4.{number}")
     (tmp_path / "zeros.dcm").write_bytes(bytes(200))
     reasons = {
         "cut.dcm": "is damaged",
@@ -149,6 +149,7 @@ def test_dicom_that_cannot_be_read_is_told_in_a_sentence(page, tmp_path):
         "sigmoid.dcm": "has a window of the function SIGMOID",
         "j2k.dcm": "is stored as JPEG 2000, which this page does not decode. Save it uncompressed",
         "mpeg.dcm": "is stored as a video (MPEG or H.26x)",
+        "no_jpeg.dcm": "cannot be read as a picture",
         "zeros.dcm": "is no DICOM file, or is damaged",
     }
     open_files(page, *(tmp_path / name for name in reasons))

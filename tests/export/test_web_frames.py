@@ -59,3 +59,17 @@ def test_step_to_another_frame_stops_the_run_over_all(page):
     assert page.run("(app.actions.run(), app.now.runs)")
     page.run("app.actions['frame-after']()")
     assert not page.run("app.now.runs")
+
+
+def test_frame_that_cannot_be_decoded_leaves_no_former_picture(page, tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(PICTURE).save(tmp_path / name)
+    open_files(page, tmp_path / "a.png", tmp_path / "b.png")
+    page.run("app.session.studies[1].frame = async () => { throw new Error('is damaged.'); }")
+    page.run("app.show(app.session.studies[1], 0)")
+    assert page.run("app.stage.image") is None
+    assert page.run("[...document.querySelectorAll('#files .refused small')].map(note => note.textContent)") == [
+        "Is damaged."
+    ]
+    page.run("app.show(app.session.studies[0], 0)")
+    assert page.run("app.stage.width") == PICTURE.shape[1]

@@ -38,6 +38,8 @@ export class FileList {
 
   tell(study) {
     const {count, results, entry} = study, done = results.size;
+    entry.item.classList.remove("refused");
+    entry.note.removeAttribute("role");
     if (count > 1) entry.note.textContent = `${done} of ${count} frames`;
     else entry.note.textContent = done ? (results.get(0).corrected ? "corrected" : "done") : "waiting";
   }

@@ -67,7 +67,11 @@ async function show(study, index) {
     list.tell(study);
   } catch (error) {
     study.failed = true;
-    if (turn === now.shown) say(`${study.name} ${error.message}`);
+    list.refuse(study.entry, sentence(error.message));
+    if (turn !== now.shown) return;
+    if (!now.drawn) stage.show(null, 0, 0);
+    refresh();
+    say(`${study.name} ${error.message}`);
   }
 }
 
