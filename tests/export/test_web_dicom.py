@@ -30,10 +30,11 @@ def compress(path, syntax):
     dataset.save_as(path, enforce_file_format=True)
 
 
-def write_palette(path, scales=(257, 197, 137)):
+def write_palette(path, most_green=65535):
     dataset = dicom_dataset(PHANTOM, "PALETTE COLOR")
-    for scale, color in zip(scales, ("Red", "Green", "Blue")):
-        table = (np.arange(256) * scale).astype("<u2")
+    for number, color in enumerate(("Red", "Green", "Blue")):
+        most = most_green if color == "Green" else 65535
+        table = np.minimum(np.arange(256) * (257 - 60 * number), most).astype("<u2")
         setattr(dataset, f"{color}PaletteColorLookupTableDescriptor", [256, 0, 16])
         setattr(dataset, f"{color}PaletteColorLookupTableData", table.tobytes())
     dataset.save_as(path, enforce_file_format=True)
@@ -80,7 +81,7 @@ def test_dicom_has_the_masks_and_areas_of_the_bundle(page, folder, tmp_path):
     write_planar(tmp_path / "planar.dcm")
     write_implicit(tmp_path / "implicit.dcm")
     write_palette(tmp_path / "palette.dcm")
-    write_palette(tmp_path / "palette_dark_green.dcm", (257, 1, 137))
+    write_palette(tmp_path / "palette_dark_green.dcm", 255)
     for name, pixels in (("rle.dcm", PHANTOM), ("rle16.dcm", DEEP), ("rle_loop.dcm", LOOP)):
         write_dicom(tmp_path / name, pixels)
         compress(tmp_path / name, "1.2.840.10008.1.2.5")
