@@ -1,6 +1,6 @@
 // What the page gives away: a mask, a picture with its outline, and the measurements of all files.
 
-import {about, settings} from "./data.js";
+import {about, classNames, settings} from "./data.js";
 import {fromRuns} from "./masks.js";
 import {measure} from "./measure.js";
 import {writeGray} from "./png.js";
@@ -16,11 +16,8 @@ export async function saveOverlay(study, index) {
   const mask = fromRuns(study.results.get(index).runs, width * height);
   const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d");
   context.drawImage(image, 0, 0);
-  for (const value of new Set(mask)) {
-    if (!value) continue;
-    const path = outlinePath(mask, width, height, value);
-    drawOutline(context, path, settings.colors[value - 1], Math.max(1, Math.max(width, height) / 700));
-  }
+  const unit = Math.max(1, Math.max(width, height) / 700);
+  classNames.forEach((_, i) => drawOutline(context, outlinePath(mask, width, height, i + 1), settings.colors[i], unit));
   download(await canvas.convertToBlob({type: "image/png"}), `${stem(study, index)}_overlay.png`);
 }
 

@@ -1,6 +1,6 @@
 // The picture with its outline on a canvas: zoom, brush and ruler, by mouse, pen, finger and keyboard.
 
-import {settings} from "./data.js";
+import {classNames, settings} from "./data.js";
 import {outlines, paintLine} from "./masks.js";
 
 const MARGIN = 24, MOST_ZOOM = 40; // pixels of the screen around the picture, and a pixel of the picture on it
@@ -10,7 +10,8 @@ export class Stage {
   // told: {stroked(the mask before), measured(line or null), reserved() -> height of what lies over the canvas}
   constructor(canvas, told) {
     Object.assign(this, {canvas, told, tool: "move", radius: 12, value: 1, outlined: true, line: null, cursor: null});
-    Object.assign(this, {image: null, mask: null, width: 0, height: 0, paths: [], pointers: new Map(), stroke: null});
+    Object.assign(this, {image: null, mask: null, width: 0, height: 0, pointers: new Map(), stroke: null});
+    Object.assign(this, {paths: [], stale: false}); // the outlines, and whether the mask has changed since
     this.view = {scale: 1, x: 0, y: 0}; // a pixel of the picture (px, py) is at (x + scale * px, y + scale * py)
     this.context = canvas.getContext("2d");
     new ResizeObserver(() => this.fit()).observe(canvas);
@@ -26,22 +27,24 @@ export class Stage {
 
   show(image, width, height) {
     const same = this.width === width && this.height === height;
-    Object.assign(this, {image, width, height, mask: null, stroke: null, paths: [], line: same ? this.line : null});
+    Object.assign(this, {image, width, height, mask: null, stroke: null, line: same ? this.line : null});
+    Object.assign(this, {paths: [], stale: false});
     same ? this.draw() : this.fit();
   }
 
   setMask(mask) {
     this.mask = mask;
-    this.trace();
+    this.change();
+  }
+
+  change() { // the outlines are traced when they are painted next
+    this.stale = true;
+    this.draw();
   }
 
   trace() {
-    this.paths = settings.colors.map(() => null);
-    const values = new Set(this.mask ?? []);
-    for (const value of values) {
-      if (value) this.paths[value - 1] = outlinePath(this.mask, this.width, this.height, value);
-    }
-    this.draw();
+    this.stale = false;
+    this.paths = classNames.map((_, i) => outlinePath(this.mask, this.width, this.height, i + 1));
   }
 
   fit() {
@@ -82,7 +85,8 @@ export class Stage {
     context.imageSmoothingQuality = "high";
     context.drawImage(this.image, 0, 0, width, height);
     const unit = 1 / view.scale, {colors} = settings;
-    if (this.outlined) this.paths.forEach((path, i) => path && drawOutline(context, path, colors[i], unit));
+    if (this.stale && this.mask) this.trace();
+    if (this.outlined) this.paths.forEach((path, i) => drawOutline(context, path, colors[i], unit));
     if (this.line) drawRuler(context, this.line, unit);
     if (this.cursor && this.tool !== "move") this.drawCursor();
   }
@@ -168,7 +172,7 @@ export class Stage {
   apply(from, to) {
     const erases = this.tool === "erase", {mask, width, height, radius, value} = this;
     paintLine(mask, width, height, from, to, radius, erases ? 0 : value, erases ? value : null);
-    this.trace();
+    this.change();
   }
 
   wheel(event) {
