@@ -1,5 +1,7 @@
 """The page when frames and files change: strokes that have begun, frames that come late, or that cannot be decoded."""
 
+import struct
+
 import pytest
 from PIL import Image
 from web_parts import NEEDS_BROWSER, RECORD, open_files
@@ -73,3 +75,13 @@ def test_frame_that_cannot_be_decoded_leaves_no_former_picture(page, tmp_path):
     ]
     page.run("app.show(app.session.studies[0], 0)")
     assert page.run("app.stage.width") == PICTURE.shape[1]
+
+
+def test_size_of_a_png_is_checked_before_it_is_decoded(page, tmp_path):
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBBBBB", 50000, 50000, 8, 0, 0, 0, 0)
+    (tmp_path / "huge.png").write_bytes(header)
+    (tmp_path / "cut.png").write_bytes(header[:12])
+    open_files(page, tmp_path / "huge.png", tmp_path / "cut.png")
+    huge, cut = page.run("[...document.querySelectorAll('#files .refused small')].map(note => note.textContent)")
+    assert huge == "Has 2500 megapixels. This page takes 40. Make it smaller."
+    assert cut.startswith("Cannot be read as a picture.")

@@ -1,7 +1,7 @@
 // Pictures that the browser reads: drawn, and as the gray values that the student sees.
 
 import {Refused} from "./data.js";
-import {isPng, pngBits, readGray16} from "./png.js";
+import {isPng, pngBits, pngSize, readGray16} from "./png.js";
 
 export const MOST_MEGAPIXELS = 40;
 
@@ -53,6 +53,7 @@ export async function decode(blob) {
 }
 
 export async function openPicture(file, head) {
+  if (isPng(head) && head.length >= 24) checkSize(...pngSize(head)); // before it takes memory
   if (isPng(head) && pngBits(head) === 16) return openGray16(file);
   const first = await decode(file);
   checkSize(first.width, first.height);
@@ -68,6 +69,5 @@ export async function openPicture(file, head) {
 
 async function openGray16(file) {
   const {width, height, gray} = await readGray16(new Uint8Array(await file.arrayBuffer()));
-  checkSize(width, height);
   return {width, height, count: 1, frame: async () => ({image: imageFromGray(gray, width, height), gray})};
 }

@@ -18,10 +18,16 @@ export function pngBits(bytes) {
   return bytes[24];
 }
 
+// Width and height.
+export function pngSize(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return [view.getUint32(16), view.getUint32(20)];
+}
+
 // Gray in 8 bits, with its width and height, from a PNG of 16 bits.
 export async function readGray16(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const width = view.getUint32(16), height = view.getUint32(20), [, color, , , interlaced] = bytes.subarray(24, 29);
+  const [width, height] = pngSize(bytes), [, color, , , interlaced] = bytes.subarray(24, 29);
   if (color !== 0 || interlaced) {
     throw new Refused("has 16 bits a color, or is interlaced, which this page does not read. Save it with 8 bits.");
   }
