@@ -40,7 +40,8 @@ def test_stroke_that_has_begun_corrects_no_other_file(page, tmp_path):
 
 
 FRAMES = """(async () => {
-  const [study] = app.session.studies, sum = frame => frame.gray.reduce((total, gray, i) => total + gray * (i % 160), 0);
+  const [study] = app.session.studies;
+  const sum = ({gray}) => gray.reduce((total, value, i) => total + value * (i % 160), 0);
   const last = study.count - 1, alone = [sum(await study.frame(0)), sum(await study.frame(last))];
   const together = (await Promise.all([study.frame(0), study.frame(last)])).map(sum);
   return {alone, together};

@@ -20,14 +20,12 @@ class Packages(NamedTuple):
     cpu, gpu: script and WebAssembly of ONNX Runtime, for every browser and for those with WebGPU.
     dicom: the script of dicom-parser.
     licenses: of both, by the name that they get.
-    versions: of both.
     """
 
     cpu: tuple[Path, Path]
     gpu: tuple[Path, Path]
     dicom: Path
     licenses: dict[str, Path]
-    versions: dict[str, str]
 
 
 def find_packages(node_modules: Path) -> Packages:
@@ -54,7 +52,6 @@ def find_packages(node_modules: Path) -> Packages:
             notices: runtime / "ThirdPartyNotices.txt",
             dicom_license: node_modules / "dicom-parser" / "LICENSE",
         },
-        versions,
     )
     for path in (*packages.cpu, *packages.gpu, packages.dicom, *packages.licenses.values()):
         if not path.is_file():

@@ -59,7 +59,7 @@ def write_page(folder: Path, node_modules: Path) -> None:
         "example": np.ascontiguousarray(example_picture()).tobytes(),
         "license-texts": "\n\n".join(path.read_text("utf-8") for path in packages.licenses.values()).encode(),
     }
-    settings = _settings(about, packages.versions, load_whole(folder)(example_picture()).mask)
+    settings = _settings(about, load_whole(folder)(example_picture()).mask)
     (folder / PAGE).write_text(_html(blocks, settings, packages.dicom.read_text("utf-8")), encoding="utf-8")
     for name, path in packages.licenses.items():
         copyfile(path, folder / name)
@@ -78,14 +78,13 @@ def runs(mask: np.ndarray) -> list[int]:
     return np.column_stack([flat[starts], counts]).ravel().tolist()
 
 
-def _settings(about: dict[str, Any], versions: dict[str, str], mask: np.ndarray) -> dict[str, Any]:
+def _settings(about: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
     """What page/main.js reads."""
     return {
         KEY: about,
         "colors": OUTLINE_COLORS,
         "low_confidence": LOW_CONFIDENCE,
         "near_odds": NEAR_ODDS,
-        "versions": versions,
         "example": {"height": mask.shape[0], "width": mask.shape[1], "runs": runs(mask)},
     }
 

@@ -77,6 +77,7 @@ function frameReader(about, data, bytes) {
     return async index => {
       const bitmap = await decode(new Blob([part(data, about, index)], {type: "image/jpeg"}));
       const taken = takeFrame(bitmap, columns, rows);
+      bitmap.close();
       return photometric === "MONOCHROME1" ? colored(taken.gray.map(value => 255 - value), about) : taken;
     };
   }

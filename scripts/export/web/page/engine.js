@@ -6,7 +6,7 @@ import {dice, fromRuns} from "./masks.js";
 const LEAST_DICE = 0.999; // of the example, against Python
 const MOST_THREADS = 8;
 
-export class Engine {
+class Engine {
   constructor(worker, name, detail) {
     Object.assign(this, {worker, name, detail, number: 0, waiting: new Map(), last: Promise.resolve()});
     worker.onmessage = ({data: {number, answer, failed}}) => {

@@ -1,6 +1,6 @@
 // Keys of the page. Those of the picture itself, with a tool, are in stage.js.
 
-export const KEYS = {
+const KEYS = {
   v: "move", b: "brush", e: "erase", r: "ruler", o: "outline", "[": "brush-smaller", "]": "brush-larger",
   "+": "zoom-in", "=": "zoom-in", "-": "zoom-out", 0: "fit", ArrowLeft: "frame-before", ArrowRight: "frame-after",
   ArrowUp: "file-before", ArrowDown: "file-after", PageUp: "file-before", PageDown: "file-after",

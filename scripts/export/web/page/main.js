@@ -162,7 +162,7 @@ function stroked(before) {
 
 function change(how) {
   const {study, index} = now, result = study?.results.get(index);
-  if (result && how(result, study.width * study.height)) list.tell(study), refresh();
+  if (result && how(result)) list.tell(study), refresh();
 }
 
 function measured(line) {

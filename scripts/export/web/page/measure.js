@@ -40,7 +40,8 @@ function row({area, left, top, right, bottom}, number, mask, study, result) {
   };
 }
 
-export function pixelSize(study, test) {
+// Where a test of a pixel's index is true, or of the whole picture.
+export function pixelSize(study, test = null) {
   return study.drawn ? [study.drawn, study.drawn] : spacingWhere(study.scales, study.width, study.height, test);
 }
 

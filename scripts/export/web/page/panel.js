@@ -6,10 +6,9 @@ import {isAbsent, measure, pixelSize} from "./measure.js";
 
 export function showFindings(study, result, mask) {
   const list = byId("findings");
-  if (!result) return list.replaceChildren(make("p", {className: "soft"}, "Not segmented yet."));
+  if (!result) return void list.replaceChildren(make("p", {className: "soft"}, "Not segmented yet."));
   const rows = measure(mask, study, result);
   list.replaceChildren(...rows.map((row, i) => finding(row, settings.colors[i], result)));
-  return rows;
 }
 
 function finding(row, color, result) {
@@ -37,7 +36,7 @@ function why(result) {
 }
 
 export function showPixelSize(study, line) {
-  const size = pixelSize(study, () => false);
+  const size = pixelSize(study);
   const source = study.drawn ? "drawn by you" : "from the file";
   const unknown = study.scales ? "Differs within the picture." : "Not known. Draw a known length for mm².";
   byId("pixel-size").textContent = size ? `${number(size[0])} × ${number(size[1])} mm, ${source}` : unknown;

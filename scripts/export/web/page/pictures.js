@@ -3,7 +3,7 @@
 import {Refused} from "./data.js";
 import {isPng, pngBits, pngSize, readGray16} from "./png.js";
 
-export const MOST_MEGAPIXELS = 40;
+const MOST_MEGAPIXELS = 40;
 
 export function checkSize(width, height) {
   if (!(width > 0 && height > 0)) throw new Refused("is damaged: it has no pixels.");

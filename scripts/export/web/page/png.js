@@ -68,7 +68,7 @@ function paeth(left, above, corner) {
   return a <= b && a <= c ? left : b <= c ? above : corner;
 }
 
-export function toEight(values) {
+function toEight(values) {
   let largest = 0;
   for (const value of values) if (value > largest) largest = value;
   const white = fullScale(largest);

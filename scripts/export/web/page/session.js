@@ -1,6 +1,6 @@
 // The files that are open, and what the student finds in them; each frame is segmented once.
 
-import {fromRuns, toRuns} from "./masks.js";
+import {toRuns} from "./masks.js";
 
 const MOST_UNDO = 50;
 
@@ -47,17 +47,17 @@ export function keepStroke(result, before, mask) {
   setRuns(result, toRuns(mask));
 }
 
-// The mask before the last stroke; null where there is none.
-export function undo(result, size) {
-  if (!result.undo.length) return null;
+// Goes back to the mask before the last stroke; false where there is none.
+export function undo(result) {
+  if (!result.undo.length) return false;
   setRuns(result, result.undo.pop());
-  return fromRuns(result.runs, size);
+  return true;
 }
 
-export function restore(result, size) {
+export function restore(result) {
   result.undo.push(result.runs);
   setRuns(result, result.first);
-  return fromRuns(result.runs, size);
+  return true;
 }
 
 function setRuns(result, runs) {

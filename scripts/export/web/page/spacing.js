@@ -40,9 +40,17 @@ function unitsOf(region) {
   };
 }
 
-// Width and height of a pixel where a test is true; null where they are not known or not the same.
-export function spacingWhere(scales, width, height, test) {
+// Width and height of a pixel where a test is true, without one in the whole picture; null where they are not known or
+// not the same.
+export function spacingWhere(scales, width, height, test = null) {
   if (!scales) return null;
+  const found = test ? scalesWhere(scales, width, height, test) : new Set();
+  if (!found) return null;
+  return oneScale(found.size ? [...found] : scales.filter(scale => scale[4] > 0));
+}
+
+// null where a pixel lies in none.
+function scalesWhere(scales, width, height, test) {
   const found = new Set();
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {
@@ -56,7 +64,7 @@ export function spacingWhere(scales, width, height, test) {
       if (!known) return null;
     }
   }
-  return oneScale(found.size ? [...found] : scales.filter(scale => scale[4] > 0));
+  return found;
 }
 
 function oneScale(scales) {
