@@ -219,7 +219,7 @@ def test_options_of_a_program_in_a_readme_exist(name):
     "name",
     [
         *(f"eval.{name}" for name in ("compare", "preflight", "publish", "benchmark", "recipes")),
-        *(f"eval.{name}" for name in ("robustness", "presence", "organs", "nnunet")),
+        *(f"eval.{name}" for name in ("robustness", "presence", "organs", "nnunet", "active_learning")),
     ],
 )
 def test_options_of_a_measuring_program_in_a_readme_exist(name):

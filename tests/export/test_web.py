@@ -149,6 +149,11 @@ def test_all_formats_leave_the_page_out_without_its_libraries(tmp_path, monkeypa
     assert choose_formats(["all"], stand_in_packages(tmp_path)) == ["onnx_full", "web"]
 
 
+@pytest.mark.parametrize("path", ["docs/web.md", "scripts/export/__main__.py"])
+def test_documentation_installs_the_versions_of_the_libraries(path):
+    assert INSTALL in [line.strip() for line in (ROOT / path).read_text(encoding="utf-8").splitlines()]
+
+
 def test_modules_are_joined_in_the_order_of_their_need(tmp_path):
     (tmp_path / "main.js").write_text('import {b} from "./b.js";\nimport {a} from "./a.js";\nexport const c = a + b;\n')
     (tmp_path / "b.js").write_text('import {\n  a,\n} from "./a.js";\nexport function b() {}\n')
