@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -63,6 +63,11 @@ class Check:
         self.threshold = None if student.presence is None else float(student.presence.threshold)
         self.expected = self.run(torch_runner(student.eval(), self.setup.threads))
 
+    @cached_property
+    def expected_whole(self) -> Predictions:
+        """The predictions of the whole way in torch, computed when a whole format is compared first."""
+        return self.run_whole(partial(segment_in_torch, self.student))
+
     def run(self, runner: Runner) -> Predictions:
         """The predictions of a runner, one image at a time."""
 
@@ -112,8 +117,7 @@ class Check:
         Returns:
             As `compare`, with max_probability_difference in the place of the logits'.
         """
-        expected = self.run_whole(partial(segment_in_torch, self.student))
-        return _difference(PROBABILITY_LIMIT.key, self.run_whole(runner), expected)
+        return _difference(PROBABILITY_LIMIT.key, self.run_whole(runner), self.expected_whole)
 
 
 def _difference(key: str, actual: Predictions, expected: Predictions) -> dict[str, float]:
