@@ -8,13 +8,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from scripts.report.plots import ARM_STYLES
 from scripts.utils.files import atomic_path
+from scripts.utils.options import STUDENT, TEACHER
 
 from .page import ARMS, LEAST_SURE, RANDOM
 
 DPI = 100
-# name, and the look as in report/plots.py
-STYLES = {LEAST_SURE: ("least sure first", "#C77700", "solid", "o"), RANDOM: ("random order", "#2E86C8", "dashed", "s")}
+STYLES = {
+    LEAST_SURE: ARM_STYLES[STUDENT]._replace(name="least sure first"),
+    RANDOM: ARM_STYLES[TEACHER]._replace(name="random order", line="dashed"),
+}
 APART = 0.006  # of the width, between the bars of the arms
 
 
