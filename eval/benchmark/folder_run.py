@@ -19,12 +19,18 @@ def main(arguments: Sequence[str]) -> int:
     """Print the figures as a line of JSON; takes overrides of the config as JSON, and the threads."""
     sys.path.insert(0, os.getcwd())
     import torch
-
-    from scripts.run.workflow import build_workflow
+    from monai.bundle import ConfigWorkflow
 
     overrides, threads = json.loads(arguments[0]), int(arguments[1])
     torch.set_num_threads(threads)
-    flow = build_workflow(["inference.json"], overrides, "run", "infer")
+    flow = ConfigWorkflow(
+        config_file="configs/inference.json",
+        meta_file="configs/metadata.json",
+        logging_file=False,
+        workflow_type="infer",
+        bundle_root=".",
+        **overrides,
+    )
     flow.initialize()
     evaluator = flow.parser.get_parsed_content("evaluator")
     seconds, cpu_seconds = time.perf_counter(), time.process_time()

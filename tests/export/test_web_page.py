@@ -240,7 +240,7 @@ def test_video_is_segmented_frame_by_frame(page):
     page.run("document.activeElement.blur()")
     page.press("ArrowLeft")
     assert page.run("app.now.index") == count - 2
-    assert page.run("document.getElementById('frame-number').textContent") == f"{count - 1} / {count}"
+    page.wait(f"document.getElementById('frame-number').textContent === '{count - 1} / {count}'")  # once it is decoded
 
 
 def test_another_mask_than_pythons_stops_the_page(folder, tmp_path):

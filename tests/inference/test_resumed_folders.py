@@ -79,8 +79,8 @@ def test_table_that_a_spreadsheet_has_saved_is_named(folder, checkpoint, tmp_pat
 
 
 def test_outputs_in_another_precision_do_not_mix(folder, checkpoint, tmp_path):
-    infer(folder, checkpoint, tmp_path / "out")
-    change = {"hardware::precision": "bf16", "resume": True}
+    infer(folder, checkpoint, tmp_path / "out", engine="torch")
+    change = {"engine": "torch", "hardware::precision": "bf16", "resume": True}
     error = str(failure(folder, checkpoint, tmp_path / "out", **change))
     assert "were made with another precision (fp32, now bf16)" in error
 

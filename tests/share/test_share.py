@@ -19,11 +19,11 @@ from conftest import ROOT
 from walk import commands
 
 from scripts.data.phantoms import write_phantom_dataset
-from scripts.share import model_card
 from scripts.share.__main__ import _parser, main
 from scripts.share.bundle import read_metadata, tracked_files
 from scripts.share.manifest import MANIFEST, digest, files_below, problems, read_manifest
 from scripts.share.sbom import SBOM
+from scripts.utils import libraries
 
 pytest.importorskip("cyclonedx", reason="the SBOM needs the extra sign")
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -272,7 +272,7 @@ def test_missing_libraries_are_named(bundle, tmp_path, monkeypatch, capsys):
         raise ImportError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_card, "import_module", fail)
+        patch.setattr(libraries, "import_module", fail)
         assert share(bundle, "hub", "--output", str(tmp_path / "out")) == 1
     assert "huggingface_hub cannot be imported (gone); run pip install huggingface_hub" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
