@@ -79,7 +79,7 @@ def class_logits(logits: torch.Tensor) -> torch.Tensor:
 
 
 def logits_to_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Probabilities, float32: the sigmoid of one channel (1, H, W), the softmax over the classes of (C, H, W)."""
+    """Probabilities, float32: the sigmoid of one channel (1, ...), the softmax over the classes of (C, ...)."""
     logits = logits.float()
     return logits.sigmoid() if logits.shape[0] == 1 else logits.softmax(dim=0)
 

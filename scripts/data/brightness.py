@@ -10,6 +10,7 @@ from .refusals import Refused
 
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras and scanners deliver
 MIN_GRAYS = 9  # different values in an image; a mask has fewer
+SAMPLE = 65536  # pixels
 BLUR = 8 / 255  # how far from black and white the compression of a mask moves its values
 WHOLE = 1e-3  # how far from a whole number a float may lie that was one
 
@@ -65,7 +66,8 @@ def looks_like_mask(pixels: np.ndarray) -> bool:
     A label image has fewer than MIN_GRAYS values. One that a compression has blurred has more, but 99 % of its pixels
     are near black or white, and some are near white.
     """
-    if len(np.unique(pixels)) < MIN_GRAYS:
+    few = len(np.unique(pixels.ravel()[:SAMPLE])) < MIN_GRAYS  # all pixels are sorted only where these leave it open
+    if few and len(np.unique(pixels)) < MIN_GRAYS:
         return True
     white = float((pixels > 1 - BLUR).mean())
     return white > 0.002 and white + float((pixels < BLUR).mean()) > 0.99

@@ -62,8 +62,7 @@ def lesion_confidence(logits: torch.Tensor) -> list[float]:
     Args:
         logits: (C, H, W) of one frame.
     """
-    probabilities = logits_to_probabilities(logits)
     mask = logits_to_classes(logits[None])[0, 0]
-    foreground = probabilities if len(probabilities) == 1 else probabilities[1:]
-    inside = (values[mask == number] for number, values in enumerate(foreground, start=1))
+    numbers = range(1, max(2, len(logits)))
+    inside = (logits_to_probabilities(logits[:, mask == number])[min(number, len(logits) - 1)] for number in numbers)
     return [float(values.mean()) if values.numel() else np.nan for values in inside]
