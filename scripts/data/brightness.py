@@ -66,7 +66,7 @@ def looks_like_mask(pixels: np.ndarray) -> bool:
     A label image has fewer than MIN_GRAYS values. One that a compression has blurred has more, but 99 % of its pixels
     are near black or white, and some are near white.
     """
-    few = len(np.unique(pixels.ravel()[:SAMPLE])) < MIN_GRAYS  # all pixels are sorted only where these leave it open
+    few = len(np.unique(pixels.ravel("K")[:SAMPLE])) < MIN_GRAYS  # all pixels are sorted only where these leave it open
     if few and len(np.unique(pixels)) < MIN_GRAYS:
         return True
     white = float((pixels > 1 - BLUR).mean())
