@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.prior import SETTINGS as OFF_CENTER
 from ..data.prior import spread_of
 from ..data.splits import UNLABELED
 from ..utils.files import CONFIGS
@@ -213,13 +212,13 @@ def _augmentation(survey: Survey) -> Suggestion:
     if spread is None:
         reason += "Too few lesions tell whether they all lie in the middle."
     elif not spread.is_narrow:
-        reason += f"Lesions lie up to {spread.offset:.2f} of the width from the middle, so no shift is added."
+        reason += f"Lesions lie up to {spread.offset:.2f} of the width from the middle, so it needs no wider shifts."
     else:
-        settings |= OFF_CENTER
         reason += (
-            f"Shifts with mirrored tissue are added: 95 % of the lesions lie within {spread.offset:.2f} of the width "
-            "from the middle, and a network learns to look there (docs/robustness.md). What they cost on images like "
-            "these is not measured."
+            f"95 % of the lesions lie within {spread.offset:.2f} of the width from the middle, and a network learns to "
+            "look there. If you expect lesions elsewhere, add shifts with mirrored tissue: "
+            f"{' '.join(f'--{key} {value}' for key, value in spread.remedy.items())}. On lists like this one they "
+            "cost Dice (docs/data.md)."
         )
     return Suggestion("Augmentation", settings, reason)
 

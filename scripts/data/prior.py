@@ -15,32 +15,49 @@ SHARE = 0.95  # of the lesions
 # Of the width: a strip in the middle, twice as wide, that holds so many lesions. Measured: 0.11 to 0.17 in sets of
 # breasts, heads, livers and thyroids, 0.30 and 0.32 in sets of nerves and carotids, 0.475 if they lay anywhere.
 NARROW = 0.2
-SETTINGS = {"augmentation::shift_fraction": 0.35, "augmentation::mirror_prob": 0.7}  # that help, see docs/robustness.md
-REMEDY = " ".join(f"--{key} {value}" for key, value in SETTINGS.items())
+MOST_SHIFT, STEP = 0.35, 0.05  # of the width; see docs/robustness.md, which shift helps
+MIRROR_PROB = 0.7
 
-Center = tuple[float, float]
+
+class Center(NamedTuple):
+    """Where the foreground of a mask lies: its centroid and its width, each a share (0 to 1) of the image's side."""
+
+    y: float
+    x: float
+    width: float
 
 
 def center_of(mask: np.ndarray) -> Center | None:
-    """Position (y, x) of the centroid of all foreground pixels of a mask (H, W), each from 0 to 1; None without any."""
+    """Of all foreground pixels of a mask (H, W); None without any."""
     points = np.argwhere(mask > 0)
-    return tuple(((points.mean(axis=0) + 0.5) / mask.shape).tolist()) if len(points) else None
+    if not len(points):
+        return None
+    y, x = ((points.mean(axis=0) + 0.5) / mask.shape).tolist()
+    return Center(y, x, float(np.ptp(points[:, 1]) + 1) / mask.shape[1])
 
 
 class Spread(NamedTuple):
     """Where SHARE of the lesions lie.
 
-    offset: from the middle, at most, a share of the width. top, bottom: a share of the depth.
+    offset: from the middle, at most, a share of the width. top, bottom: a share of the depth. room: how far a lesion of
+    median width, in the middle, is from the edge, a share of the width.
     """
 
     offset: float
     top: float
     bottom: float
+    room: float
 
     @property
     def is_narrow(self) -> bool:
         """Whether a network learns to look there alone."""
         return self.offset <= NARROW
+
+    @property
+    def remedy(self) -> dict[str, float]:
+        """Settings that help: shifts as far as to the edge, since farther ones cut off what is wide."""
+        shift = round(min(MOST_SHIFT, round(self.room / STEP) * STEP), 2)
+        return {"augmentation::shift_fraction": shift, "augmentation::mirror_prob": MIRROR_PROB}
 
 
 def spread_of(centers: Sequence[Center | None]) -> Spread | None:
@@ -53,7 +70,8 @@ def spread_of(centers: Sequence[Center | None]) -> Spread | None:
     if len(known) < FEWEST:
         return None
     top, bottom = np.quantile(known[:, 0], [(1 - SHARE) / 2, (1 + SHARE) / 2])
-    return Spread(float(np.quantile(np.abs(known[:, 1] - 0.5), SHARE)), float(top), float(bottom))
+    offset, room = np.quantile(np.abs(known[:, 1] - 0.5), SHARE), (1 - np.median(known[:, 2])) / 2
+    return Spread(float(offset), float(top), float(bottom), float(room))
 
 
 def position_notes(centers: Sequence[Center | None]) -> list[str]:
@@ -67,6 +85,6 @@ def position_notes(centers: Sequence[Center | None]) -> list[str]:
         return []
     return [
         f"{share} of the lesions lie within {spread.offset:.2f} of the width from the middle, and {share} between "
-        f"{spread.top:.2f} and {spread.bottom:.2f} of the depth: a network learns to look there; train with {REMEDY} "
-        "(docs/robustness.md)"
+        f"{spread.top:.2f} and {spread.bottom:.2f} of the depth: a network learns to look there; train with "
+        f"{' '.join(f'--{key} {value}' for key, value in spread.remedy.items())} (docs/robustness.md)"
     ]

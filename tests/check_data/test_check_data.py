@@ -169,13 +169,18 @@ def test_lesions_in_the_middle_are_told(tmp_path):
     data.add("validation", 3, places=(0.5,)).add("test", 3, places=(0.5,))
     _, found, settings = data.check()
     assert any("a network learns to look there" in text for text in texts(found, "warning"))
-    assert settings["augmentation::shift_fraction"] == 0.35
-    assert settings["augmentation::mirror_prob"] == 0.7
+    reason = _reason(found, "Augmentation")
+    assert "add shifts with mirrored tissue: --augmentation::shift_fraction 0.35 --augmentation::mirror_prob" in reason
+    assert "augmentation::shift_fraction" not in settings  # they cost Dice where lesions lie in the middle
 
 
-def test_spread_lesions_get_no_shift(data):
-    _, _, settings = data.check()
-    assert "augmentation::shift_fraction" not in settings
+def test_spread_lesions_need_no_wider_shifts(data):
+    _, found, _ = data.check()
+    assert "so it needs no wider shifts" in _reason(found, "Augmentation")
+
+
+def _reason(found, title):
+    return next(one["reason"] for one in found["suggestions"] if one["title"] == title)
 
 
 def test_images_without_a_lesion_are_counted(data):

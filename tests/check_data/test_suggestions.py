@@ -20,6 +20,7 @@ from scripts.check_data.suggest import (
 )
 from scripts.check_data.survey import Survey, take_survey
 from scripts.data.prepared import MOST_BYTES
+from scripts.data.prior import Center
 from scripts.run.config_check import check_config
 from scripts.utils import machine
 
@@ -29,7 +30,7 @@ GB = 10**9
 def survey(training=100, labels=("background", "lesion"), share=0.1, size=(300, 200), unlabeled=0, **columns):
     """A data set with this many images and lesions of this share of the image."""
     items = [{"image": f"/data/{i}.png", "label": f"/data/m{i}.png", **columns} for i in range(training)]
-    lesions = Lesions({1: share}, (0.5, 0.5), 1, 0, np.zeros((GRID, GRID), np.float32))
+    lesions = Lesions({1: share}, Center(0.5, 0.5, 0.3), 1, 0, np.zeros((GRID, GRID), np.float32))
     numbers = {"training": training, "validation": 10, "test": 10, "unlabeled": unlabeled}
     lists = {"training": items, "validation": [], "test": [], "unlabeled": []}
     seen = [Seen(item, "training", size, "PNG", 0.5, 0.2, lesions) for item in items]

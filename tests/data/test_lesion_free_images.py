@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from test_make_datalist import SegmentationData, plain, refused, run, save  # noqa: F401
 
-from scripts.data.prior import center_of, position_notes
+from scripts.data.prior import Center, center_of, position_notes
 
 FOLDERS = ("--format", "folders")
 FREE = (*FOLDERS, "--clean_masks", "clean", "--lesion_free")
@@ -110,24 +110,32 @@ def test_center_is_that_of_all_foreground():
     mask = np.zeros((10, 20))
     mask[2:4, 0:2] = 2
     mask[2:4, 18:20] = 1
-    assert center_of(mask) == pytest.approx((0.3, 0.5))
+    assert center_of(mask) == pytest.approx((0.3, 0.5, 1.0))
     assert center_of(mask * 0) is None
+    assert center_of(mask[:, :10]) == pytest.approx((0.3, 0.1, 0.2))
+
+
+def _centers(across: tuple[float, float], width: float = 0.3) -> list[Center]:
+    rng = np.random.default_rng(0)
+    return [Center(*place, width) for place in zip(rng.uniform(0.2, 0.5, 200), rng.uniform(*across, 200))]
 
 
 def test_narrow_strip_is_told_with_its_remedy():
-    rng = np.random.default_rng(0)
-    centers = list(zip(rng.uniform(0.2, 0.5, 200), rng.uniform(0.38, 0.62, 200)))
-    (note,) = position_notes([*centers, None])
+    (note,) = position_notes([*_centers((0.38, 0.62)), None])
     assert note.startswith(
         "95 % of the lesions lie within 0.11 of the width from the middle, and 95 % between 0.20 and"
     )
     assert "--augmentation::shift_fraction 0.35 --augmentation::mirror_prob 0.7" in note
 
 
+def test_wide_structure_is_shifted_to_the_edge_and_no_farther():
+    (note,) = position_notes(_centers((0.4, 0.6), width=0.57))
+    assert "--augmentation::shift_fraction 0.2 " in note
+
+
 def test_spread_or_few_lesions_are_not_told():
-    rng = np.random.default_rng(0)
-    assert position_notes(list(zip(rng.uniform(0.2, 0.5, 200), rng.uniform(0.1, 0.9, 200)))) == []
-    assert position_notes([(0.5, 0.5)] * 19 + [None] * 50) == []
+    assert position_notes(_centers((0.1, 0.9))) == []
+    assert position_notes([Center(0.5, 0.5, 0.1)] * 19 + [None] * 50) == []
 
 
 def test_list_tells_it_before_a_training(plain, capsys):  # noqa: F811
