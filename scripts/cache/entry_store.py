@@ -54,7 +54,6 @@ class EntryStore:
         self.folder, self.owner = Path(folder), owner
         self._shards: dict[str, Shard | None] = {}  # by the name of the index; None is not usable
         self._places: dict[bytes, Place] = {}
-        self._twins: dict[bytes, list[Place]] = {}  # of equal rank, for where the one that counts is damaged
         self._writers: dict[Layout, ShardWriter] = {}
         self._has_files = False
         self.refresh()
@@ -182,13 +181,7 @@ class EntryStore:
         return [i for i, key in enumerate(keys) if self._place(key) is None] if self._has_files else []
 
     def _place(self, key: str) -> Place | None:
-        """Where an entry lies: its row that counts, or, where that is damaged, another of equal rank."""
-        binary = bytes.fromhex(key)
-        place = self._places.get(binary)
-        while place and place.record.number in place.shard.damaged and self._twins.get(binary):
-            place = self._places[binary] = self._twins[binary].pop()
-            place.shard.live[place.record.number] = place.record
-        return place
+        return self._places.get(bytes.fromhex(key))
 
     def _open(self, name: str) -> None:
         try:
@@ -212,11 +205,8 @@ class EntryStore:
             logger.warning("%s of %s cannot be read: what they tell of counts as missing.", lines, shard.path)
         for record in records:
             place, present = Place(shard, record), self._places.get(record.key)
-            if present is not None and place.rank == present.rank:
-                self._twins.setdefault(record.key, []).append(place)
-            elif present is None or place.rank > present.rank:
+            if present is None or place.rank > present.rank:
                 self._places[record.key] = place
-                self._twins.pop(record.key, None)
                 shard.live[record.number] = record
                 if present is not None:
                     present.shard.live.pop(present.record.number, None)
@@ -228,25 +218,24 @@ class EntryStore:
             self._open(writer.path.name)
         return writer
 
-    def _by_layout(self, keys: Sequence[str], among: Iterable[int] | None = None) -> dict[Layout, list[int]]:
-        """Which of the keys have rows of each layout; of all, or among these numbers."""
+    def _by_layout(self, keys: Sequence[str]) -> dict[Layout, list[int]]:
+        """Which of the keys have rows of each layout."""
         groups: dict[Layout, list[int]] = {}
-        for number in range(len(keys)) if among is None else among:
-            place = self._place(keys[number])
+        for number, key in enumerate(keys):
+            place = self._place(key)
             if place and place.record.number not in place.shard.damaged:
                 groups.setdefault(place.shard.layout, []).append(number)
         return groups
 
-    def _read_groups(self, keys: Sequence[str], among: Iterable[int] | None = None) -> Iterator[Group]:
-        """What the shards have of the keys, layout by layout; then what their twins have of damaged rows."""
-        for layout, numbers in self._by_layout(keys, among).items():
+    def _read_groups(self, keys: Sequence[str]) -> Iterator[Group]:
+        """What the shards have of the keys, layout by layout."""
+        for layout, numbers in self._by_layout(keys).items():
             rows, whole = self._read_rows(keys, numbers, (0, layout.row_bytes))
             places = [self._place(keys[number]) for number in numbers]
             for i, place in enumerate(places):
                 whole[i] = _verify(place, rows[i], whole[i], self.owner)
             _tell_damaged([place for place, is_whole in zip(places, whole) if not is_whole])
             yield numbers, layout.unpack(rows), whole
-            yield from self._read_groups(keys, [number for number, is_whole in zip(numbers, whole) if not is_whole])
 
     def _read_rows(
         self, keys: Sequence[str], numbers: Sequence[int], span: tuple[int, int]

@@ -101,25 +101,6 @@ def test_of_two_that_were_written_at_once_the_one_with_more_parts_counts(tmp_pat
     assert again(tmp_path).whole_parts([FIRST]) == [{"a", "b"}]
 
 
-@pytest.mark.parametrize("look", ["read", "batch", "whole"])
-def test_damaged_row_does_not_hide_its_twin(tmp_path, caplog, look):
-    """Two processes that wrote at once."""
-    writers = again(tmp_path), again(tmp_path)
-    for writer in writers:
-        writer.write(FIRST, ONE)
-    path = spoil(again(tmp_path), FIRST)
-    found = again(tmp_path)
-    if look == "whole":
-        assert found.whole_parts([FIRST]) == [{"a"}]
-    elif look == "batch":
-        assert found.read_batch([FIRST])["a"].tolist() == [ONE["a"].tolist()]
-    assert value(found) == ONE["a"].tolist()
-    assert caplog.text.count(f"cache shard {path} is damaged") == 1
-    spoil(found, FIRST)
-    assert value(again(tmp_path)) is None
-    assert again(tmp_path).whole_parts([FIRST]) == [frozenset()]
-
-
 def test_another_processes_entries_are_seen_after_a_look(tmp_path, store):
     store.write(FIRST, ONE)
     other = again(tmp_path)
