@@ -62,7 +62,7 @@ def read_batches(settings: Settings, features: bool) -> dict[str, float]:
 
 def look(settings: Settings, count: int) -> dict[str, float]:
     """Seconds until a new process knows that a complete cache is complete: where it has to read every row
-    (`first_look_seconds`), since size and times of the files are not those that were kept, as after a copy, and from
+    (`first_look_seconds`), since nothing was kept about the files, as after a filling that was stopped, and from
     then on (`look_seconds`). The process that writes rows trusts them: a start after a whole filling reads none.
 
     Args:

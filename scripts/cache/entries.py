@@ -105,7 +105,7 @@ class TeacherEntries:
                     raise
             self._fitting = -(-len(images) // 2)
             logger.warning(
-                "the GPU's memory is too small for %d images: the teacher gets %d at once from now on.",
+                "the GPU's memory is too small for %d images: the teacher gets at most %d at once from now on.",
                 len(images),
                 self._fitting,
             )

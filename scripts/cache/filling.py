@@ -163,10 +163,11 @@ class Filling:
             logger.warning("%s The entries of an earlier version are read as they are.", error.strerror)
         idist.barrier()
         store.refresh()
-        if keys and is_first and not store.files_alone():
+        copied, left = len(keys), len(store.files_alone()) if keys else 0
+        if copied > left and is_first:
             tell(
-                f"teacher cache: {len(keys)} entries that an earlier version kept as a file each are in shards now; "
-                f"its folders 00 to ff in {store.folder} are no longer read and may be deleted"
+                f"teacher cache: {copied - left} entries that an earlier version kept as a file each are in shards "
+                f"now; its folders 00 to ff in {store.folder} may be deleted once the cache is complete"
             )
 
     def _groups(self, share: Sequence[View], missing: Sequence[View]) -> list[View]:

@@ -152,7 +152,7 @@ def _recipe() -> Suggestion:
 
 
 def _batch(survey: Survey, img_size: int, memory: int | None, wanted: int, whose: str) -> Suggestion:
-    """The wanted batch, the recipe's or the default, or the largest half of it that fits."""
+    """The wanted batch, the recipe's or the default, halved until it fits."""
     count = sum(survey.num_images.values())
     batch = wanted
 
@@ -166,7 +166,7 @@ def _batch(survey: Survey, img_size: int, memory: int | None, wanted: int, whose
         reason = f"The {whose}. It needs about {need}; this system does not say how much memory it has."
     elif not fits():
         reason = (
-            f"Even a batch of 1 needs about {need}, more than {MEMORY_SHARE:.0%} of this machine's "
+            f"Even a batch of 1 needs about {need}, more than {100 * MEMORY_SHARE:g} % of this machine's "
             f"{memory / 1e9:.1f} GB: train on a machine with more memory, or with a smaller data::img_size."
         )
     elif batch == wanted:
@@ -216,9 +216,8 @@ def _augmentation(survey: Survey) -> Suggestion:
     else:
         reason += (
             f"95 % of the lesions lie within {spread.offset:.2f} of the width from the middle, and a network learns to "
-            "look there. If you expect lesions elsewhere, add shifts with mirrored tissue: "
-            f"{' '.join(f'--{key} {value}' for key, value in spread.remedy.items())}. On lists like this one they "
-            "cost Dice (docs/data.md)."
+            "look there. No shifts are added: wide ones cost Dice on such lists in short trainings (docs/data.md). The "
+            "warning names those that help if you expect lesions elsewhere."
         )
     return Suggestion("Augmentation", settings, reason)
 

@@ -98,8 +98,8 @@ class PreparedItems:
         self._file = _reserved(folder, size) if free >= size + SPARE_BYTES else None
         if self._file is None:
             tell(
-                f"the prepared images take {gigabytes} and stay in memory: {folder} has {free / 1e9:.0f} GB free. Set "
-                "TMPDIR to a folder with space to keep them there."
+                f"the prepared images take {gigabytes} and stay in memory: {folder} cannot hold them "
+                f"({free / 1e9:.0f} GB free). Set TMPDIR to a folder with space to keep them there."
             )
             return
         tell(f"the prepared images take {gigabytes} and are kept in a file in {folder} (TMPDIR) while the run lasts")

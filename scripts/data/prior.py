@@ -5,6 +5,7 @@ Needs neither torch nor MONAI, so that `scripts.make_datalist` starts at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,9 +56,9 @@ class Spread(NamedTuple):
 
     @property
     def remedy(self) -> dict[str, float]:
-        """Settings that help: shifts as far as to the edge, since farther ones cut off what is wide."""
-        shift = round(min(MOST_SHIFT, round(self.room / STEP) * STEP), 2)
-        return {"augmentation::shift_fraction": shift, "augmentation::mirror_prob": MIRROR_PROB}
+        """Settings that help: shifts up to the edge, since farther ones cut off what is wide; none without room."""
+        shift = min(MOST_SHIFT, round(math.floor(self.room / STEP + 1e-9) * STEP, 2))
+        return {"augmentation::shift_fraction": shift, "augmentation::mirror_prob": MIRROR_PROB} if shift else {}
 
 
 def spread_of(centers: Sequence[Center | None]) -> Spread | None:
@@ -83,8 +84,10 @@ def position_notes(centers: Sequence[Center | None]) -> list[str]:
     spread, share = spread_of(centers), f"{100 * SHARE:g} %"
     if spread is None or not spread.is_narrow:
         return []
+    remedy = " ".join(f"--{key} {value}" for key, value in spread.remedy.items())
+    advice = f"; if you expect lesions elsewhere, train with {remedy}" if remedy else ""
     return [
         f"{share} of the lesions lie within {spread.offset:.2f} of the width from the middle, and {share} between "
-        f"{spread.top:.2f} and {spread.bottom:.2f} of the depth: a network learns to look there; train with "
-        f"{' '.join(f'--{key} {value}' for key, value in spread.remedy.items())} (docs/robustness.md)"
+        f"{spread.top:.2f} and {spread.bottom:.2f} of the depth: a network learns to look there{advice} "
+        "(docs/robustness.md)"
     ]

@@ -4,8 +4,8 @@
     python -m scripts.report logs/comparison/report.json --table latex > table.tex
 
 The page, report.html, is written beside the report.json or to --output. All of it comes from that one file, pictures
-too. Reports of earlier versions have fewer parts, and the page says which it has not. Their pictures are in their page
-alone, so that it is not replaced.
+too. Reports of earlier versions have fewer parts, and the page says which it has not. Their pictures are only in their
+page, so it is not replaced.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         print(main_table(report, options.table), end="")
         return 0
     folder = options.report if options.report.is_dir() else options.report.parent
-    path, page = options.output or folder / PAGE_FILE, render_page(report)
-    if "cases" not in report and path.exists():
+    path = options.output or folder / PAGE_FILE
+    if options.output is None and "cases" not in report and path.exists():
         raise FileExistsError(
-            f"{path} has pictures that this report.json of an earlier version has not; pass --output FILE."
+            f"{path} may have pictures, which this report.json of an earlier version has not; pass --output FILE."
         )
+    page = render_page(report)
     with atomic_path(path) as partial:
         partial.write_text(page, encoding="utf-8")
     print(f"wrote {path}: {len(page.encode()) / 1e6:.1f} MB")

@@ -128,9 +128,15 @@ def test_narrow_strip_is_told_with_its_remedy():
     assert "--augmentation::shift_fraction 0.35 --augmentation::mirror_prob 0.7" in note
 
 
-def test_wide_structure_is_shifted_to_the_edge_and_no_farther():
-    (note,) = position_notes(_centers((0.4, 0.6), width=0.57))
-    assert "--augmentation::shift_fraction 0.2 " in note
+@pytest.mark.parametrize(("width", "shift"), [(0.57, "0.2"), (0.45, "0.25"), (0.53, "0.2"), (0.4, "0.3")])
+def test_wide_structure_is_shifted_to_the_edge_and_no_farther(width, shift):
+    (note,) = position_notes(_centers((0.4, 0.6), width=width))
+    assert f"--augmentation::shift_fraction {shift} " in note
+
+
+def test_structure_as_wide_as_the_image_is_not_shifted():
+    (note,) = position_notes(_centers((0.4, 0.6), width=0.97))
+    assert note.endswith("a network learns to look there (docs/robustness.md)")
 
 
 def test_spread_or_few_lesions_are_not_told():

@@ -51,9 +51,13 @@ def test_page_of_an_earlier_version_keeps_its_pictures(tmp_path, capsys):
     page = tmp_path / "report.html"
     page.write_text("with pictures")
     assert main([str(tmp_path)]) == 1
-    assert f"{page} has pictures that this report.json of an earlier version has not; pass" in capsys.readouterr().err
+    assert (
+        f"{page} may have pictures, which this report.json of an earlier version has not; pass"
+        in capsys.readouterr().err
+    )
     assert page.read_text() == "with pictures"
-    assert main([str(tmp_path), "--output", str(tmp_path / "new.html")]) == 0
+    for _ in range(2):
+        assert main([str(tmp_path), "--output", str(tmp_path / "new.html")]) == 0
 
 
 def test_table_for_a_spreadsheet_has_a_row_an_arm_and_metric(folder, capsys):

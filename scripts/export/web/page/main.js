@@ -144,6 +144,8 @@ function forget(study) {
     study.close?.();
     if (study === now.study) {
       now.study = null;
+      now.shown++; // a frame of it that is still being decoded is not shown
+      now.drawn = false;
       stage.show(null, 0, 0);
       const next = session.studies[Math.min(at, session.studies.length - 1)];
       if (next) select(next);
